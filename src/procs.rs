@@ -1,0 +1,254 @@
+//! Who runs on this machine: pid, parent, group and start time of processes, and who is below whom.
+//!
+//! Linux reads /proc (proc(5)); elsewhere ps(1) is asked, which is slower and is used only when something is to be
+//! stopped. Reads only: signals are sent by the shim.
+
+use std::collections::BTreeMap;
+
+/// One process, as of the moment it was looked at.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Process {
+    pub pid: i32,
+    pub parent: i32,
+    pub group: i32,
+    /// When it started, in whatever unit the system counts. Together with `pid` it is an identity: a recycled number
+    /// has another start time.
+    pub start: u64,
+    /// State letter of ps(1): `Z` is a zombie, `T` is stopped.
+    pub state: u8,
+    /// Name of the executable, shortened by the system.
+    pub name: String,
+}
+
+impl Process {
+    /// Zombies are dead: they wait for their parent to ask, and have no children.
+    pub fn is_dead(&self) -> bool {
+        matches!(self.state, b'Z' | b'X')
+    }
+
+    /// Whether `pid` still means the process that this was.
+    pub fn is_same_as_now(&self) -> bool {
+        look_up(self.pid).is_some_and(|now| now.start == self.start)
+    }
+}
+
+/// All living descendants of `root`, without those that `skip` names and all that is below these.
+pub fn below(root: i32, skip: impl Fn(&Process) -> bool) -> Vec<Process> {
+    select_below(everybody(), root, skip)
+}
+
+fn select_below(all: Vec<Process>, root: i32, skip: impl Fn(&Process) -> bool) -> Vec<Process> {
+    let mut children: BTreeMap<i32, Vec<Process>> = BTreeMap::new();
+    for process in all {
+        children.entry(process.parent).or_default().push(process);
+    }
+    let (mut found, mut todo) = (Vec::new(), vec![root]);
+    while let Some(parent) = todo.pop() {
+        for child in children.remove(&parent).unwrap_or_default() {
+            if skip(&child) {
+                continue;
+            }
+            todo.push(child.pid);
+            if !child.is_dead() {
+                found.push(child);
+            }
+        }
+    }
+    found
+}
+
+#[cfg_attr(target_os = "linux", expect(dead_code, reason = "the shim's subtree is exact there"))]
+/// Everybody alive whose environment holds `mark` (`NAME=value`), as inherited at their start. A process that cleaned
+/// its environment, or belongs to another user, is not found.
+pub fn marked(mark: &str) -> Vec<Process> {
+    let mut all = everybody();
+    all.retain(|process| !process.is_dead() && environment_holds(process.pid, mark));
+    all
+}
+
+#[cfg(target_os = "linux")]
+mod platform {
+    use super::Process;
+    use std::io::Read;
+
+    /// One line of /proc/PID/stat. The name stands in brackets and may itself hold brackets and blanks.
+    pub fn parse_stat(line: &str) -> Option<Process> {
+        let (head, tail) = line.split_at(line.rfind(')')?);
+        let (pid, name) = head.split_once(" (")?;
+        let mut fields = tail.get(2..)?.split(' ');
+        let state = *fields.next()?.as_bytes().first()?;
+        let parent = fields.next()?.parse().ok()?;
+        let group = fields.next()?.parse().ok()?;
+        let start = fields.nth(16)?.parse().ok()?;
+        Some(Process { pid: pid.parse().ok()?, parent, group, start, state, name: name.into() })
+    }
+
+    fn read_stat(pid: &str) -> Option<Process> {
+        let mut line = [0; 1024];
+        let n = std::fs::File::open(format!("/proc/{pid}/stat")).ok()?.read(&mut line).ok()?;
+        parse_stat(&String::from_utf8_lossy(&line[..n]))
+    }
+
+    pub fn look_up(pid: i32) -> Option<Process> {
+        read_stat(&pid.to_string())
+    }
+
+    pub fn everybody() -> Vec<Process> {
+        let entries = std::fs::read_dir("/proc").into_iter().flatten().flatten();
+        entries
+            .filter_map(|entry| {
+                let name = entry.file_name();
+                let pid = name.to_str().filter(|s| s.starts_with(|c: char| c.is_ascii_digit()))?;
+                read_stat(pid)
+            })
+            .collect()
+    }
+
+    pub fn environment_holds(pid: i32, mark: &str) -> bool {
+        let environment = std::fs::read(format!("/proc/{pid}/environ"));
+        environment.is_ok_and(|bytes| bytes.split(|&b| b == 0).any(|entry| entry == mark.as_bytes()))
+    }
+
+    pub fn arguments(pid: i32) -> Vec<String> {
+        let line = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+        let line = line.strip_suffix(&[0]).unwrap_or(&line);
+        line.split(|&b| b == 0).map(|word| String::from_utf8_lossy(word).into_owned()).collect()
+    }
+
+    /// /proc/net/tcp tells the socket's inode, /proc/PID/fd who has it.
+    pub fn listener(port: u16) -> Option<(i32, String)> {
+        let local = format!(":{port:04X}");
+        let inode = ["/proc/net/tcp", "/proc/net/tcp6"].iter().find_map(|table| {
+            std::fs::read_to_string(table).ok()?.lines().skip(1).find_map(|line| {
+                let fields: Vec<&str> = line.split_ascii_whitespace().collect();
+                let listens = fields.get(1)?.ends_with(&local) && *fields.get(3)? == "0A";
+                listens.then(|| fields.get(9).map(|inode| format!("socket:[{inode}]")))?
+            })
+        })?;
+        everybody().into_iter().find_map(|process| {
+            let files = std::fs::read_dir(format!("/proc/{}/fd", process.pid)).ok()?;
+            let holds =
+                |file: std::fs::DirEntry| std::fs::read_link(file.path()).is_ok_and(|to| to.as_os_str() == &*inode);
+            files.flatten().any(holds).then_some((process.pid, process.name))
+        })
+    }
+}
+
+#[cfg(not(target_os = "linux"))]
+mod platform {
+    use super::Process;
+    use std::process::{Command, Stdio};
+
+    fn ps(arguments: &[&str]) -> String {
+        let output = Command::new("/bin/ps").args(arguments).stdin(Stdio::null()).output();
+        output.map(|o| String::from_utf8_lossy(&o.stdout).into_owned()).unwrap_or_default()
+    }
+
+    /// `pid ppid pgid state Mon Nov 23 15:00:58 2026 name`: the start as text is as good an identity as a number.
+    fn parse(line: &str) -> Option<Process> {
+        let words: Vec<&str> = line.split_ascii_whitespace().collect();
+        let number = |i: usize| words.get(i)?.parse().ok();
+        let start = words.get(4..9)?.join(" ");
+        let hash =
+            start.bytes().fold(0xcbf2_9ce4_8422_2325_u64, |h, b| (h ^ u64::from(b)).wrapping_mul(0x100_0000_01b3));
+        Some(Process {
+            pid: number(0)?,
+            parent: number(1)?,
+            group: number(2)?,
+            start: hash,
+            state: *words.get(3)?.as_bytes().first()?,
+            name: words.get(9)?.rsplit('/').next()?.into(),
+        })
+    }
+
+    const COLUMNS: &str = "pid=,ppid=,pgid=,state=,lstart=,comm=";
+
+    pub fn look_up(pid: i32) -> Option<Process> {
+        ps(&["-p", &pid.to_string(), "-o", COLUMNS]).lines().find_map(parse)
+    }
+
+    pub fn everybody() -> Vec<Process> {
+        ps(&["-A", "-o", COLUMNS]).lines().filter_map(parse).collect()
+    }
+
+    pub fn environment_holds(pid: i32, mark: &str) -> bool {
+        ps(&["-E", "-ww", "-p", &pid.to_string(), "-o", "command="]).split_ascii_whitespace().any(|word| word == mark)
+    }
+
+    pub fn arguments(pid: i32) -> Vec<String> {
+        let line = ps(&["-ww", "-p", &pid.to_string(), "-o", "command="]);
+        line.split_ascii_whitespace().map(String::from).collect()
+    }
+
+    pub fn listener(_port: u16) -> Option<(i32, String)> {
+        None
+    }
+}
+
+/// The process with this number, if there is one.
+pub fn look_up(pid: i32) -> Option<Process> {
+    platform::look_up(pid)
+}
+
+fn everybody() -> Vec<Process> {
+    platform::everybody()
+}
+
+fn environment_holds(pid: i32, mark: &str) -> bool {
+    platform::environment_holds(pid, mark)
+}
+
+/// The command line of a process, for people and for recognising our own; empty if it cannot be read.
+pub fn arguments(pid: i32) -> Vec<String> {
+    platform::arguments(pid)
+}
+
+/// Pid and name of whoever listens on this TCP port, as far as it can be seen (Linux; own processes, or all as root).
+pub fn listener(port: u16) -> Option<(i32, String)> {
+    platform::listener(port)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn process(pid: i32, parent: i32, name: &str) -> Process {
+        Process { pid, parent, group: pid, start: 1, state: b'S', name: name.into() }
+    }
+
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn a_name_may_hold_brackets_and_blanks() {
+        let line = "42 (a) b (c) S 7 40 40 0 -1 4194560 1 0 0 0 0 0 0 0 20 0 1 0 98765 1 2";
+        let parsed = platform::parse_stat(line).unwrap();
+        assert_eq!((parsed.pid, parsed.parent, parsed.group, parsed.start), (42, 7, 40, 98765));
+        assert_eq!(parsed.name, "a) b (c");
+        assert!(platform::parse_stat("42 (short) S").is_none());
+        assert!(platform::parse_stat("").is_none());
+    }
+
+    #[test]
+    fn below_walks_the_whole_tree_and_leaves_out_what_is_skipped() {
+        let mut zombie = process(5, 3, "zombie");
+        zombie.state = b'Z';
+        let all = vec![
+            process(2, 1, "root"),
+            process(3, 2, "child"),
+            process(4, 3, "grandchild"),
+            zombie,
+            process(6, 2, "foreign"),
+            process(7, 6, "below-foreign"),
+            process(8, 1, "stranger"),
+        ];
+        let mut found: Vec<i32> = select_below(all, 2, |p| p.name == "foreign").iter().map(|p| p.pid).collect();
+        found.sort();
+        assert_eq!(found, [3, 4]);
+    }
+
+    #[test]
+    fn we_find_ourselves() {
+        let own = look_up(std::process::id() as i32).unwrap();
+        assert!(own.is_same_as_now());
+        assert!(!arguments(own.pid).is_empty());
+    }
+}
