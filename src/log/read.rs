@@ -1,0 +1,349 @@
+//! Reading a log file while it is written and rotated: the kept part as one range of offsets, the last lines, the first
+//! line of a time. Never whole: the cost depends on what is returned, not on how long the log is.
+
+use super::Stream;
+use super::record::{PREFIX, begins_line};
+use super::rotate::{HEADER, parse_header, previous};
+use super::stamp::parse_stamp;
+use memchr::{memchr, memchr_iter, memrchr, memrchr_iter};
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::FileExt;
+use std::path::Path;
+
+const BLOCK: usize = 64 << 10;
+
+/// One file: which offsets of the run it holds.
+struct Segment {
+    file: File,
+    start: u64,
+    /// Where in the file the offset `start` is.
+    head: u64,
+}
+
+impl Segment {
+    /// `None` if there is no such file.
+    fn open(path: &Path) -> io::Result<Option<Segment>> {
+        let file = match File::open(path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            opened => opened?,
+        };
+        let mut first = [0; HEADER];
+        let n = file.read_at(&mut first, 0)?;
+        Ok(Some(match parse_header(&first[..n]) {
+            Some(start) => Segment { file, start, head: HEADER as u64 },
+            None => Segment { file, start: 0, head: 0 },
+        }))
+    }
+    fn end(&self) -> io::Result<u64> {
+        Ok(self.start + self.file.metadata()?.len().saturating_sub(self.head))
+    }
+}
+
+/// What is kept of one log, as it was when this was opened: rotation does not disturb it.
+pub struct Log {
+    /// Oldest first; together one range without a gap.
+    segments: Vec<Segment>,
+    stream: Stream,
+    start: u64,
+    end: u64,
+}
+
+impl Log {
+    /// Opens the log of `stream` in the directory of a run. A log that is not there yet, or was deleted, is empty.
+    pub fn open(run: &Path, stream: Stream) -> io::Result<Log> {
+        let path = run.join(stream.file_name());
+        let of = |segments: Vec<Segment>, end: u64| {
+            let start = segments.first().map_or(0, |oldest| oldest.start);
+            Log { segments, stream, start, end }
+        };
+        for _ in 0..100 {
+            let Some(newest) = Segment::open(&path)? else {
+                match Segment::open(&previous(&path))? {
+                    None => return Ok(of(Vec::new(), 0)),
+                    // Between the two renames of a rotation the name is missing for a moment.
+                    Some(_) => std::thread::yield_now(),
+                }
+                continue;
+            };
+            let end = newest.end()?;
+            if newest.start == 0 {
+                return Ok(of(vec![newest], end));
+            }
+            match Segment::open(&previous(&path))? {
+                None => return Ok(of(vec![newest], end)),
+                Some(older) if older.end()? == newest.start => return Ok(of(vec![older, newest], end)),
+                Some(_) => {} // it rotated between the two opens
+            }
+        }
+        // The name stayed away (somebody removed the file), or the two files do not fit together.
+        let left = [&path, &previous(&path)].into_iter().find_map(|path| Segment::open(path).ok()?);
+        let end = left.as_ref().map_or(Ok(0), Segment::end)?;
+        Ok(of(left.into_iter().collect(), end))
+    }
+
+    /// The first offset that is kept.
+    pub fn start(&self) -> u64 {
+        self.start
+    }
+    /// The offset behind the last byte.
+    pub fn end(&self) -> u64 {
+        self.end
+    }
+
+    /// Reads from `offset` into `buffer` and tells how many bytes it got; less than asked only at the end. Offsets
+    /// outside the kept range give nothing.
+    pub fn read_at(&self, offset: u64, buffer: &mut [u8]) -> io::Result<usize> {
+        let wanted = self.end.saturating_sub(offset).min(buffer.len() as u64) as usize;
+        let mut done = 0;
+        while done < wanted {
+            let at = offset + done as u64;
+            let Some(i) = self.segments.iter().rposition(|segment| segment.start <= at) else { break };
+            let segment = &self.segments[i];
+            let border = self.segments.get(i + 1).map_or(self.end, |next| next.start);
+            let room = (border - at).min((wanted - done) as u64) as usize;
+            match segment.file.read_at(&mut buffer[done..done + room], at - segment.start + segment.head) {
+                Ok(0) => break,
+                Ok(n) => done += n,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(done)
+    }
+
+    /// Offset of the record with which the last `count` lines before `end` begin. A line that the child has not
+    /// finished counts.
+    pub fn tail(&self, end: u64, count: usize) -> io::Result<u64> {
+        let end = end.min(self.end);
+        if count == 0 {
+            return Ok(end);
+        }
+        let mut left = count;
+        let mut block = vec![0; BLOCK];
+        let mut at = end;
+        while at > self.start {
+            let from = at.saturating_sub(BLOCK as u64).max(self.start);
+            let n = self.read_at(from, &mut block[..(at - from) as usize])?;
+            for i in memrchr_iter(b'\n', &block[..n]) {
+                let record = from + i as u64 + 1;
+                if record < end && self.begins_line(record, &block[..n], from)? {
+                    left -= 1;
+                    if left == 0 {
+                        return Ok(record);
+                    }
+                }
+            }
+            at = from;
+        }
+        Ok(self.start)
+    }
+
+    /// Whether a line of the child begins with the record at `record`; `block` holds what is at `block_at`.
+    fn begins_line(&self, record: u64, block: &[u8], block_at: u64) -> io::Result<bool> {
+        if self.stream != Stream::Combined {
+            return Ok(true); // there each record is a line
+        }
+        let in_block = record.checked_sub(block_at).and_then(|i| block.get(i as usize..i as usize + PREFIX));
+        if let Some(prefix) = in_block {
+            return Ok(begins_line(prefix));
+        }
+        let mut prefix = [0; PREFIX];
+        let n = self.read_at(record, &mut prefix)?;
+        Ok(begins_line(&prefix[..n]))
+    }
+
+    /// Offset of the first record that is not older than `ms`, found by halving: stamps never go backwards.
+    pub fn since(&self, ms: u64) -> io::Result<u64> {
+        // Records that begin before `low` are older, those that begin at or behind `high` are not.
+        let (mut low, mut high) = (self.start, self.end);
+        while low < high {
+            let middle = low + (high - low) / 2;
+            match self.stamp_from(middle, high)? {
+                Some((record, stamp)) if stamp < ms => low = record + 1,
+                _ => high = middle,
+            }
+        }
+        Ok(self.record_from(low, self.end)?.unwrap_or(self.end))
+    }
+
+    /// The first record with a stamp that begins in `from..limit`. One without is the rest of a line whose beginning is
+    /// no longer kept.
+    fn stamp_from(&self, from: u64, limit: u64) -> io::Result<Option<(u64, u64)>> {
+        let mut at = from;
+        while let Some(record) = self.record_from(at, limit)? {
+            let mut prefix = [0; PREFIX];
+            let n = self.read_at(record, &mut prefix)?;
+            if let Some(ms) = parse_stamp(&prefix[..n]) {
+                return Ok(Some((record, ms)));
+            }
+            at = record + 1;
+        }
+        Ok(None)
+    }
+
+    /// Where the record that holds `offset` begins, but not before `floor`, at which one begins.
+    pub fn line_start(&self, offset: u64, floor: u64) -> io::Result<u64> {
+        let mut block = vec![0; 4096];
+        let mut end = offset;
+        while end > floor {
+            let from = end.saturating_sub(block.len() as u64).max(floor);
+            let n = self.read_at(from, &mut block[..(end - from) as usize])?;
+            if let Some(i) = memrchr(b'\n', &block[..n]) {
+                return Ok(from + i as u64 + 1);
+            }
+            end = from;
+        }
+        Ok(floor)
+    }
+
+    /// The first record that begins in `from..limit`.
+    fn record_from(&self, from: u64, limit: u64) -> io::Result<Option<u64>> {
+        if from <= self.start {
+            return Ok((self.start < limit).then_some(self.start));
+        }
+        let mut at = from - 1; // a record begins behind a newline, and the byte before `from` may be one
+        let mut block = vec![0; 1024]; // most lines are short; for the others it grows
+        while at < limit {
+            let n = self.read_at(at, &mut block)?;
+            if n == 0 {
+                break;
+            }
+            if let Some(i) = memchr(b'\n', &block[..n]) {
+                let record = at + i as u64 + 1;
+                return Ok((record < limit).then_some(record));
+            }
+            at += n as u64;
+            block.resize((block.len() * 2).min(BLOCK), 0);
+        }
+        Ok(None)
+    }
+
+    /// How many lines of the child begin in `from..to`. Reads all of that range.
+    pub fn count_lines(&self, from: u64, to: u64) -> io::Result<u64> {
+        let mut count = 0;
+        let mut block = vec![0; BLOCK];
+        let mut at = from.saturating_sub(1).max(self.start);
+        if from <= self.start && self.start < to {
+            // No newline stands before the very first record.
+            count += u64::from(self.begins_line(self.start, &[], 0)?);
+        }
+        while at < to {
+            let room = (to - at).min(BLOCK as u64) as usize;
+            let n = self.read_at(at, &mut block[..room])?;
+            if n == 0 {
+                break;
+            }
+            for i in memchr_iter(b'\n', &block[..n]) {
+                let record = at + i as u64 + 1;
+                if record < to && self.begins_line(record, &block[..n], at)? {
+                    count += 1;
+                }
+            }
+            at += n as u64;
+        }
+        Ok(count)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::log::record::{Part, push_prefix};
+    use crate::log::rotate::LogFile;
+    use crate::log::stamp::Stamper;
+
+    /// A log of `lines` lines, one per second from second 1 on, in a directory that goes with the value.
+    struct Sample(std::path::PathBuf);
+    impl Sample {
+        fn new(name: &str, lines: u64, cap: u64, stream: Stream) -> Sample {
+            let dir = std::env::temp_dir().join(format!("persistproc-read-{name}-{}", std::process::id()));
+            let _ = std::fs::remove_dir_all(&dir);
+            std::fs::create_dir_all(&dir).unwrap();
+            let mut file = LogFile::create(dir.join(stream.file_name()), cap).unwrap();
+            let mut stamper = Stamper::new();
+            for i in 1..=lines {
+                file.append(&record(&mut stamper, i));
+            }
+            Sample(dir)
+        }
+        fn log(&self, stream: Stream) -> Log {
+            Log::open(&self.0, stream).unwrap()
+        }
+    }
+    impl Drop for Sample {
+        fn drop(&mut self) {
+            let _ = std::fs::remove_dir_all(&self.0);
+        }
+    }
+    fn record(stamper: &mut Stamper, i: u64) -> Vec<u8> {
+        let mut out = Vec::new();
+        push_prefix(&mut out, stamper.stamp(i * 1000), false, Part::Whole);
+        out.extend_from_slice(format!("line {i} {}\n", "x".repeat((i % 97) as usize)).as_bytes());
+        out
+    }
+    fn line_number_at(log: &Log, offset: u64) -> Option<u64> {
+        let mut bytes = [0; 60];
+        let n = log.read_at(offset, &mut bytes).unwrap();
+        let text = String::from_utf8_lossy(&bytes[..n]).into_owned();
+        text.get(PREFIX..)?.split(' ').nth(1)?.parse().ok()
+    }
+
+    #[test]
+    fn last_lines_are_found_in_any_number_also_across_rotation() {
+        for cap in [0, 50_000] {
+            let sample = Sample::new(&format!("tail{cap}"), 5000, cap, Stream::Combined);
+            let log = sample.log(Stream::Combined);
+            for count in [1, 2, 7, 100, 400] {
+                let at = log.tail(log.end(), count).unwrap();
+                assert_eq!(line_number_at(&log, at), Some(5001 - count as u64), "cap {cap}");
+                assert_eq!(log.count_lines(at, log.end()).unwrap(), count as u64);
+            }
+            assert_eq!(log.tail(log.end(), 0).unwrap(), log.end());
+            assert_eq!(log.tail(log.end(), 10_000).unwrap(), log.start());
+        }
+    }
+
+    #[test]
+    fn a_time_is_found_by_halving_also_across_rotation() {
+        for cap in [0, 50_000] {
+            let sample = Sample::new(&format!("since{cap}"), 3000, cap, Stream::Stdout);
+            let log = sample.log(Stream::Stdout);
+            let first = line_number_at(&log, log.start()).unwrap();
+            for wanted in [first, first + 1, 2500, 2999, 3000] {
+                assert_eq!(line_number_at(&log, log.since(wanted * 1000).unwrap()), Some(wanted));
+                assert_eq!(line_number_at(&log, log.since(wanted * 1000 - 999).unwrap()), Some(wanted));
+            }
+            assert_eq!(log.since(0).unwrap(), log.start());
+            assert_eq!(log.since(3_000_001).unwrap(), log.end());
+        }
+    }
+
+    #[test]
+    fn what_is_kept_is_one_range_without_a_gap() {
+        let sample = Sample::new("range", 5000, 20_000, Stream::Combined);
+        let log = sample.log(Stream::Combined);
+        assert!(log.start() > 0 && log.end() - log.start() <= 40_000);
+        let mut bytes = vec![0; 50_000];
+        let n = log.read_at(log.start(), &mut bytes).unwrap();
+        assert_eq!(n as u64, log.end() - log.start());
+        let text = String::from_utf8_lossy(&bytes[..n]).into_owned();
+        let numbers: Vec<u64> = text.lines().map(|l| l[PREFIX..].split(' ').nth(1).unwrap().parse().unwrap()).collect();
+        assert_eq!(*numbers.last().unwrap(), 5000);
+        assert!(numbers.windows(2).all(|w| w[1] == w[0] + 1));
+        assert_eq!(log.count_lines(0, log.end()).unwrap(), numbers.len() as u64);
+        assert_eq!(log.read_at(log.end(), &mut bytes).unwrap(), 0);
+        assert_eq!(log.read_at(0, &mut bytes).unwrap(), 0, "below what is kept");
+    }
+
+    #[test]
+    fn a_missing_log_is_empty_and_one_without_its_newest_file_is_what_is_left() {
+        let sample = Sample::new("missing", 3000, 20_000, Stream::Stdout);
+        std::fs::remove_file(sample.0.join("stdout.log")).unwrap();
+        let log = sample.log(Stream::Stdout);
+        assert!(log.start() > 0 && log.end() > log.start());
+        let none = sample.log(Stream::Stderr);
+        assert_eq!((none.start(), none.end(), none.tail(0, 5).unwrap(), none.since(5).unwrap()), (0, 0, 0, 0));
+        assert_eq!(none.count_lines(0, 0).unwrap(), 0);
+    }
+}

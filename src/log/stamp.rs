@@ -1,0 +1,263 @@
+//! Time as text: the stamp of a record, and the times that users write.
+//!
+//! UTC only, Gregorian, to the millisecond; days are computed after Howard Hinnant,
+//! <https://howardhinnant.github.io/date_algorithms.html>.
+
+use std::time::{SystemTime, UNIX_EPOCH};
+
+/// Length of `2026-01-02T03:04:05.678Z`.
+pub const STAMP: usize = 24;
+
+const DAY: u64 = 86_400;
+/// Later than any time that fits the four digits of a year.
+const LATEST: u64 = 253_402_300_799_999;
+
+/// Milliseconds since 1970.
+pub fn now_ms() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_millis() as u64)
+}
+
+/// Writes stamps. Consecutive ones mostly share their second, which is formatted once.
+pub struct Stamper {
+    second: u64,
+    text: [u8; STAMP],
+}
+
+impl Stamper {
+    pub fn new() -> Stamper {
+        Stamper { second: u64::MAX, text: *b"0000-00-00T00:00:00.000Z" }
+    }
+
+    /// `ms` since 1970 as `2026-01-02T03:04:05.678Z`.
+    pub fn stamp(&mut self, ms: u64) -> &[u8; STAMP] {
+        let ms = ms.min(LATEST);
+        let second = ms / 1000;
+        if second != self.second {
+            self.second = second;
+            let (year, month, day) = civil_from_days((second / DAY) as i64);
+            let time = (second % DAY) as u32;
+            let fields = [
+                (0..4, year as u32),
+                (5..7, month),
+                (8..10, day),
+                (11..13, time / 3600),
+                (14..16, time / 60 % 60),
+                (17..19, time % 60),
+            ];
+            for (range, value) in fields {
+                write_digits(&mut self.text[range], value);
+            }
+        }
+        write_digits(&mut self.text[20..23], (ms % 1000) as u32);
+        &self.text
+    }
+}
+
+/// One time as text, for JSON and people.
+pub fn format_ms(ms: u64) -> String {
+    String::from_utf8_lossy(Stamper::new().stamp(ms)).into_owned()
+}
+
+/// Milliseconds of a stamp as a record has it; its last letter, which tells the stream, may be `Z` or `z`.
+pub fn parse_stamp(text: &[u8]) -> Option<u64> {
+    let text: &[u8; STAMP] = text.get(..STAMP)?.try_into().ok()?;
+    let shape = b"dddd-dd-ddTdd:dd:dd.dddZ";
+    let fits = text.iter().zip(shape).all(|(&c, &s)| match s {
+        b'd' => c.is_ascii_digit(),
+        b'Z' => c == b'Z' || c == b'z',
+        _ => c == s,
+    });
+    let number = |range: std::ops::Range<usize>| text[range].iter().fold(0u64, |n, &d| n * 10 + u64::from(d - b'0'));
+    if !fits {
+        return None;
+    }
+    let days = days_from_civil(number(0..4) as i64, number(5..7) as u32, number(8..10) as u32);
+    let seconds = u64::try_from(days).ok()? * DAY + number(11..13) * 3600 + number(14..16) * 60 + number(17..19);
+    Some(seconds * 1000 + number(20..23))
+}
+
+/// A time as users write it: ISO 8601 (`2026-01-02T03:04:05.678Z`, a blank for the `T`, seconds and fractions optional,
+/// a zone or none for UTC, or a date alone), or an age such as `30s`, `5m`, `2h`, `1d`.
+pub fn parse_time(text: &str, now: u64) -> Result<u64, String> {
+    let text = text.trim();
+    parse_age(text).map(|age| now.saturating_sub(age)).or_else(|| parse_iso(text)).ok_or_else(|| {
+        format!("cannot read the time '{text}'; write 2026-01-02T03:04:05Z, or an age such as 30s, 5m, 2h, 1d")
+    })
+}
+
+fn parse_age(text: &str) -> Option<u64> {
+    const UNITS: [(&str, u64); 5] = [("ms", 1), ("s", 1000), ("m", 60_000), ("h", 3_600_000), ("d", 86_400_000)];
+    let digits = text.find(|c: char| !c.is_ascii_digit())?;
+    let (number, unit) = text.split_at(digits);
+    let (_, factor) = UNITS.iter().find(|(name, _)| *name == unit.trim_start())?;
+    number.parse::<u64>().ok()?.checked_mul(*factor)
+}
+
+fn parse_iso(text: &str) -> Option<u64> {
+    let date = text.get(..10)?;
+    let [year, month, day] = numbers(date, '-', [4, 2, 2])?;
+    if !(1..=12).contains(&month) || !(1..=days_in_month(year, month)).contains(&day) {
+        return None;
+    }
+    let rest = &text[10..];
+    let (time, offset) = if rest.is_empty() { (0, 0) } else { parse_clock(rest.strip_prefix(['T', 't', ' '])?)? };
+    let ms = days_from_civil(i64::from(year), month, day) * DAY as i64 * 1000 + time - offset;
+    u64::try_from(ms).ok()
+}
+
+/// `03:04[:05[.678]]` and its zone: milliseconds of the day and of the zone's offset.
+fn parse_clock(text: &str) -> Option<(i64, i64)> {
+    let zone_at = text.find(['Z', 'z', '+', '-']).unwrap_or(text.len());
+    let (clock, zone) = text.split_at(zone_at);
+    let (clock, fraction) = clock.split_once(['.', ',']).unwrap_or((clock, "0"));
+    let [hour, minute, second] = match clock.len() {
+        5 => numbers(clock, ':', [2, 2]).map(|[h, m]| [h, m, 0])?,
+        _ => numbers(clock, ':', [2, 2, 2])?,
+    };
+    let fraction_fits = (1..=9).contains(&fraction.len()) && fraction.bytes().all(|b| b.is_ascii_digit());
+    if hour > 23 || minute > 59 || second > 60 || !fraction_fits {
+        return None;
+    }
+    let ms: i64 = format!("{fraction:0<3}")[..3].parse().ok()?;
+    let offset = match zone {
+        "" | "Z" | "z" => 0,
+        _ => {
+            let digits: String = zone[1..].chars().filter(|&c| c != ':').collect();
+            let [hours, minutes] = match digits.len() {
+                2 => [digits.parse().ok()?, 0],
+                4 => [digits[..2].parse().ok()?, digits[2..].parse().ok()?],
+                _ => return None,
+            };
+            let size: i64 = (hours * 60 + minutes) * 60_000;
+            if zone.starts_with('-') { -size } else { size }
+        }
+    };
+    Some(((i64::from(hour) * 60 + i64::from(minute)) * 60_000 + i64::from(second) * 1000 + ms, offset))
+}
+
+/// `N` numbers of exactly these widths, separated by `separator`.
+fn numbers<const N: usize>(text: &str, separator: char, widths: [usize; N]) -> Option<[u32; N]> {
+    let mut parts = text.split(separator);
+    let mut values = [0; N];
+    for (value, width) in values.iter_mut().zip(widths) {
+        let part = parts.next().filter(|p| p.len() == width && p.bytes().all(|b| b.is_ascii_digit()))?;
+        *value = part.parse().ok()?;
+    }
+    parts.next().is_none().then_some(values)
+}
+
+fn write_digits(out: &mut [u8], mut value: u32) {
+    for digit in out.iter_mut().rev() {
+        *digit = b'0' + (value % 10) as u8;
+        value /= 10;
+    }
+}
+
+fn civil_from_days(days: i64) -> (i64, u32, u32) {
+    let z = days + 719_468;
+    let era = z.div_euclid(146_097);
+    let day_of_era = z.rem_euclid(146_097);
+    let year_of_era = (day_of_era - day_of_era / 1460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
+    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
+    let shifted_month = (5 * day_of_year + 2) / 153;
+    let day = (day_of_year - (153 * shifted_month + 2) / 5 + 1) as u32;
+    let month = if shifted_month < 10 { shifted_month + 3 } else { shifted_month - 9 } as u32;
+    (year_of_era + era * 400 + i64::from(month <= 2), month, day)
+}
+
+fn days_from_civil(year: i64, month: u32, day: u32) -> i64 {
+    let year = year - i64::from(month <= 2);
+    let era = year.div_euclid(400);
+    let year_of_era = year.rem_euclid(400);
+    let shifted_month = i64::from((month + 9) % 12);
+    let day_of_year = (153 * shifted_month + 2) / 5 + i64::from(day) - 1;
+    era * 146_097 + year_of_era * 365 + year_of_era / 4 - year_of_era / 100 + day_of_year - 719_468
+}
+
+fn days_in_month(year: u32, month: u32) -> u32 {
+    let next = if month == 12 { (year + 1, 1) } else { (year, month + 1) };
+    (days_from_civil(i64::from(next.0), next.1, 1) - days_from_civil(i64::from(year), month, 1)) as u32
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// `date -u -d @1767323045` says 2026-01-02T03:04:05.
+    const KNOWN: (u64, &str) = (1_767_323_045_678, "2026-01-02T03:04:05.678Z");
+
+    #[test]
+    fn stamps_are_written_and_read_back() {
+        assert_eq!(format_ms(KNOWN.0), KNOWN.1);
+        assert_eq!(parse_stamp(KNOWN.1.as_bytes()), Some(KNOWN.0));
+        let mut stamper = Stamper::new();
+        let mut ms = 0;
+        while ms < 4_200_000_000_000 {
+            let text = *stamper.stamp(ms);
+            assert_eq!(parse_stamp(&text), Some(ms), "{}", String::from_utf8_lossy(&text));
+            ms += 86_399_001 * 17; // wanders through all hours, days and leap years
+        }
+        assert_eq!(format_ms(951_782_400_000), "2000-02-29T00:00:00.000Z");
+        assert_eq!(format_ms(u64::MAX), "9999-12-31T23:59:59.999Z");
+    }
+
+    #[test]
+    fn what_is_no_stamp_is_not_read_as_one() {
+        for text in [
+            "",
+            "2026-01-02T03:04:05.678",
+            "2026-01-02 03:04:05.678Z",
+            "2026-01-02T03:04:05.67xZ",
+            "# persistproc: continues",
+        ] {
+            assert_eq!(parse_stamp(text.as_bytes()), None, "{text}");
+        }
+        assert_eq!(parse_stamp(b"2026-01-02T03:04:05.678z+rest"), Some(KNOWN.0));
+    }
+
+    #[test]
+    fn users_may_write_times_in_many_ways() {
+        let at = KNOWN.0;
+        let second = at - 678;
+        for (text, expected) in [
+            ("2026-01-02T03:04:05.678Z", at),
+            ("2026-01-02T03:04:05.678", at),
+            ("2026-01-02 03:04:05,6789", at),
+            ("2026-01-02T03:04:05Z", second),
+            ("2026-01-02T03:04", second - 5000),
+            ("2026-01-02", second - 11_045_000),
+            ("2026-01-02T05:34:05+02:30", second),
+            ("2026-01-01T22:04:05-0500", second),
+            ("2026-01-02T04:04:05+01", second),
+            ("30s", 1_000_000 - 30_000),
+            ("5 m", 1_000_000 - 300_000),
+            ("250ms", 1_000_000 - 250),
+            ("9d", 0),
+        ] {
+            assert_eq!(parse_time(text, 1_000_000), Ok(expected), "{text}");
+        }
+    }
+
+    #[test]
+    fn what_is_no_time_is_refused_with_an_example() {
+        for text in [
+            "",
+            "yesterday",
+            "5",
+            "m",
+            "5x",
+            "-5m",
+            "2026-13-01",
+            "2026-02-30",
+            "2026-01-02T24:00",
+            "2026-01-02T03:04:05.",
+            "2026-01-02Z03:04",
+            "2026-1-2",
+            "99999999999999999999d",
+            "2026-01-02T03:04:05+1",
+            "ä026-01-02",
+        ] {
+            assert!(parse_time(text, 0).unwrap_err().contains("5m"), "{text}");
+        }
+    }
+}

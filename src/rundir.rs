@@ -1,0 +1,327 @@
+//! The directory of a run: what its files are called, and the two that are JSON. The contract between the shim, which
+//! writes the status, and servers of any age, which read it; so both files carry the version of their format.
+//!
+//! ```text
+//! runs/000012.npm_run_dev/
+//!   meta.json    what was started, written once by the server, before the shim exists
+//!   status.json  how it goes, rewritten by the shim; always SIZE bytes, see Status::write
+//!   lock         flock(2)ed as long as the shim lives: taken = alive, no pid games
+//!   ctl          FIFO, server → shim: lines `stop GRACE_MS`, `signal N`, `input HEX`, each at most PIPE_BUF bytes
+//!   events       FIFO, shim → server: a doorbell of single bytes, `m` (a log grew) or `s` (the status changed)
+//!   stdout.log stderr.log combined.log (+ .1)      see `log`
+//!   shim.log     what a shim that broke had to say
+//! ```
+
+use crate::words::Word;
+use serde::{Deserialize, Serialize};
+use std::fs::{self, File, OpenOptions, TryLockError};
+use std::io::{self, Read, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+
+/// Version of the two JSON files. A reader leaves newer ones alone and says so.
+pub const FORMAT: u32 = 1;
+/// Size of `status.json`, in bytes.
+pub const SIZE: usize = 2048;
+/// A message to the shim is at most this long, in bytes: POSIX promises that writes up to PIPE_BUF never mix, and its
+/// smallest value anywhere that we run is 512 (macOS).
+pub const MESSAGE: usize = 512;
+/// The variable by which every descendant of a run can be recognised; its value is the run's directory.
+pub const MARK: &str = "PERSISTPROC_RUN";
+
+/// The doorbell's two tones.
+pub const LOG_GREW: u8 = b'm';
+pub const STATUS_CHANGED: u8 = b's';
+
+/// What a run is doing, or how it ended.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum State {
+    Running,
+    /// The leader is gone, descendants live: still captured, still stoppable.
+    Detached,
+    /// Ended by itself.
+    Exited,
+    /// Ended because somebody asked for it here.
+    Terminated,
+    /// Could not be started.
+    #[default]
+    Failed,
+    /// The shim was killed, so nobody knows.
+    Lost,
+}
+
+impl State {
+    pub fn name(self) -> &'static str {
+        match self {
+            State::Running => "running",
+            State::Detached => "detached",
+            State::Exited => "exited",
+            State::Terminated => "terminated",
+            State::Failed => "failed",
+            State::Lost => "lost",
+        }
+    }
+    /// Whether something of the run may still be alive.
+    pub fn is_live(self) -> bool {
+        matches!(self, State::Running | State::Detached)
+    }
+}
+
+/// `meta.json`: everything that is needed to start the same thing again.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Meta {
+    pub version: u32,
+    pub argv: Vec<Word>,
+    pub working_directory: Word,
+    /// The whole environment, in the order in which it was given.
+    pub environment: Vec<(Word, Word)>,
+    pub label: String,
+    /// Milliseconds since 1970.
+    pub created: u64,
+    /// The run that this one replaced by a restart.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub previous: Option<u64>,
+    pub max_log_bytes: u64,
+    /// Of the request that started it, so that the same request sent again does not start it twice.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub idempotency_key: Option<String>,
+}
+
+/// `status.json`. Times are milliseconds since 1970.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Status {
+    pub version: u32,
+    pub state: State,
+    /// The leader's; 0 if there never was one.
+    pub pid: i32,
+    pub shim: i32,
+    pub started: u64,
+    /// Of the leader, there as soon as it ended, also while descendants live. One of the two.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub exit_code: Option<i32>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub signal: Option<i32>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub leader_ended: Option<u64>,
+    /// The end of `combined.log` when all that the leader wrote had been read: who reads up to here has seen it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub leader_bytes: Option<u64>,
+    /// When nobody of the run was left.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ended: Option<u64>,
+    /// Sizes of the three logs since the start of the run, and lines of the child in them, both as of `seen`.
+    pub bytes: [u64; 3],
+    pub lines: [u64; 3],
+    /// Why capturing is held up, in the words of the system.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub trouble: Option<String>,
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub lost_bytes: u64,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stop: Option<StopReport>,
+    /// Why it could not be started.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub error: Option<StartError>,
+}
+
+fn is_zero(n: &u64) -> bool {
+    *n == 0
+}
+
+/// What stopping a run took.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct StopReport {
+    /// Requests so far; tells an answer to the present one from an answer to an earlier one.
+    pub requests: u32,
+    /// Processes alive when the stop was asked for.
+    pub asked: usize,
+    /// SIGKILLs sent.
+    pub killed: usize,
+    /// Who could not be stopped; the first few of them.
+    pub survivors: Vec<i32>,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct StartError {
+    /// 0 if the system did not give one.
+    pub errno: i32,
+    pub text: String,
+}
+
+/// What became of reading one of the JSON files.
+#[derive(Debug)]
+pub enum Unreadable {
+    Missing,
+    /// Written by a newer persistproc, with this version of the format.
+    Newer(u32),
+    Damaged(String),
+}
+
+/// Paths and files of one run.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RunDir(pub PathBuf);
+
+impl RunDir {
+    pub fn path(&self) -> &Path {
+        &self.0
+    }
+    pub fn lock(&self) -> PathBuf {
+        self.0.join("lock")
+    }
+    pub fn ctl(&self) -> PathBuf {
+        self.0.join("ctl")
+    }
+    pub fn events(&self) -> PathBuf {
+        self.0.join("events")
+    }
+    pub fn shim_log(&self) -> PathBuf {
+        self.0.join("shim.log")
+    }
+    fn meta(&self) -> PathBuf {
+        self.0.join("meta.json")
+    }
+    fn status(&self) -> PathBuf {
+        self.0.join("status.json")
+    }
+
+    /// The entry that marks a process as belonging to this run.
+    pub fn mark(&self) -> String {
+        format!("{MARK}={}", self.0.display())
+    }
+
+    /// Whether the shim of this run is alive.
+    pub fn shim_lives(&self) -> bool {
+        File::open(self.lock()).is_ok_and(|file| matches!(file.try_lock_shared(), Err(TryLockError::WouldBlock)))
+    }
+
+    pub fn write_meta(&self, meta: &Meta) -> io::Result<()> {
+        let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(self.meta())?;
+        file.write_all(&serde_json::to_vec(meta)?)
+    }
+
+    pub fn read_meta(&self) -> Result<Meta, Unreadable> {
+        read_json(&self.meta())
+    }
+
+    /// The status, as of now. One that is being overwritten in place may be read half; then it is read again.
+    pub fn read_status(&self) -> Result<Status, Unreadable> {
+        for _ in 0..3 {
+            match read_json(&self.status()) {
+                Err(Unreadable::Damaged(_)) => std::thread::yield_now(),
+                read => return read,
+            }
+        }
+        read_json(&self.status())
+    }
+
+    /// Replaces the status by rename, so that readers see the old one or the new one. On a full disk, where no new file
+    /// can be written, the old one is overwritten instead: it always has the same size and so needs no room.
+    pub fn write_status(&self, status: &Status) -> io::Result<()> {
+        let bytes = padded(status)?;
+        let new = self.0.join("status.new");
+        let write =
+            |options: &mut OpenOptions, path: &Path| options.write(true).mode(0o600).open(path)?.write_all(&bytes);
+        write(OpenOptions::new().create(true).truncate(true), &new)
+            .and_then(|()| fs::rename(&new, self.status()))
+            .or_else(|_| write(&mut OpenOptions::new(), &self.status()))
+    }
+}
+
+/// JSON of exactly `SIZE` bytes. Texts of the system are shortened and lists cut until it fits.
+fn padded(status: &Status) -> io::Result<Vec<u8>> {
+    let mut status = status.clone();
+    let clip = |text: &mut String| {
+        text.truncate(text.floor_char_boundary(300));
+        text.retain(|c| !c.is_control()); // one of those takes six bytes in JSON
+    };
+    if let Some(trouble) = &mut status.trouble {
+        clip(trouble);
+    }
+    if let Some(error) = &mut status.error {
+        clip(&mut error.text);
+    }
+    if let Some(stop) = &mut status.stop {
+        stop.survivors.truncate(8);
+    }
+    let mut bytes = serde_json::to_vec(&status)?;
+    if bytes.len() >= SIZE {
+        return Err(io::Error::new(io::ErrorKind::InvalidData, "the status does not fit its file"));
+    }
+    bytes.resize(SIZE - 1, b' ');
+    bytes.push(b'\n');
+    Ok(bytes)
+}
+
+fn read_json<T: serde::de::DeserializeOwned>(path: &Path) -> Result<T, Unreadable> {
+    #[derive(Deserialize)]
+    struct Versioned {
+        version: u32,
+    }
+    // Larger than any that we write: an environment and an argument list are at most a few MiB.
+    const LARGEST: u64 = 16 << 20;
+    let damaged = |error: &dyn std::fmt::Display| Unreadable::Damaged(error.to_string());
+    let mut bytes = Vec::new();
+    match File::open(path).and_then(|file| file.take(LARGEST).read_to_end(&mut bytes)) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Err(Unreadable::Missing),
+        Err(error) => return Err(damaged(&error)),
+        Ok(_) => {}
+    }
+    let Versioned { version } = serde_json::from_slice(&bytes).map_err(|e| damaged(&e))?;
+    if version > FORMAT {
+        return Err(Unreadable::Newer(version));
+    }
+    serde_json::from_slice(&bytes).map_err(|e| damaged(&e))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_largest_status_fits_its_file() {
+        let long = "\u{1}\"\\ä".repeat(500);
+        let status = Status {
+            version: u32::MAX,
+            state: State::Terminated,
+            pid: i32::MIN,
+            shim: i32::MIN,
+            started: u64::MAX,
+            exit_code: Some(i32::MIN),
+            signal: Some(i32::MIN),
+            leader_ended: Some(u64::MAX),
+            leader_bytes: Some(u64::MAX),
+            ended: Some(u64::MAX),
+            bytes: [u64::MAX; 3],
+            lines: [u64::MAX; 3],
+            trouble: Some(long.clone()),
+            lost_bytes: u64::MAX,
+            stop: Some(StopReport {
+                requests: u32::MAX,
+                asked: usize::MAX,
+                killed: usize::MAX,
+                survivors: vec![i32::MIN; 100],
+            }),
+            error: Some(StartError { errno: i32::MIN, text: long }),
+        };
+        assert_eq!(padded(&status).unwrap().len(), SIZE);
+    }
+
+    #[test]
+    fn newer_damaged_and_missing_files_are_told_apart() {
+        let dir = std::env::temp_dir().join(format!("persistproc-rundir-{}", std::process::id()));
+        std::fs::create_dir_all(&dir).unwrap();
+        let run = RunDir(dir.clone());
+        assert!(matches!(run.read_status(), Err(Unreadable::Missing)));
+        for text in ["", "{", "[]", "\0\0\0", "{\"version\":1}", "{\"version\":\"1\"}"] {
+            std::fs::write(run.status(), text).unwrap();
+            assert!(matches!(run.read_status(), Err(Unreadable::Damaged(_))), "{text}");
+        }
+        std::fs::write(run.status(), "{\"version\":2,\"state\":\"dreaming\"}").unwrap();
+        assert!(matches!(run.read_status(), Err(Unreadable::Newer(2))));
+        let status = Status { version: FORMAT, state: State::Exited, exit_code: Some(3), ..Status::default() };
+        run.write_status(&status).unwrap();
+        assert_eq!(run.read_status().unwrap(), status);
+        std::fs::remove_dir_all(dir).unwrap();
+    }
+}
