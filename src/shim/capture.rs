@@ -1,0 +1,435 @@
+//! Pipes → records → files. Knows no processes and never waits: the shim's loop polls the descriptors, this reads.
+//!
+//! Bytes stay bytes. Per read of up to 64 KiB there is one stamp (what was read together arrived together) and one write
+//! per file. A line of any length is written as it comes; only a line that is still open is held back, for
+//! `PATIENCE` or until it is long, so that lines written in pieces stay whole and a prompt is visible all the same.
+//! When a file cannot be written nothing more is read: the child waits on its pipe, and nothing is lost.
+
+use crate::log::Stream;
+use crate::log::record::{Part, push_prefix};
+use crate::log::rotate::LogFile;
+use crate::log::stamp::{STAMP, Stamper, now_ms};
+use crate::sys;
+use memchr::memchr;
+use std::fs::File;
+use std::io::{self, Read};
+use std::os::fd::{AsRawFd, RawFd};
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+const READ: usize = 64 << 10;
+/// Records are collected up to this size before they are written: 64 KiB of bare newlines make 1.7 MB of records.
+const BATCH: usize = 256 << 10;
+/// How long an unfinished line is held back in the hope of its end.
+const PATIENCE: Duration = Duration::from_millis(150);
+/// After this much silence the buffers of a burst are given back: a shim may then sleep for days.
+const QUIET: Duration = Duration::from_secs(1);
+/// How often a write that failed is tried again.
+const RETRY: Duration = Duration::from_millis(200);
+/// A pipe holds at most this much (pipe(7), pipe-max-size for ordinary users), so what a process wrote before it ended
+/// is read when this has been read.
+const PIPE_MAX: usize = 1 << 20;
+
+const STDERR: usize = Stream::Stderr as usize;
+const COMBINED: usize = Stream::Combined as usize;
+
+/// One of the child's two streams.
+#[derive(Default)]
+struct Source {
+    /// `None` when nobody can write any more.
+    pipe: Option<File>,
+    /// The end of what was read that is not a whole line yet.
+    held: Vec<u8>,
+    held_since: Option<Instant>,
+    /// Part of the present line is in the logs already.
+    mid_line: bool,
+}
+
+/// Records on their way to the two files of a stream, reused from read to read.
+#[derive(Default)]
+struct Batch {
+    combined: Vec<u8>,
+    own: Vec<u8>,
+    /// Whether the stream's own file gets other bytes: stamps of stderr look different in combined.log, and so do parts
+    /// of a line. Whole lines of stdout, nearly all there is, are made once.
+    is_split: bool,
+}
+
+impl Batch {
+    fn own(&self) -> &[u8] {
+        if self.is_split { &self.own } else { &self.combined }
+    }
+    fn clear(&mut self) {
+        self.combined.clear();
+        self.own.clear();
+    }
+}
+
+pub struct Capture {
+    sources: [Source; 2],
+    logs: [LogFile; 3],
+    /// Lines of the child begun in each log.
+    lines: [u64; 3],
+    buffer: Vec<u8>,
+    batch: Batch,
+    stamper: Stamper,
+    last_ms: u64,
+    /// When the last large read was, until the buffers are given back.
+    busy_since: Option<Instant>,
+    lost: u64,
+}
+
+impl Capture {
+    /// Creates the three logs; `cap` is the size of a file at which it is rotated, in bytes, 0 for never.
+    pub fn create(dir: &Path, cap: u64) -> io::Result<Capture> {
+        let log = |stream: Stream| LogFile::create(dir.join(stream.file_name()), cap);
+        Ok(Capture {
+            sources: Default::default(),
+            logs: [log(Stream::Stdout)?, log(Stream::Stderr)?, log(Stream::Combined)?],
+            lines: [0; 3],
+            buffer: Vec::new(),
+            batch: Batch::default(),
+            stamper: Stamper::new(),
+            last_ms: 0,
+            busy_since: None,
+            lost: 0,
+        })
+    }
+
+    /// Takes over the reading ends of the child's stdout and stderr.
+    pub fn attach(&mut self, pipes: [File; 2]) -> io::Result<()> {
+        for (source, pipe) in self.sources.iter_mut().zip(pipes) {
+            sys::set_nonblocking(&pipe, true)?; // ours alone: the child's end is another open file
+            source.pipe = Some(pipe);
+        }
+        self.buffer = vec![0; READ];
+        Ok(())
+    }
+
+    /// What to poll; -1 for a stream that has ended, and for both while a log cannot be written.
+    pub fn fds(&self) -> [RawFd; 2] {
+        let stalled = self.is_stalled();
+        std::array::from_fn(|s| self.sources[s].pipe.as_ref().filter(|_| !stalled).map_or(-1, AsRawFd::as_raw_fd))
+    }
+
+    /// When [`tick`](Self::tick) has something to do.
+    pub fn deadline(&self) -> Option<Instant> {
+        if self.is_stalled() {
+            return Some(Instant::now() + RETRY);
+        }
+        let prompt = self.sources.iter().filter_map(|source| source.held_since).min().map(|since| since + PATIENCE);
+        [prompt, self.busy_since.map(|since| since + QUIET)].into_iter().flatten().min()
+    }
+
+    pub fn is_stalled(&self) -> bool {
+        self.logs.iter().any(LogFile::is_stalled)
+    }
+    /// Sizes of the logs since the start of the run, in bytes.
+    pub fn bytes(&self) -> [u64; 3] {
+        std::array::from_fn(|i| self.logs[i].end())
+    }
+    pub fn lines(&self) -> [u64; 3] {
+        self.lines
+    }
+    /// Bytes of the child that had to be dropped.
+    pub fn lost(&self) -> u64 {
+        self.lost
+    }
+    /// What holds up capturing.
+    pub fn trouble(&self) -> Option<&io::Error> {
+        self.logs.iter().find_map(LogFile::trouble)
+    }
+
+    /// One read of stream `s`. True if a log may have grown, or the stream ended.
+    pub fn read(&mut self, s: usize) -> bool {
+        let Some(pipe) = &mut self.sources[s].pipe else { return false };
+        match pipe.read(&mut self.buffer) {
+            Ok(n) if n > 0 => {
+                let buffer = std::mem::take(&mut self.buffer);
+                self.feed(s, &buffer[..n]);
+                self.buffer = buffer;
+                if n >= 4096 {
+                    self.busy_since = Some(Instant::now());
+                }
+                true
+            }
+            Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) => false,
+            Ok(_) | Err(_) => {
+                self.sources[s].pipe = None;
+                true
+            }
+        }
+    }
+
+    /// Does what is due: writes that failed, prompts that waited long enough, buffers of a burst that is over. True if a
+    /// log may have grown.
+    pub fn tick(&mut self) -> bool {
+        let before = self.logs[COMBINED].end();
+        for log in &mut self.logs {
+            if log.is_stalled() {
+                log.retry();
+            }
+        }
+        for s in 0..2 {
+            if self.sources[s].held_since.is_some_and(|since| since.elapsed() >= PATIENCE) {
+                self.release(s);
+            }
+        }
+        if self.busy_since.is_some_and(|since| since.elapsed() >= QUIET) {
+            self.shrink();
+        }
+        self.logs[COMBINED].end() != before
+    }
+
+    /// Reads what has been written up to now, without waiting, and lets go of unfinished lines. Not for more than a pipe
+    /// can hold: whoever floods meanwhile is not waited for.
+    pub fn drain(&mut self) {
+        for s in 0..2 {
+            let mut left = PIPE_MAX / READ + 1;
+            while left > 0 && !self.is_stalled() && self.read(s) {
+                left -= 1;
+            }
+            if !self.is_stalled() {
+                self.release(s);
+            }
+        }
+    }
+
+    /// The end, with the disk still full: counts what is missing instead of waiting for ever.
+    pub fn give_up(&mut self) {
+        if !self.is_stalled() {
+            return;
+        }
+        for source in &mut self.sources {
+            self.lost += source.held.len() as u64;
+            let Some(pipe) = &mut source.pipe else { continue };
+            for _ in 0..=PIPE_MAX / READ {
+                let Ok(n @ 1..) = pipe.read(&mut self.buffer) else { break };
+                self.lost += n as u64;
+            }
+        }
+        self.lost += self.logs[COMBINED].give_up();
+    }
+
+    fn shrink(&mut self) {
+        self.busy_since = None;
+        self.batch = Batch::default();
+        for source in &mut self.sources {
+            source.held.shrink_to_fit();
+        }
+        // Anew, so that it does not lie above freed memory.
+        self.buffer = Vec::new();
+        self.buffer = vec![0; READ];
+        sys::trim_heap();
+    }
+
+    fn feed(&mut self, s: usize, bytes: &[u8]) {
+        let stamp = self.stamp();
+        let mut batch = std::mem::take(&mut self.batch);
+        let mut rest = bytes;
+        while let Some(newline) = memchr(b'\n', rest) {
+            self.push(&mut batch, s, &stamp, &rest[..newline], true);
+            rest = &rest[newline + 1..];
+            if batch.combined.len() >= BATCH {
+                self.write(&mut batch, s);
+            }
+        }
+        self.write(&mut batch, s);
+        self.batch = batch;
+        if !rest.is_empty() {
+            let source = &mut self.sources[s];
+            source.held.extend_from_slice(rest);
+            source.held_since.get_or_insert_with(Instant::now);
+            if source.held.len() >= READ {
+                self.release(s);
+            }
+        }
+    }
+
+    /// Lets the held part of an unfinished line go.
+    fn release(&mut self, s: usize) {
+        if self.sources[s].held.is_empty() {
+            return;
+        }
+        let stamp = self.stamp();
+        let mut batch = std::mem::take(&mut self.batch);
+        self.push(&mut batch, s, &stamp, b"", false);
+        self.write(&mut batch, s);
+        self.batch = batch;
+    }
+
+    /// Puts what is held and `text` into the batch: the rest of a line, or with `ends` false a part of it.
+    fn push(&mut self, batch: &mut Batch, s: usize, stamp: &[u8; STAMP], text: &[u8], ends: bool) {
+        let source = &mut self.sources[s];
+        let part = Part::new(!source.mid_line, ends);
+        if part.begins() {
+            self.lines[s] += 1;
+            self.lines[COMBINED] += 1;
+        }
+        if batch.combined.is_empty() {
+            // Only the first record of a batch can be part of a line.
+            batch.is_split = s == STDERR || part != Part::Whole;
+        }
+        push_prefix(&mut batch.combined, stamp, s == STDERR, part);
+        batch.combined.extend_from_slice(&source.held);
+        batch.combined.extend_from_slice(text);
+        batch.combined.push(b'\n');
+        if batch.is_split {
+            // Here a line goes on where it stopped, and ends when the child ends it.
+            if part.begins() {
+                push_prefix(&mut batch.own, stamp, false, Part::Whole);
+            }
+            batch.own.extend_from_slice(&source.held);
+            batch.own.extend_from_slice(text);
+            batch.own.extend_from_slice(if ends { b"\n" } else { b"" });
+        }
+        source.held.clear();
+        source.held_since = None;
+        source.mid_line = !ends;
+    }
+
+    fn write(&mut self, batch: &mut Batch, s: usize) {
+        if batch.combined.is_empty() {
+            return;
+        }
+        self.logs[s].append(batch.own());
+        self.logs[COMBINED].append(&batch.combined);
+        batch.clear();
+    }
+
+    /// One clock reading per batch. Never goes back, so that a file can be searched by time.
+    fn stamp(&mut self) -> [u8; STAMP] {
+        self.last_ms = self.last_ms.max(now_ms());
+        *self.stamper.stamp(self.last_ms)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::log::record;
+    use std::io::Write;
+    use std::os::fd::OwnedFd;
+    use std::path::PathBuf;
+
+    struct Rig {
+        dir: PathBuf,
+        capture: Capture,
+        ends: [Option<io::PipeWriter>; 2],
+    }
+    impl Rig {
+        fn new(name: &str, cap: u64) -> Rig {
+            let dir = std::env::temp_dir().join(format!("persistproc-capture-{name}-{}", std::process::id()));
+            let _ = std::fs::remove_dir_all(&dir);
+            std::fs::create_dir_all(&dir).unwrap();
+            let mut capture = Capture::create(&dir, cap).unwrap();
+            let (out, out_end) = io::pipe().unwrap();
+            let (err, err_end) = io::pipe().unwrap();
+            capture.attach([File::from(OwnedFd::from(out)), File::from(OwnedFd::from(err))]).unwrap();
+            Rig { dir, capture, ends: [Some(out_end), Some(err_end)] }
+        }
+        fn say(&mut self, s: usize, text: &[u8]) {
+            self.ends[s].as_mut().unwrap().write_all(text).unwrap();
+            self.capture.read(s);
+        }
+        /// As after `PATIENCE`.
+        fn lose_patience(&mut self) {
+            self.capture.release(0);
+            self.capture.release(1);
+        }
+        fn file(&self, stream: Stream) -> Vec<u8> {
+            std::fs::read(self.dir.join(stream.file_name())).unwrap()
+        }
+        fn combined(&self) -> Vec<String> {
+            let text = String::from_utf8(self.file(Stream::Combined)).unwrap();
+            text.lines().map(|line| format!("{}{}", &line[23..24], &line[24..])).collect()
+        }
+        /// Both streams as a reader of combined.log gives them back.
+        fn rebuilt(&self) -> [Vec<u8>; 2] {
+            let mut streams = [Vec::new(), Vec::new()];
+            for line in self.file(Stream::Combined).split_inclusive(|&b| b == b'\n') {
+                let record = record::parse(line.strip_suffix(b"\n").unwrap(), Stream::Combined).unwrap();
+                let out = &mut streams[record.stream.index()];
+                out.extend_from_slice(record.text);
+                if record.part.ends() {
+                    out.push(b'\n');
+                }
+            }
+            streams
+        }
+        /// The child's bytes from a stream's own file: without the stamps, each of which ends in `Z` and a blank.
+        fn stripped(&self, stream: Stream) -> Vec<u8> {
+            let file = self.file(stream);
+            assert!(file.split_inclusive(|&b| b == b'\n').all(|line| &line[23..25] == b"Z "));
+            file.split_inclusive(|&b| b == b'\n').flat_map(|line| line[record::PREFIX..].to_vec()).collect()
+        }
+    }
+    impl Drop for Rig {
+        fn drop(&mut self) {
+            let _ = std::fs::remove_dir_all(&self.dir);
+        }
+    }
+
+    #[test]
+    fn lines_written_in_pieces_stay_whole_and_a_prompt_is_visible() {
+        let mut rig = Rig::new("pieces", 0);
+        rig.say(0, b"one\ntw");
+        rig.say(1, b"warning\n");
+        rig.say(0, b"o\nContinue? [");
+        assert_eq!(rig.combined(), ["Z one", "z warning", "Z two"]);
+        rig.lose_patience();
+        rig.say(1, b"late\n");
+        rig.say(0, b"y/N");
+        rig.lose_patience();
+        rig.say(0, b"] yes\nend");
+        rig.capture.drain();
+        assert_eq!(rig.combined()[3..], ["Z>Continue? [", "z late", "Z=y/N", "Z+] yes", "Z>end"]);
+        assert_eq!(rig.stripped(Stream::Stdout), b"one\ntwo\nContinue? [y/N] yes\nend");
+        assert_eq!(rig.rebuilt(), [b"one\ntwo\nContinue? [y/N] yes\nend".to_vec(), b"warning\nlate\n".to_vec()]);
+        assert_eq!(rig.capture.lines(), [4, 2, 6]);
+    }
+
+    #[test]
+    fn any_bytes_come_back_from_both_kinds_of_file() {
+        let mut rig = Rig::new("bytes", 0);
+        let mut seed = 7u64;
+        let mut said = [Vec::new(), Vec::new()];
+        for _ in 0..3000 {
+            seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            let (s, length) = ((seed >> 33) as usize % 2, (seed >> 40) as usize % 90);
+            let alphabet = b"\n\nab\0\xff#Z+> \r";
+            let text: Vec<u8> = (0..length).map(|i| alphabet[(seed >> (i % 50)) as usize % alphabet.len()]).collect();
+            rig.say(s, &text);
+            said[s].extend_from_slice(&text);
+            if seed >> 60 == 0 {
+                rig.lose_patience();
+            }
+        }
+        rig.capture.drain();
+        assert!(rig.rebuilt() == said);
+        assert!(rig.stripped(Stream::Stdout) == said[0] && rig.stripped(Stream::Stderr) == said[1]);
+        assert_eq!(rig.capture.bytes()[2], rig.file(Stream::Combined).len() as u64);
+    }
+
+    #[test]
+    fn a_long_line_is_one_line_and_is_not_held() {
+        let mut rig = Rig::new("long", 0);
+        for _ in 0..40 {
+            rig.say(0, &[b'x'; 10_000]);
+        }
+        assert!(rig.capture.sources[0].held.len() < READ);
+        rig.say(0, b"\n");
+        assert_eq!(rig.stripped(Stream::Stdout).len(), 400_001);
+        assert_eq!(rig.capture.lines(), [1, 0, 1]);
+    }
+
+    #[test]
+    fn the_end_of_the_pipe_is_noticed_and_nothing_before_it_is_lost() {
+        let mut rig = Rig::new("end", 0);
+        rig.ends[0].as_mut().unwrap().write_all(&b"last words\n".repeat(5000)).unwrap();
+        rig.ends = [None, None];
+        rig.capture.drain();
+        assert_eq!(rig.stripped(Stream::Stdout).len(), 55_000);
+        assert_eq!(rig.capture.fds(), [-1, -1]);
+    }
+}

@@ -1,0 +1,412 @@
+//! One run, from the spawn of its leader to the last byte of its last descendant: a single thread around one `poll`.
+//!
+//! The shim is the parent of the leader, the subreaper of all below it, the only reader of its pipes and the only writer
+//! of its logs and status. It needs nobody: the server that started it may be killed at any moment, and the next one
+//! finds everything in the directory of the run (see [`rundir`](crate::rundir)). News is told in this order: log files,
+//! `status.json`, one byte into `events`; then, at the very end, the lock goes with the process.
+//!
+//! It is started as `persistproc __shim --max-log-bytes N RUNDIR PROGRAM [ARG…]` and inherits everything else, so that
+//! nothing has to be parsed or looked up here: directory and environment are the child's; fd 0 is the `lock` file,
+//! locked already; fd 1 is a pipe for one line, `ok PID` or `err ERRNO TEXT`; fd 2 is `shim.log`.
+//!
+//! Models: conmon and containerd's shim, and s6-supervise for "control by a FIFO, state by a file".
+
+mod capture;
+mod tree;
+
+use crate::log::stamp::now_ms;
+use crate::rundir::{FORMAT, LOG_GREW, MARK, MESSAGE, RunDir, STATUS_CHANGED, StartError, State, Status, StopReport};
+use crate::sys::{self, Reaped};
+use capture::Capture;
+use std::ffi::OsString;
+use std::fs::File;
+use std::io::{self, Read, Write};
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::unix::process::CommandExt;
+use std::path::PathBuf;
+use std::process::{ChildStdin, Command, Stdio};
+use std::time::{Duration, Instant};
+use tree::{Stop, Tree};
+
+/// The grace when the system (or a user) sends TERM to the shim itself.
+const SYSTEM_GRACE: Duration = Duration::from_secs(8);
+/// While output comes, the counts in the status are brought up to date this often.
+const COUNTS: Duration = Duration::from_secs(1);
+/// A status that could not be written is tried again after this.
+const REPUBLISH: Duration = Duration::from_millis(500);
+/// With the run over and the disk still full: how long to hope.
+const LAST_HOPE: Duration = Duration::from_secs(5);
+/// Input that the child does not read: how much is kept for it, in bytes, and how often it is offered.
+const INPUT_MAX: usize = 64 << 10;
+const INPUT_RETRY: Duration = Duration::from_millis(50);
+
+/// The role behind `__shim`; `arguments` as in the module's comment. Returns the exit code of the process.
+pub fn main(arguments: Vec<OsString>) -> i32 {
+    // Standard descriptors first, whatever comes: a shim never keeps a stranger's pipe or terminal.
+    let (Ok(lock), Ok(mut starter)) = (sys::take_standard_fd(0), sys::take_standard_fd(1)) else { return 1 };
+    let Some(order) = Order::parse(arguments) else {
+        let _ = writeln!(starter, "err 0 the shim was called with wrong arguments");
+        return 2;
+    };
+    sys::close_on_exec_all();
+    sys::set_process_name(c"persistproc");
+    let _ = sys::new_session();
+    let _ = sys::become_subreaper();
+    // The same open file as the server's, so this only proves that it is ours. Kept until the process ends.
+    if lock.try_lock().is_err() {
+        let _ = writeln!(starter, "err 0 the lock of the run is not held");
+        return 1;
+    }
+    match Shim::start(order) {
+        Ok(shim) => {
+            let _ = writeln!(starter, "ok {}", shim.status.pid);
+            drop(starter); // end of file for whoever started us
+            shim.see_it_through();
+            0
+        }
+        Err(error) => {
+            let _ = writeln!(starter, "err {} {error}", error.raw_os_error().unwrap_or(0));
+            1
+        }
+    }
+}
+
+struct Order {
+    max_log_bytes: u64,
+    dir: RunDir,
+    program: OsString,
+    arguments: Vec<OsString>,
+}
+
+impl Order {
+    fn parse(arguments: Vec<OsString>) -> Option<Order> {
+        let mut words = arguments.into_iter();
+        if words.next()? != "--max-log-bytes" {
+            return None;
+        }
+        let max_log_bytes = words.next()?.to_str()?.parse().ok()?;
+        // Absolute, because the shim leaves the child's directory.
+        let dir = RunDir(Some(PathBuf::from(words.next()?)).filter(|path| path.is_absolute())?);
+        Some(Order { max_log_bytes, dir, program: words.next()?, arguments: words.collect() })
+    }
+}
+
+/// Input on its way to the child's stdin, which it reads when it likes.
+struct Input {
+    /// `None` when the child has closed it.
+    pipe: Option<ChildStdin>,
+    pending: Vec<u8>,
+}
+
+struct Shim {
+    dir: RunDir,
+    status: Status,
+    capture: Capture,
+    tree: Tree,
+    stop: Stop,
+    report: StopReport,
+    input: Input,
+    signals: File,
+    ctl: File,
+    events: File,
+    /// Nobody of the run is left.
+    alone: bool,
+    /// The leader is gone, and what it wrote is not all read yet.
+    drain_due: bool,
+    publish_at: Option<Instant>,
+}
+
+impl Shim {
+    /// Everything that can fail comes before the child, so that a child never runs without being captured.
+    fn start(order: Order) -> io::Result<Shim> {
+        let Order { max_log_bytes, dir, program, arguments } = order;
+        // Handlers, not ignored signals: those would be inherited. XFSZ would end us at a file size limit, which is
+        // handled as a full disk; INT and HUP are not meant for us.
+        let signals = sys::signals_as_bytes(&[sys::SIGCHLD, sys::SIGTERM, sys::SIGINT, sys::SIGHUP, sys::SIGXFSZ])?;
+        let ctl = sys::open_fifo_both(&dir.ctl())?;
+        let events = sys::open_fifo_both(&dir.events())?;
+        let mut capture = Capture::create(dir.path(), max_log_bytes)?;
+        let mut status =
+            Status { version: FORMAT, shim: std::process::id() as i32, started: now_ms(), ..Status::default() };
+        let unborn = |status: &mut Status, error: &io::Error| {
+            let errno = error.raw_os_error().unwrap_or(0);
+            status.error = Some(StartError { errno, text: error.to_string() });
+        };
+        // Also takes the room that the status needs for ever; a disk without it is found out here.
+        unborn(&mut status, &io::Error::other("the shim ended before it could start the command"));
+        dir.write_status(&status)?;
+
+        // No pre_exec, no current_dir: std then takes posix_spawn. stdin is a pipe that stays open and silent, like a
+        // terminal at which nobody types: watchers such as esbuild's end at its end of file.
+        let spawned = Command::new(&program)
+            .args(&arguments)
+            .env(MARK, dir.path())
+            .process_group(0)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn();
+        let mut child = match spawned {
+            Ok(child) => child,
+            Err(error) => {
+                unborn(&mut status, &error);
+                status.ended = Some(now_ms());
+                dir.write_status(&status)?;
+                return Err(error);
+            }
+        };
+        status.error = None;
+        status.pid = child.id() as i32;
+        let input = Input { pipe: child.stdin.take(), pending: Vec::new() };
+        if let Some(pipe) = &input.pipe {
+            sys::set_nonblocking(pipe, true)?;
+        }
+        let pipe = |end: Option<OwnedFd>| end.map(File::from).ok_or(io::ErrorKind::BrokenPipe);
+        capture
+            .attach([pipe(child.stdout.take().map(OwnedFd::from))?, pipe(child.stderr.take().map(OwnedFd::from))?])?;
+        drop(child); // neither kills nor waits: `reap` owns every child from here on
+        let tree = Tree::new(status.pid, dir.mark());
+        let mut shim = Shim {
+            dir,
+            status,
+            capture,
+            tree,
+            stop: Stop::No,
+            report: StopReport::default(),
+            input,
+            signals,
+            ctl,
+            events,
+            alone: false,
+            drain_due: false,
+            publish_at: None,
+        };
+        shim.publish();
+        let _ = std::env::set_current_dir("/"); // the child has its directory; we do not keep it busy
+        Ok(shim)
+    }
+
+    /// To the end. Should our own code break, the run is killed rather than left without anybody who reads its pipes.
+    fn see_it_through(mut self) {
+        let worked = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+            self.reap(); // a child that ended before the handler was watched
+            while !self.alone {
+                self.turn();
+            }
+            self.drain_finally();
+        }));
+        if worked.is_err() {
+            self.kill_everybody();
+            self.status.trouble = Some("the shim broke and ended the run; see shim.log".into());
+        }
+        self.status.ended = Some(now_ms());
+        let begun = Instant::now();
+        while !self.publish() && begun.elapsed() < LAST_HOPE {
+            std::thread::sleep(REPUBLISH);
+        }
+    }
+
+    /// One turn of the loop.
+    fn turn(&mut self) {
+        let [out, err] = self.capture.fds();
+        let timeout = self.deadline().map(|at| at.saturating_duration_since(Instant::now()));
+        let [out, err, ctl, signalled] =
+            sys::poll_readable([out, err, self.ctl.as_raw_fd(), self.signals.as_raw_fd()], timeout);
+        let was_in_trouble = self.capture.trouble().is_some();
+        // Two pipes do not tell their order. With both ready it is mostly the end of a program, whose last words, on
+        // stderr, say why: so stdout comes first.
+        let grew = (out && self.capture.read(0)) | (err && self.capture.read(1)) | self.capture.tick();
+        if grew {
+            self.ring(LOG_GREW);
+            self.publish_by(COUNTS);
+        }
+        if self.capture.trouble().is_some() != was_in_trouble {
+            self.publish(); // the disk is full, or well again
+        }
+        if ctl {
+            self.obey();
+        }
+        if signalled {
+            self.on_signals();
+        } else if self.status.leader_ended.is_some() && !Tree::IS_EXACT {
+            self.reap(); // those who are not our children end without a signal to us
+        }
+        if self.drain_due {
+            self.drain_leader();
+        }
+        self.offer_input();
+        if self.stop.tick(&self.tree, &mut self.report) || self.publish_at.is_some_and(|at| at <= Instant::now()) {
+            self.publish();
+        }
+    }
+
+    fn deadline(&self) -> Option<Instant> {
+        let input = (!self.input.pending.is_empty()).then(|| Instant::now() + INPUT_RETRY);
+        let look = (!Tree::IS_EXACT && self.status.leader_ended.is_some()).then(|| Instant::now() + COUNTS);
+        [self.capture.deadline(), self.stop.deadline(), self.publish_at, input, look].into_iter().flatten().min()
+    }
+
+    /// Collects the dead. The leader's outcome is told at once; the run is over when nobody is left.
+    fn reap(&mut self) {
+        let mut leader_ended = false;
+        loop {
+            match sys::reap() {
+                Reaped::One { pid, status } if pid == self.status.pid && self.status.leader_ended.is_none() => {
+                    (self.status.exit_code, self.status.signal) = sys::outcome(status);
+                    self.status.leader_ended = Some(now_ms());
+                    leader_ended = true;
+                }
+                Reaped::One { .. } => {} // an orphan that came to us
+                Reaped::NotYet => {
+                    // There are children, but perhaps only another server or shim that was started from in here.
+                    self.alone = self.status.leader_ended.is_some() && self.tree.alive().is_empty();
+                    break;
+                }
+                Reaped::NoChildren => {
+                    self.alone = Tree::IS_EXACT || self.tree.alive().is_empty();
+                    break;
+                }
+            }
+        }
+        if leader_ended && !self.alone {
+            self.drain_due = true;
+            self.publish(); // detached; if nobody is left the final status follows at once
+        }
+    }
+
+    /// Reads what the leader wrote before it ended, without waiting for whoever still holds the pipe, and marks the
+    /// place. While the disk is full that place is not known; the loop comes back.
+    fn drain_leader(&mut self) {
+        self.capture.drain();
+        if !self.capture.is_stalled() {
+            self.drain_due = false;
+            self.status.leader_bytes = Some(self.capture.bytes()[2]);
+            self.ring(LOG_GREW);
+            self.publish();
+        }
+    }
+
+    /// Nobody can write any more: what is in the pipes now is all there will ever be.
+    fn drain_finally(&mut self) {
+        let begun = Instant::now();
+        self.capture.drain();
+        while self.capture.is_stalled() && begun.elapsed() < LAST_HOPE {
+            self.publish(); // the trouble
+            std::thread::sleep(Duration::from_millis(200));
+            self.capture.tick();
+            self.capture.drain();
+        }
+        self.capture.give_up();
+        self.status.leader_bytes.get_or_insert(self.capture.bytes()[2]);
+    }
+
+    fn on_signals(&mut self) {
+        let mut numbers = [0; 64];
+        let n = self.signals.read(&mut numbers).unwrap_or(0);
+        if numbers[..n].contains(&(sys::SIGTERM as u8)) {
+            self.ask(SYSTEM_GRACE);
+        }
+        self.reap();
+    }
+
+    fn ask(&mut self, grace: Duration) {
+        let leader_lives = self.status.leader_ended.is_none();
+        self.stop.ask(&self.tree, leader_lives, grace, &mut self.report);
+    }
+
+    /// Messages of servers, a line each. What is not understood comes from a newer one and is left alone.
+    fn obey(&mut self) {
+        let mut lines = [0; 8 * MESSAGE];
+        let n = self.ctl.read(&mut lines).unwrap_or(0);
+        for line in lines[..n].split(|&byte| byte == b'\n') {
+            let line = String::from_utf8_lossy(line);
+            let Some((verb, value)) = line.split_once(' ') else { continue };
+            match (verb, value.parse::<u32>()) {
+                ("stop", Ok(grace)) => self.ask(Duration::from_millis(u64::from(grace))),
+                ("signal", Ok(number)) if self.status.leader_ended.is_none() => {
+                    let _ = sys::kill(self.status.pid, number as i32);
+                }
+                ("input", _) => self.take_input(value),
+                _ => {}
+            }
+        }
+    }
+
+    fn take_input(&mut self, hex: &str) {
+        let digits: Vec<u8> = hex.chars().filter_map(|c| c.to_digit(16).map(|d| d as u8)).collect();
+        let bytes = digits.chunks_exact(2).map(|pair| pair[0] << 4 | pair[1]);
+        let room = INPUT_MAX.saturating_sub(self.input.pending.len());
+        self.input.pending.extend(bytes.take(room));
+    }
+
+    fn offer_input(&mut self) {
+        let Input { pipe, pending } = &mut self.input;
+        let Some(open) = pipe else { return pending.clear() };
+        while !pending.is_empty() {
+            match open.write(pending) {
+                Ok(n) => drop(pending.drain(..n)),
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
+                Err(_) => {
+                    *pipe = None;
+                    return pending.clear();
+                }
+            }
+        }
+    }
+
+    fn kill_everybody(&mut self) {
+        self.stop = Stop::No;
+        self.ask(Duration::ZERO);
+        while self.stop.deadline().is_some() {
+            self.stop.tick(&self.tree, &mut self.report);
+            while let Reaped::One { pid, status } = sys::reap() {
+                if pid == self.status.pid {
+                    (self.status.exit_code, self.status.signal) = sys::outcome(status);
+                    self.status.leader_ended = Some(now_ms());
+                }
+            }
+            if self.tree.alive().is_empty() {
+                return;
+            }
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+
+    /// A doorbell, not a message: "look again". If nobody answers it, the files have the truth.
+    fn ring(&mut self, tone: u8) {
+        let _ = self.events.write(&[tone]);
+    }
+
+    fn publish_by(&mut self, delay: Duration) {
+        self.publish_at.get_or_insert_with(|| Instant::now() + delay);
+    }
+
+    fn state(&self) -> State {
+        match (self.status.ended, self.status.leader_ended) {
+            (Some(_), _) if self.stop.is_wanted() => State::Terminated,
+            (Some(_), _) => State::Exited,
+            (None, Some(_)) => State::Detached,
+            (None, None) => State::Running,
+        }
+    }
+
+    /// Writes the status and rings. False if it could not be written; then it is tried again later.
+    fn publish(&mut self) -> bool {
+        self.status.state = self.state();
+        self.status.bytes = self.capture.bytes();
+        self.status.lines = self.capture.lines();
+        self.status.lost_bytes = self.capture.lost();
+        if self.status.ended.is_none() {
+            self.status.trouble = self.capture.trouble().map(io::Error::to_string);
+        }
+        self.status.stop = self.stop.is_wanted().then(|| self.report.clone());
+        self.publish_at = None;
+        let written = self.dir.write_status(&self.status).is_ok();
+        if !written {
+            self.publish_by(REPUBLISH);
+        }
+        self.ring(STATUS_CHANGED);
+        written
+    }
+}

@@ -1,0 +1,170 @@
+//! Everybody below a run, and how they are made to go away: a state machine that the shim's loop calls, so that
+//! capturing goes on during the grace.
+//!
+//! Linux: the shim is a subreaper, so its subtree in /proc is everybody, whatever sessions and double forks they made.
+//! Elsewhere: the leader's process group and those who carry the run's mark in their environment.
+
+use crate::procs::{self, Process};
+use crate::rundir::StopReport;
+use crate::sys;
+use std::time::{Duration, Instant};
+
+/// Between two rounds of KILL: long enough for the killed to be gone, short enough against those who fork.
+const ROUND: Duration = Duration::from_millis(5);
+/// After this many rounds the rest cannot be killed quickly (uninterruptible), so it is looked at less often.
+const FAST_ROUNDS: u32 = 50;
+const SLOW_ROUND: Duration = Duration::from_millis(100);
+/// After this, whoever is left is reported as a survivor.
+const GIVE_UP: Duration = Duration::from_secs(5);
+
+/// The processes of one run.
+pub struct Tree {
+    leader: i32,
+    own_name: String,
+    #[cfg_attr(target_os = "linux", expect(dead_code, reason = "the subtree is exact there"))]
+    mark: String,
+}
+
+impl Tree {
+    /// Whether "no child is left" says that nobody of the run is left.
+    pub const IS_EXACT: bool = cfg!(target_os = "linux");
+
+    pub fn new(leader: i32, mark: String) -> Tree {
+        let own_name = procs::look_up(std::process::id() as i32).map_or(String::new(), |own| own.name);
+        Tree { leader, own_name, mark }
+    }
+
+    #[cfg(target_os = "linux")]
+    pub fn alive(&self) -> Vec<Process> {
+        procs::below(std::process::id() as i32, |process| self.is_foreign(process))
+    }
+
+    #[cfg(not(target_os = "linux"))]
+    pub fn alive(&self) -> Vec<Process> {
+        let mut all = procs::below(std::process::id() as i32, |process| self.is_foreign(process));
+        all.extend(procs::marked(&self.mark).into_iter().filter(|p| !self.is_foreign(p)));
+        all.sort_by_key(|process| process.pid);
+        all.dedup_by_key(|process| process.pid);
+        all
+    }
+
+    /// Another server or shim of ours that was started from inside this run (somebody said `persistproc start` there
+    /// while no server was up): not ours to signal, nor is anything below it. The leader itself always is.
+    fn is_foreign(&self, process: &Process) -> bool {
+        if process.name != self.own_name || process.pid == self.leader {
+            return false;
+        }
+        let arguments = procs::arguments(process.pid);
+        let first = arguments.get(1).map_or("", String::as_str);
+        matches!(first, "__shim" | "__serve" | "serve")
+            || first.starts_with('-') && arguments.iter().any(|word| word == "serve")
+    }
+}
+
+/// The ladder: TERM once each, a grace, then rounds of KILL.
+#[derive(Debug)]
+pub enum Stop {
+    No,
+    /// TERM is out; at `until` it gets serious.
+    Asked {
+        until: Instant,
+    },
+    /// Every round kills whom it finds; at `give_up` those that cannot be killed are reported.
+    Killing {
+        next: Instant,
+        rounds: u32,
+        give_up: Instant,
+    },
+    /// Survivors were reported. A new request starts over.
+    Failed,
+}
+
+impl Stop {
+    /// Whether anybody has asked for the end of this run.
+    pub fn is_wanted(&self) -> bool {
+        !matches!(self, Stop::No)
+    }
+
+    /// A request to stop. A second one can only shorten the grace: nobody is sent TERM twice, because many programs take
+    /// the second one as "at once". `leader_lives` says that the leader is not reaped, so that its group is still its.
+    pub fn ask(&mut self, tree: &Tree, leader_lives: bool, grace: Duration, report: &mut StopReport) {
+        let now = Instant::now();
+        report.requests += 1;
+        match self {
+            Stop::Asked { until } => *until = (*until).min(now + grace),
+            Stop::Killing { .. } => {}
+            Stop::No | Stop::Failed => {
+                report.survivors.clear();
+                let force = grace.is_zero();
+                report.asked = if force { tree.alive().len() } else { terminate(tree, leader_lives) };
+                *self = if force { Stop::killing(now) } else { Stop::Asked { until: now + grace } };
+            }
+        }
+    }
+
+    fn killing(now: Instant) -> Stop {
+        Stop::Killing { next: now, rounds: 0, give_up: now + GIVE_UP }
+    }
+
+    /// When [`tick`](Self::tick) has something to do.
+    pub fn deadline(&self) -> Option<Instant> {
+        match self {
+            Stop::Asked { until } => Some(*until),
+            Stop::Killing { next, .. } => Some(*next),
+            Stop::No | Stop::Failed => None,
+        }
+    }
+
+    /// Does what is due. True when it gave up, so that whoever waits must be told of the survivors.
+    pub fn tick(&mut self, tree: &Tree, report: &mut StopReport) -> bool {
+        let now = Instant::now();
+        if let Stop::Asked { until } = *self
+            && now >= until
+        {
+            *self = Stop::killing(now);
+        }
+        let Stop::Killing { next, rounds, give_up } = self else { return false };
+        if now < *next {
+            return false;
+        }
+        let alive = tree.alive();
+        let mut refused = 0;
+        for process in &alive {
+            match signal(process, sys::SIGKILL) {
+                Ok(()) => report.killed += 1,
+                Err(error) if error.raw_os_error() == Some(sys::EPERM) => refused += 1,
+                Err(_) => {}
+            }
+        }
+        *rounds += 1;
+        *next = now + if *rounds < FAST_ROUNDS { ROUND } else { SLOW_ROUND };
+        // Waiting helps with those that are slow to die, not with those that we may not signal.
+        let hopeless = !alive.is_empty() && refused == alive.len();
+        if now < *give_up && !hopeless {
+            return false;
+        }
+        report.survivors = alive.iter().map(|process| process.pid).collect();
+        *self = Stop::Failed;
+        true
+    }
+}
+
+/// TERM to the group, then to those outside it, once each; CONT to the stopped, who could not hear it. Tells how many
+/// were alive.
+fn terminate(tree: &Tree, leader_lives: bool) -> usize {
+    let alive = tree.alive();
+    let group = leader_lives && sys::kill_group(tree.leader, sys::SIGTERM).is_ok();
+    for process in &alive {
+        if !(group && process.group == tree.leader) {
+            let _ = signal(process, sys::SIGTERM);
+        }
+        if process.state == b'T' {
+            let _ = signal(process, sys::SIGCONT);
+        }
+    }
+    alive.len()
+}
+
+fn signal(process: &Process, number: i32) -> std::io::Result<()> {
+    sys::kill_exactly(process.pid, number, || process.is_same_as_now())
+}
