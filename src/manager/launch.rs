@@ -1,0 +1,233 @@
+//! Starting one run: its directory, its shim, and what to say when the command cannot be started.
+//!
+//! The directory is complete, and its lock taken, before it gets its final name: whoever sees it can trust it, and a
+//! free lock always means "no shim". What a killed server leaves under a temporary name is swept by the next one.
+
+use crate::fault::Fault;
+use crate::log::stamp::now_ms;
+use crate::rundir::{FORMAT, MARK, Meta, RunDir, StartError, Status};
+use crate::sys;
+use crate::words::{self, Word};
+use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::io::{self, Read};
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command};
+use std::time::{Duration, Instant};
+
+/// How long a shim may take to say whether the command runs.
+const SHIM_ANSWERS: Duration = Duration::from_secs(10);
+/// Prefix of directories that are being made.
+pub const UNBORN: &str = ".new.";
+
+/// Makes the directory of run `id` and takes its lock; the lock goes to the shim.
+pub fn prepare(runs: &Path, id: u64, meta: &Meta) -> Result<(RunDir, File), Fault> {
+    let build = || -> io::Result<(RunDir, File)> {
+        let unborn = RunDir(runs.join(format!("{UNBORN}{}.{id}", std::process::id())));
+        DirBuilder::new().mode(0o700).create(unborn.path())?;
+        let filled = fill(&unborn, meta).and_then(|lock| {
+            let dir = RunDir(runs.join(directory_name(id, &words::quote(&meta.argv))));
+            fs::rename(unborn.path(), dir.path()).map(|()| (dir, lock))
+        });
+        if filled.is_err() {
+            let _ = fs::remove_dir_all(unborn.path());
+        }
+        filled
+    };
+    build().map_err(|error| {
+        Fault::failed(format!(
+            "cannot prepare the run in {}: {error}; free some room there, or choose another place with --data-dir",
+            runs.display()
+        ))
+    })
+}
+
+fn fill(dir: &RunDir, meta: &Meta) -> io::Result<File> {
+    for fifo in [dir.ctl(), dir.events()] {
+        sys::mkfifo(&fifo)
+            .map_err(|error| io::Error::new(error.kind(), format!("{error} (the file system must support FIFOs)")))?;
+    }
+    dir.write_meta(meta)?;
+    let lock = OpenOptions::new().write(true).create_new(true).mode(0o600).open(dir.lock())?;
+    lock.lock()?;
+    Ok(lock)
+}
+
+/// `000012.npm_run_dev`: the number, and what people recognise the command by.
+fn directory_name(id: u64, command: &str) -> String {
+    let mut name: String =
+        command.chars().map(|c| if c.is_ascii_alphanumeric() || "-.".contains(c) { c } else { '_' }).collect();
+    name.truncate(40);
+    format!("{id:06}.{}", name.trim_matches(['_', '.']))
+}
+
+/// The number of a run in the name of its directory; `None` if it is not the name of one.
+pub fn run_number(name: &str) -> Option<u64> {
+    let (number, _) = name.split_once('.')?;
+    number.parse().ok().filter(|_| number.len() >= 6 && number.bytes().all(|b| b.is_ascii_digit()))
+}
+
+/// Starts the shim of a prepared run and waits for its word on whether the command runs. If it does not, the status of
+/// the run says why, in the words of the error. The shim is returned as long as it may live: it must be reaped.
+pub fn start_shim(dir: &RunDir, lock: File, meta: &Meta) -> (Option<Child>, Result<(), Fault>) {
+    let command = words::quote(&meta.argv);
+    let (mut child, mut answer) = match spawn(dir, lock, meta) {
+        Ok(started) => started,
+        Err(error) => {
+            let text = format!("cannot start '{command}': {}", explain_spawn(&error));
+            return (None, Err(failed(dir, error.raw_os_error().unwrap_or(0), text)));
+        }
+    };
+    let answer = read_answer(&mut answer).unwrap_or_default();
+    match answer.split_once(' ') {
+        Some(("ok", _)) => (Some(child), Ok(())),
+        Some(("err", problem)) => {
+            let _ = child.wait(); // it has said its last word; then nobody but us writes the status
+            let (errno, text) = problem.split_once(' ').unwrap_or(("0", problem));
+            let errno = errno.parse().unwrap_or(0);
+            (None, Err(failed(dir, errno, explain(meta, errno, text))))
+        }
+        _ => {
+            let log = dir.shim_log();
+            let text = format!("cannot start '{command}': its shim ended or hung; {} may say why", log.display());
+            (Some(child), Err(Fault::failed(text)))
+        }
+    }
+}
+
+fn failed(dir: &RunDir, errno: i32, text: String) -> Fault {
+    let now = now_ms();
+    let error = Some(StartError { errno, text: text.clone() });
+    let status = Status { version: FORMAT, started: now, ended: Some(now), error, ..Status::default() };
+    let _ = dir.write_status(&status); // without it the run is `failed` all the same
+    Fault::failed(text)
+}
+
+fn spawn(dir: &RunDir, lock: File, meta: &Meta) -> io::Result<(Child, io::PipeReader)> {
+    let log = OpenOptions::new().append(true).create(true).mode(0o600).open(dir.shim_log())?;
+    let (answer, starter) = io::pipe()?;
+    let environment = meta.environment.iter().filter(|(name, _)| name.0 != MARK && !name.0.is_empty());
+    let mut shim = Command::new(own_program()?);
+    shim.arg0("persistproc")
+        .args(["__shim", "--max-log-bytes", &meta.max_log_bytes.to_string()])
+        .arg(dir.path())
+        .args(&meta.argv)
+        .env_clear()
+        .envs(environment.map(|(name, value)| (name, value)))
+        .current_dir(meta.working_directory.as_path())
+        .stdin(OwnedFd::from(lock))
+        .stdout(starter)
+        .stderr(log);
+    // `shim` goes here, and with it our copies of the lock and of the pipe's writing end.
+    shim.spawn().map(|child| (child, answer))
+}
+
+/// The program file of this very process, also when a newer one has taken its place on disk.
+fn own_program() -> io::Result<PathBuf> {
+    if cfg!(target_os = "linux") { Ok("/proc/self/exe".into()) } else { std::env::current_exe() }
+}
+
+/// The shim's one line, or what there is of it after `SHIM_ANSWERS`.
+fn read_answer(pipe: &mut io::PipeReader) -> io::Result<String> {
+    let end = Instant::now() + SHIM_ANSWERS;
+    let mut answer = Vec::new();
+    let mut bytes = [0; 512];
+    while !answer.ends_with(b"\n") && answer.len() < 4096 {
+        let left = end.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            break;
+        }
+        if sys::poll_readable([pipe.as_raw_fd()], Some(left))[0] {
+            match pipe.read(&mut bytes)? {
+                0 => break,
+                n => answer.extend_from_slice(&bytes[..n]),
+            }
+        }
+    }
+    Ok(String::from_utf8_lossy(&answer).trim_end().into())
+}
+
+/// Why the shim itself could not be started.
+fn explain_spawn(error: &io::Error) -> String {
+    match error.raw_os_error() {
+        Some(sys::E2BIG) => "its arguments and environment are longer than the system allows".into(),
+        Some(sys::EAGAIN | sys::ENOMEM) => format!("the system has no room for another process ({error}); stop some"),
+        Some(sys::EMFILE | sys::ENFILE) => {
+            format!("too many open files ({error}); stop some processes, or raise `ulimit -n` and restart the server")
+        }
+        _ => error.to_string(),
+    }
+}
+
+/// Why the shim could not start the command, with the name of what was missing.
+fn explain(meta: &Meta, errno: i32, text: &str) -> String {
+    let program = meta.argv.first().map_or(String::new(), Word::shown);
+    let directory = meta.working_directory.as_path();
+    let is_path = program.contains('/');
+    let reason = match errno {
+        sys::ENOENT if is_path => missing_file(&directory.join(&program), directory),
+        sys::ENOENT => "command not found in PATH; check the spelling, or give the path of the program".into(),
+        sys::EACCES if directory.join(&program).is_dir() => "it is a directory".into(),
+        sys::EACCES => "it is not executable; `chmod +x` makes it so".into(),
+        sys::ENOEXEC => "the system cannot run this file; a script must begin with a line such as #!/bin/sh".into(),
+        sys::E2BIG => "its arguments and environment are longer than the system allows".into(),
+        _ => text.to_string(),
+    };
+    format!("cannot start '{program}': {reason}")
+}
+
+/// A file that is there and still "not found" lacks the interpreter that its first line names.
+fn missing_file(path: &Path, directory: &Path) -> String {
+    let mut start = Vec::new();
+    let read = File::open(path).and_then(|file| file.take(256).read_to_end(&mut start));
+    if read.is_err() {
+        return format!("there is no such file, seen from {}", directory.display());
+    }
+    let first = String::from_utf8_lossy(&start);
+    match first.strip_prefix("#!").and_then(|line| line.split_ascii_whitespace().next().map(String::from)) {
+        Some(interpreter) => format!("its interpreter {interpreter}, named in its first line, was not found"),
+        None => "the loader that it was linked for was not found".into(),
+    }
+}
+
+/// The directory in which a command is to run, absolute and without links, or why it cannot.
+pub fn working_directory(path: &Path) -> Result<Word, Fault> {
+    let shown = path.display();
+    if !path.is_absolute() {
+        return Err(Fault::invalid(format!("the working directory must be an absolute path, not '{shown}'")));
+    }
+    match path.canonicalize() {
+        Ok(real) if real.is_dir() => Ok(Word(real.into_os_string())),
+        Ok(_) => Err(Fault::invalid(format!("the working directory {shown} is not a directory"))),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            Err(Fault::not_found(format!("the working directory {shown} does not exist")))
+        }
+        Err(error) => Err(Fault::failed(format!("cannot use the working directory {shown}: {error}"))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_directory_is_named_after_its_run_and_command() {
+        for (command, name) in [
+            ("npm run dev", "000012.npm_run_dev"),
+            ("../../bin/x", "000012.bin_x"),
+            ("'ünïcode' \u{0}", "000012.n_code"),
+            ("/", "000012."),
+        ] {
+            assert_eq!(directory_name(12, command), name);
+            assert_eq!(run_number(name), Some(12));
+        }
+        assert_eq!(directory_name(1_234_567, &"x".repeat(99)).len(), 48);
+        assert_eq!(run_number("1234567.x"), Some(1_234_567));
+        for foreign in [".new.5.6", "notes", "12.x", "000012", "", "00001a.x", "+00012.x", "99999999999999999999999.x"]
+        {
+            assert_eq!(run_number(foreign), None, "{foreign}");
+        }
+    }
+}

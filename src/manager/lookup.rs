@@ -1,0 +1,135 @@
+//! What users and agents say → the run they mean: by pid, run number, label or command, also when it has ended.
+//!
+//! A label means its newest run. What fits several labels is never guessed: either the rest of the request decides
+//! (directory of the caller, the only one that runs), or the candidates are named.
+
+use super::watch::Run;
+use crate::fault::Fault;
+use crate::words;
+use std::path::Path;
+use std::sync::Arc;
+
+/// Which run somebody means.
+#[derive(Clone, Debug, Default)]
+pub struct Target {
+    pub pid: Option<i32>,
+    /// A label, a command with its arguments, a run (`r12`) or a pid, as users write them.
+    pub name: Option<String>,
+    /// Only runs in this directory.
+    pub working_directory: Option<String>,
+    /// Where the caller is: decides between several, excludes nothing.
+    pub near: Option<String>,
+}
+
+/// Candidates that an error names.
+const NAMED: usize = 6;
+
+/// The one run that `target` means. `runs` is all there is, oldest first.
+pub fn find(runs: &[Arc<Run>], target: &Target) -> Result<Arc<Run>, Fault> {
+    let here: Vec<&Arc<Run>> = runs.iter().filter(|run| is_in(run, target.working_directory.as_deref())).collect();
+    let name = target.name.as_deref().map(str::trim).filter(|name| !name.is_empty());
+    if target.pid.is_none() && name.is_none() {
+        return Err(Fault::invalid("say which process: a label, a command or a pid; list shows them all"));
+    }
+    let found = match name.filter(|_| target.pid.is_none()) {
+        None => by_pid(&here, target.pid.unwrap_or(0)),
+        Some(name) => by_name(&here, name, target.near.as_deref())?,
+    };
+    found.cloned().ok_or_else(|| not_found(&here, target))
+}
+
+/// The newest run of each label, oldest first.
+pub fn newest_per_label(runs: &[Arc<Run>]) -> Vec<Arc<Run>> {
+    let mut newest: Vec<Arc<Run>> = Vec::new();
+    for run in runs.iter().rev() {
+        if !newest.iter().any(|known| known.meta.label == run.meta.label) {
+            newest.push(run.clone());
+        }
+    }
+    newest.reverse();
+    newest
+}
+
+pub fn is_in(run: &Run, directory: Option<&str>) -> bool {
+    directory.is_none_or(|directory| {
+        let path = Path::new(directory);
+        run.meta.working_directory.as_path() == path
+            || path.canonicalize().is_ok_and(|path| run.meta.working_directory.as_path() == path)
+    })
+}
+
+fn newest<'a>(runs: &[&'a Arc<Run>], fits: impl Fn(&Run) -> bool) -> Option<&'a Arc<Run>> {
+    runs.iter().rev().find(|run| fits(run)).copied()
+}
+
+/// Numbers are used again: the live one is meant, else the last one that had it.
+fn by_pid<'a>(runs: &[&'a Arc<Run>], pid: i32) -> Option<&'a Arc<Run>> {
+    let has = |run: &Run| pid > 0 && run.status().pid == pid;
+    newest(runs, |run| has(run) && run.status().state.is_live()).or_else(|| newest(runs, has))
+}
+
+fn by_name<'a>(runs: &[&'a Arc<Run>], name: &str, near: Option<&str>) -> Result<Option<&'a Arc<Run>>, Fault> {
+    if let Some(run) = newest(runs, |run| run.meta.label == name) {
+        return Ok(Some(run));
+    }
+    let number = |text: &str| text.parse::<u64>().ok().filter(|_| text.bytes().all(|b| b.is_ascii_digit()));
+    if let Some(id) = name.strip_prefix('r').and_then(number) {
+        return Ok(newest(runs, |run| run.id == id));
+    }
+    if let Some(pid) = number(name) {
+        return Ok(i32::try_from(pid).ok().and_then(|pid| by_pid(runs, pid)));
+    }
+    let words = words::split_plain(name).unwrap_or_else(|| vec![name.into()]);
+    let is_command = |run: &Run| run.meta.argv.iter().map(words::Word::shown).eq(words.iter().map(String::as_str));
+    let all: Vec<Arc<Run>> = runs.iter().filter(|run| is_command(run)).map(|run| Arc::clone(run)).collect();
+    let candidates = newest_per_label(&all);
+    let only = |fits: &dyn Fn(&Run) -> bool| {
+        let mut fitting = candidates.iter().filter(|run| fits(run));
+        fitting.next().filter(|_| fitting.next().is_none()).map(|run| run.id)
+    };
+    let chosen = only(&|_| true)
+        .or_else(|| only(&|run| near.is_some() && is_in(run, near)))
+        .or_else(|| only(&|run| run.status().state.is_live()));
+    match chosen {
+        Some(id) => Ok(newest(runs, |run| run.id == id)),
+        None if candidates.is_empty() => Ok(None),
+        None => Err(Fault::invalid(format!(
+            "'{name}' could be {}; say which by its label, its pid or the working directory",
+            names(&candidates.iter().collect::<Vec<_>>())
+        ))),
+    }
+}
+
+fn not_found(here: &[&Arc<Run>], target: &Target) -> Fault {
+    let wanted = match (&target.pid, &target.name) {
+        (Some(pid), _) => format!("PID {pid}"),
+        (None, Some(name)) => format!("'{name}'"),
+        (None, None) => String::new(),
+    };
+    let place = target.working_directory.as_ref().map_or(String::new(), |d| format!(" in {d}"));
+    let all: Vec<Arc<Run>> = here.iter().map(|run| Arc::clone(run)).collect();
+    let known = newest_per_label(&all);
+    let hint = if known.is_empty() {
+        "nothing has been started there yet".into()
+    } else {
+        format!("there are {}", names(&known.iter().rev().collect::<Vec<_>>()))
+    };
+    Fault::not_found(format!("no process {wanted}{place}; {hint}"))
+}
+
+/// `'web' (running, PID 17), 'db' (exited) and 3 more`.
+fn names(runs: &[&Arc<Run>]) -> String {
+    let mut parts: Vec<String> = runs
+        .iter()
+        .take(NAMED)
+        .map(|run| {
+            let status = run.status();
+            let pid = if status.state.is_live() { format!(", PID {}", status.pid) } else { String::new() };
+            format!("'{}' ({}{pid})", run.meta.label, status.state.name())
+        })
+        .collect();
+    if runs.len() > NAMED {
+        parts.push(format!("{} more", runs.len() - NAMED));
+    }
+    parts.join(", ")
+}

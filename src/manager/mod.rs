@@ -1,0 +1,495 @@
+//! Start, stop, restart and list. Knows runs and their files, no sockets and no protocol; holds nothing that is not on
+//! disk, so that a server may be killed at any moment.
+//!
+//! Several callers at once: starting and restarting take turns per label (see [`claims`]), so that of two starts one
+//! wins and two restarts never overlap; stopping needs no turn.
+
+mod claims;
+mod launch;
+pub mod lookup;
+pub mod registry;
+pub mod watch;
+
+use crate::fault::Fault;
+use crate::log::Stream;
+use crate::log::stamp::{format_ms, now_ms};
+use crate::rundir::{FORMAT, MESSAGE, Meta, RunDir, State, Status, Unreadable};
+use crate::sys;
+use crate::words::{self, Word};
+use claims::{Claim, Claims};
+use lookup::Target;
+use registry::{Notify, Registry};
+use serde::Serialize;
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+use watch::Run;
+
+/// Between asking nicely and killing.
+pub const GRACE: Duration = Duration::from_secs(8);
+/// What stopping may take beyond the grace: rounds of KILL, the last bytes onto a slow disk.
+const BEYOND_GRACE: Duration = Duration::from_secs(12);
+
+/// How long a shim that was just being started by a server that is gone may take.
+const BIRTH: Duration = Duration::from_secs(5);
+/// Input that is taken at once, in bytes.
+const INPUT_MAX: usize = 16 << 10;
+/// How long a message to a shim may take to be taken.
+const MESSAGE_TAKEN: Duration = Duration::from_secs(5);
+
+/// What a command is started with.
+#[derive(Clone, Debug)]
+pub struct Request {
+    pub argv: Vec<Word>,
+    /// Absolute.
+    pub working_directory: PathBuf,
+    pub environment: Vec<(Word, Word)>,
+    /// `None`: `<command> in <directory>`.
+    pub label: Option<String>,
+    /// Names this request. Sent again, because its answer was lost with a server, it starts nothing a second time.
+    pub idempotency_key: Option<String>,
+}
+
+/// What to do if it runs already.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum IfRunning {
+    Refuse,
+    /// Take the run that is there.
+    Attach,
+    /// Stop it, then start.
+    Replace,
+}
+
+/// A run, and whether this request started it.
+pub struct Started {
+    pub run: Arc<Run>,
+    pub is_new: bool,
+}
+
+/// How a stop went.
+pub struct Stopped {
+    pub status: Arc<Status>,
+    /// It had ended before.
+    pub was_over: bool,
+}
+
+/// The server that all this belongs to, for `list --pid 0`.
+#[derive(Clone, Debug)]
+pub struct About {
+    pub pid: u32,
+    pub port: u16,
+    pub started: u64,
+    pub command: Vec<String>,
+    pub log: PathBuf,
+}
+
+pub struct Manager {
+    registry: Arc<Registry>,
+    claims: Claims,
+    about: About,
+    max_log_bytes: u64,
+    is_closing: AtomicBool,
+    is_leaving: AtomicBool,
+}
+
+impl Manager {
+    /// Finds all runs below `data_dir`. `notify` gets what belongs into the server's log.
+    pub fn open(data_dir: &Path, max_log_bytes: u64, about: About, notify: Notify) -> io::Result<Manager> {
+        let registry = Registry::open(data_dir.join("runs"), notify)?;
+        let (is_closing, is_leaving) = Default::default();
+        Ok(Manager { registry, claims: Claims::default(), about, max_log_bytes, is_closing, is_leaving })
+    }
+
+    /// Starts a command, or does what `if_running` says. Errors name what was missing.
+    pub fn start(&self, request: Request, if_running: IfRunning) -> Result<Started, Fault> {
+        let working_directory = launch::working_directory(&request.working_directory)?;
+        let command = words::quote(&request.argv);
+        if request.argv.first().is_none_or(|program| program.0.is_empty()) {
+            return Err(Fault::invalid("the command is empty"));
+        }
+        let default = || format!("{} in {}", words::brief(&command), words::brief(&working_directory.shown()));
+        let label = request.label.as_deref().map(str::trim).map_or_else(default, String::from);
+        check_label(&label)?;
+        let claim = self.claims.take(&label)?;
+        if let Some(run) = request.idempotency_key.as_deref().and_then(|key| self.started_by(key)) {
+            return Ok(Started { run, is_new: true });
+        }
+        let same = |run: &Run| run.meta.argv == request.argv && run.meta.working_directory == working_directory;
+        let mut previous = None;
+        if let Some(live) = self.live_run(|run| run.meta.label == label) {
+            match if_running {
+                IfRunning::Replace => {
+                    self.stop(&live, GRACE)?;
+                    previous = Some(live.id);
+                }
+                IfRunning::Attach if same(&live) => return Ok(Started { run: live, is_new: false }),
+                _ => return Err(already_running(&live)),
+            }
+        } else if let Some(live) = self.live_run(same).filter(|_| request.label.is_none()) {
+            // It runs under a label of its own.
+            match if_running {
+                IfRunning::Attach => return Ok(Started { run: live, is_new: false }),
+                IfRunning::Refuse => return Err(already_running(&live)),
+                IfRunning::Replace => {
+                    self.stop(&live, GRACE)?;
+                    previous = Some(live.id);
+                }
+            }
+        }
+        let meta = Meta {
+            version: FORMAT,
+            argv: request.argv,
+            working_directory,
+            environment: request.environment,
+            label,
+            created: now_ms(),
+            previous,
+            max_log_bytes: self.max_log_bytes,
+            idempotency_key: request.idempotency_key,
+        };
+        self.replace(claim, previous, meta)
+    }
+
+    /// Launches, ends the turn, and then wakes those who followed the run before: they may go on with this one.
+    fn replace(&self, claim: Claim, previous: Option<u64>, meta: Meta) -> Result<Started, Fault> {
+        let launched = self.launch(meta);
+        drop(claim);
+        if let Some(previous) = previous.and_then(|id| self.registry.get(id)) {
+            previous.notify();
+        }
+        launched.map(|run| Started { run, is_new: true })
+    }
+
+    /// The run that a request started through a server that is gone. One whose shim was not born with it does not count.
+    fn started_by(&self, key: &str) -> Option<Arc<Run>> {
+        let runs = self.registry.all();
+        let run = runs.into_iter().find(|run| run.meta.idempotency_key.as_deref() == Some(key))?;
+        let end = Instant::now() + BIRTH;
+        while run.status().pid == 0 && !run.is_over() && Instant::now() < end {
+            let generation = run.generation();
+            run.wait(generation, end.saturating_duration_since(Instant::now()));
+        }
+        (run.status().pid != 0).then_some(run)
+    }
+
+    fn live_run(&self, fits: impl Fn(&Run) -> bool) -> Option<Arc<Run>> {
+        let runs = self.registry.all();
+        runs.into_iter().rev().find(|run| !run.is_over() && fits(run))
+    }
+
+    fn check_open(&self) -> Result<(), Fault> {
+        let refusal = || Fault::conflict("the server is shutting down; try again when it has ended");
+        if self.is_closing() { Err(refusal()) } else { Ok(()) }
+    }
+
+    fn launch(&self, meta: Meta) -> Result<Arc<Run>, Fault> {
+        self.check_open()?;
+        let id = self.registry.next_id();
+        let (dir, lock) = launch::prepare(&self.registry.dir, id, &meta)?;
+        let (shim, started) = launch::start_shim(&dir, lock, &meta);
+        let run = Arc::new(Run::new(id, dir, meta));
+        self.registry.adopt(run.clone(), shim);
+        started.map(|()| {
+            self.registry.notice(format!("{} '{}' started, PID {}", run.name(), run.meta.label, run.status().pid));
+            run
+        })
+    }
+
+    /// Ends everything below a run, asks first and kills after `grace`. Asking again, or for a run that has ended, does
+    /// no harm. An error names the survivors.
+    pub fn stop(&self, run: &Run, grace: Duration) -> Result<Stopped, Fault> {
+        if run.is_over() {
+            return Ok(Stopped { status: run.status(), was_over: true });
+        }
+        let requests = run.status().stop.as_ref().map_or(0, |stop| stop.requests);
+        let end = Instant::now() + grace + BEYOND_GRACE;
+        tell(&run.dir, &format!("stop {}\n", grace.as_millis()), end)?;
+        loop {
+            let generation = run.generation();
+            let status = run.status();
+            if run.is_over() {
+                return Ok(Stopped { status, was_over: false });
+            }
+            let survivors = status.stop.as_ref().filter(|stop| stop.requests > requests && !stop.survivors.is_empty());
+            if let Some(stop) = survivors {
+                let pids: Vec<String> = stop.survivors.iter().map(i32::to_string).collect();
+                return Err(Fault::failed(format!(
+                    "'{}' is not gone: PID {} could not be stopped (another user's, or stuck in the system)",
+                    run.meta.label,
+                    pids.join(", ")
+                )));
+            }
+            let left = end.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return Err(Fault::failed(format!(
+                    "'{}' did not end in time; its shim (PID {}) may be stopped or starved",
+                    run.meta.label, status.shim
+                )));
+            }
+            run.wait(generation, left);
+        }
+    }
+
+    /// Writes to the stdin of a live process.
+    pub fn input(&self, run: &Run, bytes: &[u8]) -> Result<(), Fault> {
+        const VERB: usize = "input \n".len();
+        if bytes.len() > INPUT_MAX {
+            return Err(Fault::invalid(format!("the input has {} bytes; at most {INPUT_MAX} go at once", bytes.len())));
+        }
+        check_live(run)?;
+        let _turn = self.claims.take(&format!("input of {}", run.name()))?; // the parts of two inputs must not mix
+        let end = Instant::now() + MESSAGE_TAKEN;
+        for part in bytes.chunks((MESSAGE - VERB) / 2) {
+            let hex: String = part.iter().map(|byte| format!("{byte:02x}")).collect();
+            tell(&run.dir, &format!("input {hex}\n"), end)?;
+        }
+        Ok(())
+    }
+
+    /// Sends a signal to the leader of a live process.
+    pub fn signal(&self, run: &Run, number: i32) -> Result<(), Fault> {
+        check_live(run)?;
+        tell(&run.dir, &format!("signal {number}\n"), Instant::now() + MESSAGE_TAKEN)
+    }
+
+    /// Stops the process of `run` if it runs, and starts the same command again in its place. If somebody else has done
+    /// that since `run` was looked up, the result of that is this one's too.
+    pub fn restart(&self, run: &Run, grace: Duration) -> Result<Started, Fault> {
+        let label = run.meta.label.clone();
+        let claim = self.claims.take(&label)?;
+        let newest = self.registry.all().into_iter().rev().find(|other| other.meta.label == label);
+        let newest = newest.ok_or_else(|| Fault::not_found(format!("'{label}' is not kept any more")))?;
+        if newest.id > run.id && !newest.is_over() {
+            return Ok(Started { run: newest, is_new: false });
+        }
+        let meta = newest.dir.read_meta().map_err(|problem| {
+            let what = describe_unreadable(&problem);
+            Fault::failed(format!("'{label}' cannot be started again: its meta.json {what}"))
+        })?;
+        // Before anything is stopped: a process must not be lost because it cannot be started again.
+        self.check_open()?;
+        launch::working_directory(newest.meta.working_directory.as_path())?;
+        self.stop(&newest, grace)?;
+        let previous = Some(newest.id);
+        let meta =
+            Meta { created: now_ms(), previous, max_log_bytes: self.max_log_bytes, idempotency_key: None, ..meta };
+        self.replace(claim, previous, meta)
+    }
+
+    /// No more starts from now on. Wakes everybody who waits, so that they can see it.
+    pub fn close(&self) {
+        self.is_closing.store(true, Ordering::SeqCst);
+        self.registry.all().iter().for_each(|run| run.notify());
+    }
+
+    /// The server goes, the processes stay: nobody who waits here is to wait any longer.
+    pub fn leave(&self) {
+        self.is_leaving.store(true, Ordering::SeqCst);
+        self.close();
+    }
+
+    pub fn is_leaving(&self) -> bool {
+        self.is_leaving.load(Ordering::SeqCst)
+    }
+
+    pub fn is_closing(&self) -> bool {
+        self.is_closing.load(Ordering::SeqCst)
+    }
+
+    /// Runs that are not over.
+    pub fn live(&self) -> Vec<Arc<Run>> {
+        self.registry.all().into_iter().filter(|run| !run.is_over()).collect()
+    }
+
+    /// Asks all of `runs` to stop, without waiting for any; [`stop`](Self::stop) waits.
+    pub fn ask_all(&self, runs: &[Arc<Run>], grace: Duration) {
+        for run in runs {
+            let _ = tell(&run.dir, &format!("stop {}\n", grace.as_millis()), Instant::now() + Duration::from_secs(1));
+        }
+    }
+
+    /// The run that `target` means.
+    pub fn find(&self, target: &Target) -> Result<Arc<Run>, Fault> {
+        lookup::find(&self.registry.all(), target)
+    }
+
+    pub fn get(&self, id: u64) -> Option<Arc<Run>> {
+        self.registry.get(id)
+    }
+
+    /// The run that took the place of run `id`, if one did.
+    pub fn successor(&self, id: u64) -> Option<Arc<Run>> {
+        self.registry.all().into_iter().find(|run| run.meta.previous == Some(id))
+    }
+
+    /// Whether somebody is just starting or restarting the process of this label.
+    pub fn is_being_started(&self, label: &str) -> bool {
+        self.claims.is_taken(label)
+    }
+
+    /// The newest run of each process that fits, oldest first; pid 0 is the server itself.
+    pub fn list(&self, target: &Target) -> Result<Vec<Overview>, Fault> {
+        if target.pid == Some(0) {
+            return Ok(vec![self.own_overview()]);
+        }
+        if target.pid.is_some() || target.name.is_some() {
+            return Ok(vec![overview(&*self.find(target)?)]);
+        }
+        let runs: Vec<Arc<Run>> = self
+            .registry
+            .all()
+            .into_iter()
+            .filter(|run| lookup::is_in(run, target.working_directory.as_deref()))
+            .collect();
+        Ok(lookup::newest_per_label(&runs).iter().map(|run| overview(run)).collect())
+    }
+
+    fn own_overview(&self) -> Overview {
+        let About { pid, port, started, command, log } = &self.about;
+        let log = log.display().to_string();
+        Overview {
+            run: String::new(),
+            pid: *pid as i32,
+            label: format!("persistproc {} on port {port}", env!("CARGO_PKG_VERSION")),
+            command: command.clone(),
+            working_directory: self.registry.dir.parent().unwrap_or(&self.registry.dir).display().to_string(),
+            status: State::Running.name(),
+            start_time: Some(format_ms(*started)),
+            log_stdout: log.clone(),
+            log_stderr: log.clone(),
+            log_combined: log,
+            ..Overview::default()
+        }
+    }
+}
+
+fn check_label(label: &str) -> Result<(), Fault> {
+    if label.is_empty() || label.chars().any(char::is_control) {
+        return Err(Fault::invalid("a label is one line of text"));
+    }
+    if label.bytes().all(|byte| byte.is_ascii_digit()) {
+        return Err(Fault::invalid(format!("the label '{label}' could be a PID; use at least one letter")));
+    }
+    Ok(())
+}
+
+fn check_live(run: &Run) -> Result<(), Fault> {
+    let status = run.status();
+    if run.is_over() || status.state != State::Running {
+        return Err(Fault::conflict(format!("'{}' {}", run.meta.label, describe_end(&status))));
+    }
+    Ok(())
+}
+
+fn already_running(run: &Run) -> Fault {
+    Fault::conflict(format!(
+        "'{}' is already running with PID {}; restart it, or stop it first",
+        run.meta.label,
+        run.status().pid
+    ))
+}
+
+/// Writes one message to a shim. One whose process has just ended is no error: waiting then shows its end.
+fn tell(dir: &RunDir, message: &str, end: Instant) -> Result<(), Fault> {
+    loop {
+        let sent = sys::open_fifo_writer(&dir.ctl()).and_then(|mut fifo| fifo.write_all(message.as_bytes()));
+        match sent {
+            Ok(()) => return Ok(()),
+            Err(error) if matches!(error.raw_os_error(), Some(sys::ENXIO | sys::ENOENT)) => return Ok(()),
+            // Full: the shim is stopped or starved. It reads when it runs again.
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock && Instant::now() < end => {
+                std::thread::sleep(Duration::from_millis(20));
+            }
+            Err(error) => {
+                return Err(Fault::failed(format!("cannot reach the shim of {}: {error}", dir.path().display())));
+            }
+        }
+    }
+}
+
+/// A process as `list` shows it, in the words of the Python program and with its members; absent ones are left out.
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct Overview {
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub run: String,
+    pub pid: i32,
+    pub label: String,
+    pub command: Vec<String>,
+    pub working_directory: String,
+    pub status: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub start_time: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub end_time: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub exit_code: Option<i32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub signal: Option<String>,
+    pub log_stdout: String,
+    pub log_stderr: String,
+    pub log_combined: String,
+    /// Why it could not be started, or what is wrong with it now.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub error: Option<String>,
+}
+
+/// What `list` shows of a run.
+pub fn overview(run: &Run) -> Overview {
+    let status = run.status();
+    let time = |ms: Option<u64>| ms.filter(|&ms| ms > 0).map(format_ms);
+    let log = |stream: Stream| run.dir.path().join(stream.file_name()).display().to_string();
+    Overview {
+        run: run.name(),
+        pid: status.pid,
+        label: run.meta.label.clone(),
+        command: run.meta.argv.iter().map(Word::shown).collect(),
+        working_directory: run.meta.working_directory.shown(),
+        status: status.state.name(),
+        start_time: time(Some(if status.started > 0 { status.started } else { run.meta.created })),
+        end_time: time(status.ended.or(status.leader_ended)),
+        exit_code: status.exit_code,
+        signal: status.signal.map(sys::signal_name),
+        log_stdout: log(Stream::Stdout),
+        log_stderr: log(Stream::Stderr),
+        log_combined: log(Stream::Combined),
+        error: problem(&status),
+    }
+}
+
+/// `is missing`, `is damaged: …`: what is the matter with a file of a run.
+pub fn describe_unreadable(problem: &Unreadable) -> String {
+    match problem {
+        Unreadable::Missing => "is missing".into(),
+        Unreadable::Newer(version) => format!("has format {version}, which is newer than this persistproc"),
+        Unreadable::Damaged(error) => format!("is damaged ({error})"),
+    }
+}
+
+/// What is wrong with a run, in a few words.
+pub fn problem(status: &Status) -> Option<String> {
+    let lost = (status.lost_bytes > 0).then(|| format!("{} bytes of output were lost", status.lost_bytes));
+    let capture = || status.trouble.as_ref().map(|trouble| format!("output is held up: {trouble}"));
+    let unknown =
+        || (status.state == State::Lost).then(|| "its shim was killed, so nobody knows how it ended".to_string());
+    status.error.as_ref().map(|error| error.text.clone()).or(lost).or_else(capture).or_else(unknown)
+}
+
+/// `exited with code 1`, `was ended by SIGKILL`, `could not be started: …`: the end of a run, for people and models.
+pub fn describe_end(status: &Status) -> String {
+    let how = match (status.exit_code, status.signal) {
+        (Some(code), _) => format!("exit code {code}"),
+        (None, Some(signal)) => sys::signal_name(signal),
+        (None, None) => String::new(),
+    };
+    match status.state {
+        State::Running => "is running".into(),
+        State::Detached => format!("has ended ({how}), but processes that it started go on"),
+        State::Exited => format!("has ended by itself ({how})"),
+        State::Terminated if how.is_empty() => "was stopped".into(),
+        State::Terminated => format!("was stopped ({how})"),
+        State::Failed => format!("could not be started: {}", problem(status).unwrap_or_default()),
+        State::Lost => format!("is lost: {}", problem(status).unwrap_or_default()),
+    }
+}

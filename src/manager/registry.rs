@@ -1,0 +1,166 @@
+//! Runs on disk → a table in memory. Reading `runs/` is how every server begins, after a crash or not: there is no
+//! second way. What cannot be read is reported and left alone, and never hides the rest.
+
+use super::launch::{UNBORN, run_number};
+use super::watch::{OnEnd, Run};
+use crate::rundir::{FORMAT, Meta, RunDir, Unreadable};
+use crate::words::Word;
+use std::collections::BTreeMap;
+use std::fs;
+use std::io;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, MutexGuard};
+
+/// Finished runs that are kept; older ones are removed. Live ones never are.
+pub const KEPT: usize = 50;
+
+pub struct Registry {
+    pub dir: PathBuf,
+    table: Mutex<Table>,
+    notify: Notify,
+}
+
+/// Takes what belongs into the server's log. Never waits.
+pub type Notify = Box<dyn Fn(String) + Send + Sync>;
+
+#[derive(Default)]
+struct Table {
+    runs: BTreeMap<u64, Arc<Run>>,
+    next: u64,
+}
+
+impl Registry {
+    /// Reads the directory of all runs, which must exist.
+    pub fn open(dir: PathBuf, notify: Notify) -> io::Result<Arc<Registry>> {
+        let registry = Arc::new(Registry { dir, table: Mutex::default(), notify });
+        let found = registry.scan()?;
+        registry.lock().next = found.last_key_value().map_or(1, |(id, _)| id + 1);
+        let mut finished = 0;
+        let mut old = Vec::new();
+        for (id, dir) in found.into_iter().rev() {
+            let is_live = dir.shim_lives();
+            finished += usize::from(!is_live);
+            if is_live || finished <= KEPT { registry.load(id, dir) } else { old.push(dir) }
+        }
+        let remover = registry.clone();
+        let remove = move || old.iter().for_each(|dir| remover.remove(dir));
+        std::thread::Builder::new().name("clean-up".into()).spawn(remove).map(drop)?;
+        Ok(registry)
+    }
+
+    fn scan(&self) -> io::Result<BTreeMap<u64, RunDir>> {
+        let mut found = BTreeMap::new();
+        for entry in fs::read_dir(&self.dir)? {
+            let Ok(entry) = entry else { continue };
+            let name = entry.file_name().to_string_lossy().into_owned();
+            let dir = RunDir(entry.path());
+            if name.starts_with(UNBORN) {
+                // Its server was killed while it made this; we hold the server's lock, so nobody is making it now.
+                let _ = fs::remove_dir_all(dir.path());
+            } else if let Some(id) =
+                run_number(&name).filter(|_| dir.lock().exists() || dir.path().join("meta.json").exists())
+            {
+                found.insert(id, dir);
+            } else {
+                self.notice(format!("left alone, not a run: {}", dir.path().display()));
+            }
+        }
+        Ok(found)
+    }
+
+    fn load(self: &Arc<Registry>, id: u64, dir: RunDir) {
+        let meta = match dir.read_meta() {
+            Ok(meta) => meta,
+            Err(Unreadable::Newer(version)) => {
+                return self.notice(format!(
+                    "left alone: {} was written by a newer persistproc (format {version})",
+                    dir.path().display()
+                ));
+            }
+            Err(problem) => {
+                let what = super::describe_unreadable(&problem);
+                self.notice(format!("{}: meta.json {what}, so this run cannot be started again", dir.path().display()));
+                substitute(&dir)
+            }
+        };
+        let run = Arc::new(Run::new(id, dir, meta));
+        self.adopt(run, None);
+    }
+
+    /// Takes a run into the table and follows it to its end.
+    pub fn adopt(self: &Arc<Registry>, run: Arc<Run>, shim: Option<std::process::Child>) {
+        self.lock().runs.insert(run.id, run.clone());
+        let registry = self.clone();
+        let on_end: OnEnd = Box::new(move |run| {
+            let status = run.status();
+            registry.notice(format!("{} '{}' {}", run.name(), run.meta.label, super::describe_end(&status)));
+            registry.retire();
+        });
+        if let Err(problem) = run.follow(shim, on_end) {
+            self.notice(format!("{}: {problem}", run.dir.path().display()));
+        }
+    }
+
+    /// The number of the next run. Numbers are never given twice, also if the run then cannot be started.
+    pub fn next_id(&self) -> u64 {
+        let mut table = self.lock();
+        table.next = table.next.max(1);
+        table.next += 1;
+        table.next - 1
+    }
+
+    /// All runs, oldest first.
+    pub fn all(&self) -> Vec<Arc<Run>> {
+        self.lock().runs.values().cloned().collect()
+    }
+
+    pub fn get(&self, id: u64) -> Option<Arc<Run>> {
+        self.lock().runs.get(&id).cloned()
+    }
+
+    /// Removes finished runs beyond the newest `KEPT`.
+    pub fn retire(&self) {
+        let old: Vec<Arc<Run>> = {
+            let mut table = self.lock();
+            let finished: Vec<u64> = table.runs.values().rev().filter(|run| run.is_over()).map(|run| run.id).collect();
+            finished.iter().skip(KEPT).filter_map(|id| table.runs.remove(id)).collect()
+        };
+        old.iter().for_each(|run| self.remove(&run.dir));
+    }
+
+    fn remove(&self, dir: &RunDir) {
+        if matches!(dir.read_meta(), Err(Unreadable::Newer(_))) {
+            return;
+        }
+        if let Err(error) = fs::remove_dir_all(dir.path())
+            && error.kind() != io::ErrorKind::NotFound
+        {
+            self.notice(format!("cannot remove the old run {}: {error}", dir.path().display()));
+        }
+    }
+
+    pub fn notice(&self, text: String) {
+        (self.notify)(text);
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Table> {
+        // Each change is one insertion or removal, so a panic elsewhere leaves the table whole.
+        self.table.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+    }
+}
+
+/// Stands for a `meta.json` that cannot be read, so that the run is seen, read and stopped all the same.
+fn substitute(dir: &RunDir) -> Meta {
+    let name = dir.path().file_name().unwrap_or_default().to_string_lossy().into_owned();
+    Meta {
+        version: FORMAT,
+        argv: vec![Word::from("?")],
+        working_directory: Word::from("?"),
+        environment: Vec::new(),
+        label: name,
+        created: 0,
+        previous: None,
+        max_log_bytes: 0,
+        idempotency_key: None,
+    }
+}

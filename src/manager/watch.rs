@@ -1,0 +1,176 @@
+//! One run as the server sees it: a cache of its status, refreshed when the doorbell rings, and a place to wait at.
+//!
+//! A live run has a thread that sleeps in a read of the `events` FIFO. End of file there means that the shim is gone.
+//! The cache is only ever behind the files by a doorbell; whoever waits looks again once a second, so a bell that
+//! somebody else swallowed (`cat events`) costs a second and not the answer.
+
+use crate::rundir::{Meta, RunDir, STATUS_CHANGED, StartError, State, Status, Unreadable};
+use crate::sys;
+use std::io::Read;
+use std::process::Child;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard};
+use std::time::{Duration, Instant};
+
+/// The longest that a waiter sleeps before it looks for itself.
+const LOOK: Duration = Duration::from_secs(1);
+/// A dying process closes its descriptors one by one: the lock may go a moment after the FIFO.
+const LAST_BREATH: Duration = Duration::from_secs(2);
+const STACK: usize = 256 << 10;
+
+/// One run. Cheap to share; holds no file open.
+pub struct Run {
+    pub id: u64,
+    pub dir: RunDir,
+    /// Without its environment, which is large and full of secrets: who needs it reads the file again.
+    pub meta: Meta,
+    seen: Mutex<Seen>,
+    changed: Condvar,
+}
+
+struct Seen {
+    status: Arc<Status>,
+    /// The shim is gone, so nothing changes any more.
+    is_over: bool,
+    /// Counts what happened; tells a waiter that it must look.
+    generation: u64,
+}
+
+/// What [`Run::follow`] tells when a run is over.
+pub type OnEnd = Box<dyn FnOnce(&Run) + Send>;
+
+impl Run {
+    /// A run whose shim has just been started or was found on disk; call [`follow`](Self::follow) next.
+    pub fn new(id: u64, dir: RunDir, meta: Meta) -> Run {
+        let meta = Meta { environment: Vec::new(), ..meta };
+        let seen = Seen { status: Arc::default(), is_over: false, generation: 0 };
+        Run { id, dir, meta, seen: Mutex::new(seen), changed: Condvar::new() }
+    }
+
+    /// As users write it: `r12`.
+    pub fn name(&self) -> String {
+        format!("r{}", self.id)
+    }
+
+    /// Starts the thread that follows the events of the shim, or, if that is gone already, takes the final status.
+    /// `shim` is the process if this server started it and so must reap it. `Err` with what the status has against being
+    /// read.
+    pub fn follow(self: &Arc<Run>, shim: Option<Child>, on_end: OnEnd) -> Result<(), String> {
+        if shim.is_none() && !self.dir.shim_lives() {
+            return self.refresh(true);
+        }
+        let read = self.refresh(false);
+        let run = self.clone();
+        let follow = move || {
+            run.listen();
+            if let Some(mut shim) = shim {
+                let _ = shim.wait();
+            }
+            let begun = Instant::now();
+            while run.dir.shim_lives() && begun.elapsed() < LAST_BREATH {
+                std::thread::sleep(Duration::from_millis(1));
+            }
+            let _ = run.refresh(true);
+            on_end(&run);
+        };
+        let thread = std::thread::Builder::new().name(self.name()).stack_size(STACK).spawn(follow);
+        read.and(thread.map(drop).map_err(|error| format!("no thread to follow it: {error}")))
+    }
+
+    /// Until the shim is gone: its end of the FIFO closes with it.
+    fn listen(&self) {
+        let Ok(mut bell) = sys::open_fifo_reader(&self.dir.events()) else { return };
+        let mut tones = [0; 512];
+        // What rang before the FIFO was open is caught up with here.
+        let _ = self.refresh(false);
+        loop {
+            match bell.read(&mut tones) {
+                Ok(0) => return,
+                Ok(n) if tones[..n].contains(&STATUS_CHANGED) => drop(self.refresh(false)),
+                Ok(_) => self.notify(),
+                Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
+                Err(_) => return,
+            }
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Seen> {
+        // The guarded values are replaced whole, so a panic elsewhere leaves nothing half done.
+        self.seen.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+    }
+
+    /// Reads the status file; `shim_gone` says that it is final. `Err` with what is wrong with the file.
+    fn refresh(&self, shim_gone: bool) -> Result<(), String> {
+        let (read, problem) = match self.dir.read_status() {
+            Ok(status) => (Some(status), None),
+            Err(Unreadable::Missing) => (None, None),
+            Err(problem) => (None, Some(format!("status.json {}", super::describe_unreadable(&problem)))),
+        };
+        let mut seen = self.lock();
+        if seen.is_over {
+            return Ok(());
+        }
+        if shim_gone {
+            seen.status = Arc::new(conclude(read, problem.as_deref()));
+            seen.is_over = true;
+        } else if let Some(status) = read {
+            seen.status = Arc::new(status);
+        }
+        seen.generation += 1;
+        drop(seen);
+        self.changed.notify_all();
+        problem.map_or(Ok(()), Err)
+    }
+
+    /// Wakes whoever waits, to look again.
+    pub fn notify(&self) {
+        self.lock().generation += 1;
+        self.changed.notify_all();
+    }
+
+    /// The status as last seen.
+    pub fn status(&self) -> Arc<Status> {
+        self.lock().status.clone()
+    }
+
+    /// Whether the shim is gone, so that status and logs are final.
+    pub fn is_over(&self) -> bool {
+        self.lock().is_over
+    }
+
+    /// To be asked for *before* looking at status and logs, and then given to [`wait`](Self::wait): what happens in
+    /// between is not missed.
+    pub fn generation(&self) -> u64 {
+        self.lock().generation
+    }
+
+    /// Sleeps until something happened after `generation`, or until it is time to look again: after `limit`, at most a
+    /// second.
+    pub fn wait(&self, generation: u64, limit: Duration) {
+        let seen = self.lock();
+        let unchanged = |seen: &mut Seen| seen.generation == generation && !seen.is_over;
+        let (seen, waited) = self
+            .changed
+            .wait_timeout_while(seen, limit.min(LOOK), unchanged)
+            .unwrap_or_else(|poisoned| poisoned.into_inner());
+        drop(seen);
+        if waited.timed_out() && limit >= LOOK {
+            let _ = self.refresh(false);
+        }
+    }
+}
+
+/// What is known of a run whose shim is gone.
+fn conclude(read: Option<Status>, problem: Option<&str>) -> Status {
+    let unborn = || {
+        let text = "its server was killed before it could start it".into();
+        Status { error: Some(StartError { errno: 0, text }), ..Status::default() }
+    };
+    let mut status = read.unwrap_or_else(unborn);
+    if let Some(problem) = problem {
+        status.state = State::Lost;
+        status.trouble = Some(problem.into());
+    } else if status.state.is_live() {
+        status.state = State::Lost;
+    }
+    status
+}

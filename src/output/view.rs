@@ -1,0 +1,212 @@
+//! How lines are shown to a model: what a terminal would show of them, as text without anything that only a terminal
+//! could use. People and files get the bytes as they are.
+//!
+//! A pure state machine over one line: bounded in memory, total over all bytes, and never in the middle of a character.
+
+/// Columns that a line may have; what lies beyond is counted and not kept.
+const COLUMNS: usize = 16 << 10;
+
+/// What a terminal shows after it was sent `line` (ECMA-48): escape and control sequences gone, `\r` and `\b` obeyed, so
+/// that of a progress bar the last picture is left. Invalid UTF-8 becomes `�`.
+pub fn clean(line: &[u8]) -> String {
+    // Nearly all lines hold nothing to obey.
+    if let Ok(text) = std::str::from_utf8(line)
+        && !text.chars().any(|c| c.is_control() && c != '\t')
+    {
+        return text.trim_end().to_string();
+    }
+    let mut screen = Screen::default();
+    let mut state = State::Text;
+    for c in String::from_utf8_lossy(line).chars() {
+        state = state.step(c, &mut screen);
+    }
+    let text: String = screen.cells.into_iter().collect();
+    text.trim_end().to_string()
+}
+
+/// One line of a terminal.
+#[derive(Default)]
+struct Screen {
+    cells: Vec<char>,
+    column: usize,
+}
+
+impl Screen {
+    fn put(&mut self, c: char) {
+        if self.column >= COLUMNS {
+            return;
+        }
+        if self.column >= self.cells.len() {
+            self.cells.resize(self.column, ' ');
+            self.cells.push(c);
+        } else {
+            self.cells[self.column] = c;
+        }
+        self.column += 1;
+    }
+
+    /// `CSI … final`, as far as it moves within the line or erases in it.
+    fn obey(&mut self, parameter: &Parameter, last: char) {
+        let count = parameter.value.unwrap_or(0);
+        let steps = count.max(1);
+        match last {
+            'C' => self.column = (self.column + steps).min(COLUMNS),
+            'D' => self.column = self.column.saturating_sub(steps),
+            'G' | '`' => self.column = (steps - 1).min(COLUMNS),
+            'K' if count == 0 => self.cells.truncate(self.column),
+            'K' if count == 1 => {
+                let end = (self.column + 1).min(self.cells.len());
+                self.cells[..end].fill(' ');
+            }
+            'K' if count == 2 => self.cells.clear(),
+            // Clearing the screen clears the line, too.
+            'J' if count >= 2 => self.cells.clear(),
+            _ => {}
+        }
+    }
+}
+
+/// The first parameter of a control sequence; others do not matter here.
+#[derive(Clone, Copy, Default)]
+struct Parameter {
+    value: Option<usize>,
+    is_done: bool,
+}
+
+impl Parameter {
+    fn push(mut self, c: char) -> Parameter {
+        match c.to_digit(10) {
+            Some(digit) if !self.is_done => {
+                self.value = Some((self.value.unwrap_or(0) * 10 + digit as usize).min(COLUMNS));
+            }
+            Some(_) => {}
+            None => self.is_done = true,
+        }
+        self
+    }
+}
+
+enum State {
+    Text,
+    /// Behind ESC.
+    Escape,
+    /// Behind ESC and an intermediate character: one final character follows.
+    Designate,
+    /// In a control sequence, behind CSI.
+    Control(Parameter),
+    /// In a control string (OSC, DCS, SOS, PM, APC), up to ST or BEL.
+    String,
+    /// In a control string, behind ESC.
+    StringEscape,
+}
+
+impl State {
+    fn step(self, c: char, screen: &mut Screen) -> State {
+        match (self, c) {
+            (State::String | State::StringEscape, '\u{7}' | '\u{9c}') | (State::StringEscape, '\\') => State::Text,
+            (State::String | State::StringEscape, '\u{1b}') => State::StringEscape,
+            (State::String | State::StringEscape, _) => State::String,
+            // CAN and SUB end any sequence, ESC begins another.
+            (_, '\u{18}' | '\u{1a}') => State::Text,
+            (_, '\u{1b}') => State::Escape,
+            (_, '\u{9b}') => State::Control(Parameter::default()),
+            (_, '\u{90}' | '\u{98}' | '\u{9d}'..='\u{9f}') => State::String,
+            (state, '\r') => {
+                screen.column = 0;
+                state
+            }
+            (state, '\u{8}') => {
+                screen.column = screen.column.saturating_sub(1);
+                state
+            }
+            (State::Text, '\t') => {
+                screen.put('\t');
+                State::Text
+            }
+            (state, c) if c.is_control() => state,
+            (State::Text, c) => {
+                screen.put(c);
+                State::Text
+            }
+            (State::Escape, '[') => State::Control(Parameter::default()),
+            (State::Escape, ']' | 'P' | 'X' | '^' | '_') => State::String,
+            (State::Escape | State::Designate, ' '..='/') => State::Designate,
+            (State::Escape | State::Designate, _) => State::Text,
+            (State::Control(parameter), '@'..='~') => {
+                screen.obey(&parameter, c);
+                State::Text
+            }
+            (State::Control(parameter), _) => State::Control(parameter.push(c)),
+        }
+    }
+}
+
+/// At most `most` characters of `text`; if it is longer, an end that tells how long it was.
+pub fn clip(text: &str, most: usize) -> String {
+    match text.char_indices().nth(most) {
+        None => text.to_string(),
+        Some((end, _)) => format!("{}… [{} characters]", &text[..end], text.chars().count()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_model_sees_what_a_terminal_would_show() {
+        for (line, shown) in [
+            (&b"plain"[..], "plain"),
+            (b"\tindented\ttext  ", "\tindented\ttext"),
+            (b"\x1b[32mready\x1b[39m in \x1b[1m300\x1b[22m ms", "ready in 300 ms"),
+            (b"\x1b]8;;http://x\x1b\\link\x1b]8;;\x07 end", "link end"),
+            (b"\x1b]0;title\x07text", "text"),
+            (b"10%\r20%\r100%", "100%"),
+            (b"Downloading 50%\r\x1b[KDone", "Done"),
+            (b"Downloading\rDone", "Doneloading"),
+            (b"abc\x1b[2K\rxy", "xy"),
+            (b"abc\x1b[2Dx", "axc"),
+            (b"abc\x1b[1Gx\x1b[10Gy", "xbc      y"),
+            (b"abcdef\x1b[3G\x1b[1Kx", "  xdef"),
+            (b"spin\x08\x08in", "spin"),
+            (b"line\r", "line"),
+            (b"bell\x07 nul\0 del\x7f end", "bell nul del end"),
+            (b"\x1b(Bascii \x1b=keypad\x1b>", "ascii keypad"),
+            ("C1: \u{9b}31mred\u{9d}title\u{9c} end".as_bytes(), "C1: red end"),
+            (b"bad \xff\xfe utf8 \xc3", "bad \u{fffd}\u{fffd} utf8 \u{fffd}"),
+            ("w\u{f6}rter \u{2603}\r\u{dc}".as_bytes(), "\u{dc}\u{f6}rter \u{2603}"),
+            (b"open \x1b[3", "open"),
+            (b"\x1b]never closed", ""),
+            (b"\x1bPdcs\x1b\\after", "after"),
+            (b"ab\x1b[31\x18mc", "abmc"),
+            (b"", ""),
+        ] {
+            assert_eq!(clean(line), shown, "{:?}", String::from_utf8_lossy(line));
+        }
+    }
+
+    #[test]
+    fn no_bytes_make_it_panic_or_grow() {
+        let mut seed = 1u64;
+        let alphabet = b"\x1b[]0123456789;KGCDJm\r\x08\x07\\PX^_( ab\xc2\x9b\x9d\xff\t\0";
+        for round in 0..20_000 {
+            let mut line = Vec::new();
+            for _ in 0..round % 60 {
+                seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+                line.push(alphabet[(seed >> 33) as usize % alphabet.len()]);
+            }
+            let shown = clean(&line);
+            assert!(shown.chars().count() <= COLUMNS);
+            assert!(shown.chars().all(|c| !c.is_control() || c == '\t'), "{line:?}");
+        }
+        let far = clean(b"\x1b[99999999999999999999Cx\x1b[99999G y");
+        assert!(far.len() <= COLUMNS);
+    }
+
+    #[test]
+    fn long_lines_are_clipped_between_characters_and_their_length_is_told() {
+        assert_eq!(clip("abc", 3), "abc");
+        assert_eq!(clip("\u{e4}\u{f6}\u{fc}\u{df}", 2), "\u{e4}\u{f6}\u{2026} [4 characters]");
+        assert_eq!(clip("", 0), "");
+    }
+}
