@@ -1,0 +1,211 @@
+//! A blocking HTTP/1.1 client for one server on this machine: one kept connection, bounded answers, no host names.
+
+use super::HEAD_MAX;
+use super::head::{Body, Head, parse_response};
+use crate::sys;
+use std::io::{self, Read, Write};
+use std::net::{Ipv4Addr, SocketAddr, TcpStream};
+use std::os::fd::AsRawFd;
+use std::time::{Duration, Instant};
+
+/// Larger answers than this are a fault of the server.
+const BODY_MAX: usize = 64 << 20;
+const CONNECT: Duration = Duration::from_secs(2);
+const BLOCK: usize = 64 << 10;
+
+/// What is sent.
+#[derive(Clone, Debug, Default)]
+pub struct Call<'a> {
+    pub method: &'a str,
+    /// Path and query.
+    pub target: &'a str,
+    pub headers: Vec<(&'a str, String)>,
+    pub body: &'a [u8],
+}
+
+/// What came back.
+#[derive(Debug)]
+pub struct Answer {
+    pub head: Head,
+    pub body: Vec<u8>,
+}
+
+/// One server, with the connection to it that is kept between calls.
+pub struct Client {
+    address: SocketAddr,
+    kept: Option<Connection>,
+}
+
+struct Connection {
+    stream: TcpStream,
+    /// Read and not yet used.
+    buffer: Vec<u8>,
+}
+
+impl Client {
+    /// The server on 127.0.0.1 at `port`.
+    pub fn new(port: u16) -> Client {
+        Client { address: SocketAddr::from((Ipv4Addr::LOCALHOST, port)), kept: None }
+    }
+
+    /// Sends one request and waits up to `patience` for the whole answer. It is sent once: whether a request that got no
+    /// answer was obeyed cannot be known, so only the caller can say whether to repeat it.
+    pub fn send(&mut self, call: &Call, patience: Duration) -> io::Result<Answer> {
+        let end = Instant::now() + patience;
+        let connection = match self.kept.take().filter(Connection::is_usable) {
+            Some(kept) => kept,
+            None => Connection { stream: connect(self.address)?, buffer: Vec::new() },
+        };
+        self.exchange(connection, call, end)
+    }
+
+    fn exchange(&mut self, mut connection: Connection, call: &Call, end: Instant) -> io::Result<Answer> {
+        let mut out = format!("{} {} HTTP/1.1\r\nHost: {}\r\n", call.method, call.target, self.address);
+        for (name, value) in &call.headers {
+            out.push_str(&format!("{name}: {value}\r\n"));
+        }
+        out.push_str(&format!("Content-Length: {}\r\n\r\n", call.body.len()));
+        let mut out = out.into_bytes();
+        out.extend_from_slice(call.body);
+        connection.stream.set_write_timeout(Some(left(end)?))?;
+        // A server that refuses early answers and closes while we still write: then its answer counts, not our error.
+        let written = connection.stream.write_all(&out);
+        let head = loop {
+            match connection.read_head(end) {
+                Err(_) if written.is_err() => return Err(written.err().unwrap_or(io::ErrorKind::BrokenPipe.into())),
+                Err(error) => return Err(error),
+                Ok(head) if head.status < 200 => {}
+                Ok(head) => break head,
+            }
+        };
+        let framing = head.response_body().map_err(|_| bad("the length of its body makes no sense"))?;
+        let body = match framing {
+            Body::Sized(length) => connection.take(length, end)?,
+            Body::Chunked => connection.take_chunked(end)?,
+            Body::UntilClose => connection.take_all(end)?,
+        };
+        if head.keeps_alive() && framing != Body::UntilClose && written.is_ok() {
+            self.kept = Some(connection);
+        }
+        Ok(Answer { head, body })
+    }
+}
+
+fn connect(address: SocketAddr) -> io::Result<TcpStream> {
+    let stream = TcpStream::connect_timeout(&address, CONNECT)?;
+    // While nobody listens on a port of the ephemeral range, the system may pick that very port for our side and
+    // connect us to ourselves (tcp(7), simultaneous open), which also takes the port from the server.
+    if stream.local_addr()? == address {
+        return Err(io::ErrorKind::ConnectionRefused.into());
+    }
+    stream.set_nodelay(true)?;
+    Ok(stream)
+}
+
+impl Connection {
+    /// Whether the server has neither closed it in the meantime nor said something unasked.
+    fn is_usable(&self) -> bool {
+        self.buffer.is_empty() && !sys::poll_readable([self.stream.as_raw_fd()], Some(Duration::ZERO))[0]
+    }
+
+    fn read_head(&mut self, end: Instant) -> io::Result<Head> {
+        loop {
+            let parsed = parse_response(&self.buffer).map_err(|_| bad("it does not speak HTTP/1.1"))?;
+            if let Some((head, length)) = parsed {
+                self.buffer.drain(..length);
+                return Ok(head);
+            }
+            if self.buffer.len() > HEAD_MAX {
+                return Err(bad("its head is too long"));
+            }
+            if self.fill(end)? == 0 {
+                let nothing = self.buffer.is_empty();
+                return Err(if nothing {
+                    io::ErrorKind::ConnectionAborted.into()
+                } else {
+                    io::ErrorKind::UnexpectedEof.into()
+                });
+            }
+        }
+    }
+
+    fn fill(&mut self, end: Instant) -> io::Result<usize> {
+        self.stream.set_read_timeout(Some(left(end)?))?;
+        let filled = self.buffer.len();
+        self.buffer.resize(filled + BLOCK, 0);
+        let read = loop {
+            match self.stream.read(&mut self.buffer[filled..]) {
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => break Err(io::ErrorKind::TimedOut.into()),
+                read => break read,
+            }
+        };
+        self.buffer.truncate(filled + *read.as_ref().unwrap_or(&0));
+        read
+    }
+
+    fn take(&mut self, length: usize, end: Instant) -> io::Result<Vec<u8>> {
+        if length > BODY_MAX {
+            return Err(bad("its body is too long"));
+        }
+        while self.buffer.len() < length {
+            if self.fill(end)? == 0 {
+                return Err(io::ErrorKind::UnexpectedEof.into());
+            }
+        }
+        let rest = self.buffer.split_off(length);
+        Ok(std::mem::replace(&mut self.buffer, rest))
+    }
+
+    fn take_all(&mut self, end: Instant) -> io::Result<Vec<u8>> {
+        while self.buffer.len() <= BODY_MAX {
+            if self.fill(end)? == 0 {
+                return Ok(std::mem::take(&mut self.buffer));
+            }
+        }
+        Err(bad("its body is too long"))
+    }
+
+    fn take_line(&mut self, end: Instant) -> io::Result<Vec<u8>> {
+        loop {
+            if let Some(newline) = memchr::memchr(b'\n', &self.buffer) {
+                let mut line = self.take(newline + 1, end)?;
+                line.truncate(line.trim_ascii_end().len());
+                return Ok(line);
+            }
+            if self.buffer.len() > HEAD_MAX {
+                return Err(bad("a line of it is too long"));
+            }
+            if self.fill(end)? == 0 {
+                return Err(io::ErrorKind::UnexpectedEof.into());
+            }
+        }
+    }
+
+    fn take_chunked(&mut self, end: Instant) -> io::Result<Vec<u8>> {
+        let mut body = Vec::new();
+        loop {
+            let line = self.take_line(end)?;
+            let digits = line.split(|&b| b == b';').next().unwrap_or(&[]);
+            let size = std::str::from_utf8(digits).ok().and_then(|d| usize::from_str_radix(d.trim(), 16).ok());
+            let size = size
+                .filter(|size| *size <= BODY_MAX - body.len())
+                .ok_or_else(|| bad("a chunk of it makes no sense"))?;
+            if size == 0 {
+                while !self.take_line(end)?.is_empty() {}
+                return Ok(body);
+            }
+            body.extend(self.take(size, end)?);
+            self.take_line(end)?;
+        }
+    }
+}
+
+fn left(end: Instant) -> io::Result<Duration> {
+    let left = end.saturating_duration_since(Instant::now());
+    if left.is_zero() { Err(io::ErrorKind::TimedOut.into()) } else { Ok(left) }
+}
+
+fn bad(what: &str) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, format!("the answer makes no sense: {what}"))
+}
