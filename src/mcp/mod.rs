@@ -1,0 +1,8 @@
+//! The Model Context Protocol: envelope, both eras on one endpoint, and the three tools as data. Knows neither sockets
+//! nor HTTP; whoever carries the messages hands in the headers that the protocol has rules for.
+
+mod arguments;
+pub mod protocol;
+mod rpc;
+mod text;
+pub mod tools;

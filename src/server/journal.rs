@@ -1,0 +1,61 @@
+//! `server.log`: what the server did, a line each, in two files of at most a MiB. Never what processes printed, and
+//! never what is in their environment.
+
+use crate::log::stamp::{format_ms, now_ms};
+use std::fs::{File, OpenOptions};
+use std::io::{self, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::PathBuf;
+
+const MAX: u64 = 1 << 20;
+
+pub struct Journal {
+    path: PathBuf,
+    file: File,
+    size: u64,
+}
+
+impl Journal {
+    pub fn open(path: PathBuf) -> io::Result<Journal> {
+        let file = OpenOptions::new().append(true).create(true).mode(0o600).open(&path)?;
+        let size = file.metadata()?.len();
+        Ok(Journal { path, file, size })
+    }
+
+    /// Adds a line. That it cannot be written, on a full disk, is no reason to do anything else.
+    pub fn write(&mut self, text: &str) {
+        let line = format!("{} {}\n", format_ms(now_ms()), text.replace(['\n', '\r'], " "));
+        if self.size + line.len() as u64 > MAX {
+            let _ = self.rotate();
+        }
+        if self.file.write_all(line.as_bytes()).is_ok() {
+            self.size += line.len() as u64;
+        }
+    }
+
+    fn rotate(&mut self) -> io::Result<()> {
+        std::fs::rename(&self.path, self.path.with_extension("log.1"))?;
+        *self = Journal::open(self.path.clone())?;
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn two_files_of_a_mebibyte_hold_the_newest_lines() {
+        let dir = std::env::temp_dir().join(format!("persistproc-journal-{}", std::process::id()));
+        std::fs::create_dir_all(&dir).unwrap();
+        let mut journal = Journal::open(dir.join("server.log")).unwrap();
+        for i in 0..3000 {
+            journal.write(&format!("line {i}\n{}", "x".repeat(1000)));
+        }
+        let read = |name: &str| std::fs::read_to_string(dir.join(name)).unwrap();
+        let (old, new) = (read("server.log.1"), read("server.log"));
+        assert!(old.len() as u64 <= MAX && new.len() as u64 <= MAX);
+        assert!(new.lines().last().unwrap().contains("line 2999 x"));
+        std::fs::remove_dir_all(dir).unwrap();
+    }
+}

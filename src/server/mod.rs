@@ -1,0 +1,340 @@
+//! The process behind `serve`: takes the data directory and the port, answers, and ends in order. It holds nothing that
+//! is not on disk; processes belong to their shims.
+
+pub mod follow;
+mod gate;
+mod journal;
+pub mod routes;
+mod welcome;
+
+use crate::config::Config;
+use crate::fault::Fault;
+use crate::http::client::{Call, Client};
+use crate::http::server::{Limits, Server};
+use crate::log::stamp::now_ms;
+use crate::manager::watch::Run;
+use crate::manager::{About, GRACE, Manager};
+use crate::{procs, sys};
+use gate::Gate;
+use journal::Journal;
+use routes::Routes;
+use serde::{Deserialize, Serialize};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+use signal_hook::iterator::Signals;
+use std::fs::{DirBuilder, File, OpenOptions, TryLockError};
+use std::io::{self, Read, Seek};
+use std::net::{Ipv4Addr, TcpListener};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
+use std::time::{Duration, Instant};
+
+/// A server that was killed while it started a shim leaves a child between fork and exec that holds its lock and its
+/// port for a moment more. So both are asked for this long before another server is believed in.
+const PATIENCE: Duration = Duration::from_millis(500);
+/// How long answers that are on their way may take at the end.
+const LAST_ANSWERS: Duration = Duration::from_secs(3);
+/// Events that may wait to be looked at; notices beyond that are dropped.
+const EVENTS: usize = 1024;
+/// While processes are being stopped, the person at the terminal hears something this often.
+const PROGRESS: Duration = Duration::from_secs(2);
+
+/// Who has a data directory: content of `server.lock`, and of `GET /health`.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Holder {
+    pub pid: u32,
+    pub port: u16,
+    pub version: String,
+    pub data_dir: PathBuf,
+}
+
+/// The wish to end this server.
+pub struct Leave {
+    /// Processes go on.
+    pub keep: bool,
+    /// Gets what could not be stopped, a line each.
+    pub report: Option<SyncSender<Vec<String>>>,
+}
+
+/// Everything that the server's main loop hears of.
+pub enum Event {
+    /// A line for the log.
+    Notice(String),
+    Signal(i32),
+    Leave(Leave),
+    /// A process is stopped, or cannot be.
+    Stopped(u64, Result<(), Fault>),
+}
+
+/// A server that has its data directory and its port, and does not serve yet.
+pub struct Ready {
+    config: Config,
+    holder: Holder,
+    listener: TcpListener,
+    journal: Journal,
+    signals: Signals,
+    /// Kept for the lock on it.
+    _lock: File,
+}
+
+impl Ready {
+    /// Takes directory and port. Errors name who has them.
+    pub fn new(config: Config) -> Result<Ready, Fault> {
+        sys::close_on_exec_all();
+        sys::set_process_name(c"persistproc");
+        let data_dir = config.data_dir.clone();
+        make_private(&data_dir.join("runs")).map_err(|error| {
+            Fault::failed(format!(
+                "cannot use the data directory {}: {error}; choose another with --data-dir",
+                data_dir.display()
+            ))
+        })?;
+        let mut lock = take_lock(&data_dir)?;
+        let listener = bind(config.port)?;
+        let unusable = |error: io::Error| Fault::failed(format!("cannot use {}: {error}", data_dir.display()));
+        let port = listener.local_addr().map_err(unusable)?.port();
+        let version = env!("CARGO_PKG_VERSION").to_string();
+        let holder = Holder { pid: std::process::id(), port, version, data_dir: data_dir.clone() };
+        lock.set_len(0)
+            .and_then(|()| lock.rewind())
+            .and_then(|()| serde_json::to_writer(&lock, &holder).map_err(Into::into))
+            .map_err(unusable)?;
+        let journal = Journal::open(data_dir.join("server.log")).map_err(unusable)?;
+        // Before anything says that we are up, so that no signal finds us unprepared. Under nohup the closing of the
+        // terminal is not for us.
+        let wanted = [SIGINT, SIGTERM, SIGHUP];
+        let signals = Signals::new(wanted.iter().filter(|&&number| number != SIGHUP || !sys::is_ignored(SIGHUP)))
+            .map_err(unusable)?;
+        Ok(Ready { config, holder, listener, journal, signals, _lock: lock })
+    }
+
+    pub fn port(&self) -> u16 {
+        self.holder.port
+    }
+
+    /// How to connect agents, for the one who started it.
+    pub fn welcome(&self) -> String {
+        welcome::text(&self.holder)
+    }
+
+    /// Serves until a signal or a request ends it. `say` tells the one at the terminal what it waits for.
+    pub fn serve(self, say: &mut dyn FnMut(&str)) -> Result<(), Fault> {
+        let Ready { config, holder, listener, mut journal, mut signals, _lock } = self;
+        let (events, received) = sync_channel(EVENTS);
+        log_panics(events.clone());
+        let about = About {
+            pid: holder.pid,
+            port: holder.port,
+            started: now_ms(),
+            command: std::env::args_os().map(|word| word.to_string_lossy().into_owned()).collect(),
+            log: holder.data_dir.join("server.log"),
+        };
+        let failed = |what: &str, error: io::Error| Fault::failed(format!("{what}: {error}"));
+        let notices = events.clone();
+        let notify = Box::new(move |text| drop(notices.try_send(Event::Notice(text))));
+        let manager = Manager::open(&holder.data_dir, config.max_log_bytes, about, notify)
+            .map_err(|error| failed("cannot read the runs", error))?;
+        let manager = Arc::new(manager);
+        let gate = Gate::new(holder.port);
+        let routes = Routes { manager: manager.clone(), gate, holder: holder.clone(), events: events.clone() };
+        let name = format!("persistproc/{}", holder.version);
+        let server = Server::start(listener, Limits::default(), name, Box::new(routes))
+            .map_err(|error| failed("cannot start the server", error))?;
+        journal.write(&format!("persistproc {} serves port {}, PID {}", holder.version, holder.port, holder.pid));
+        let signalled = events.clone();
+        std::thread::Builder::new()
+            .name("signals".into())
+            .spawn(move || signals.forever().try_for_each(|number| signalled.send(Event::Signal(number))))
+            .map_err(|error| failed("cannot start the server", error))?;
+        let mut desk = Desk { manager, journal, events, received, is_verbose: config.is_verbose };
+        let leave = desk.wait_for_end(say);
+        let problems = if leave.keep { desk.leave_alone() } else { desk.stop_everything(say) };
+        if let Some(report) = leave.report {
+            let _ = report.send(problems);
+        }
+        server.stop(LAST_ANSWERS);
+        desk.file_notices(say);
+        desk.journal.write("ended");
+        Ok(())
+    }
+}
+
+/// Where everything that is not a request comes together.
+struct Desk {
+    manager: Arc<Manager>,
+    journal: Journal,
+    events: SyncSender<Event>,
+    received: Receiver<Event>,
+    is_verbose: bool,
+}
+
+impl Desk {
+    fn file(&mut self, text: &str, say: &mut dyn FnMut(&str)) {
+        self.journal.write(text);
+        if self.is_verbose {
+            say(text);
+        }
+    }
+
+    fn file_notices(&mut self, say: &mut dyn FnMut(&str)) {
+        while let Ok(event) = self.received.try_recv() {
+            if let Event::Notice(text) = event {
+                self.file(&text, say);
+            }
+        }
+    }
+
+    fn wait_for_end(&mut self, say: &mut dyn FnMut(&str)) -> Leave {
+        loop {
+            match self.received.recv() {
+                Ok(Event::Notice(text)) => self.file(&text, say),
+                Ok(Event::Leave(leave)) => return leave,
+                Ok(Event::Signal(number)) => {
+                    self.file(&format!("received {}", sys::signal_name(number)), say);
+                    // A closed terminal ends the server alone; the next one finds the processes.
+                    return Leave { keep: number == SIGHUP, report: None };
+                }
+                Ok(Event::Stopped(..)) => {}
+                Err(_) => return Leave { keep: true, report: None }, // never: we hold a sender ourselves
+            }
+        }
+    }
+
+    fn leave_alone(&mut self) -> Vec<String> {
+        self.manager.leave();
+        Vec::new()
+    }
+
+    /// Stops all processes at once, tells which it waits for, and hurries when asked again. Gives back what could not be
+    /// stopped.
+    fn stop_everything(&mut self, say: &mut dyn FnMut(&str)) -> Vec<String> {
+        self.manager.close();
+        let mut waiting = self.manager.live();
+        if !waiting.is_empty() {
+            say(&format!("stopping {} (again to kill at once): {}", count(waiting.len()), labels(&waiting)));
+        }
+        // Everybody is asked before anybody is waited for.
+        self.manager.ask_all(&waiting, GRACE);
+        waiting.iter().for_each(|run| self.stop_in_thread(run));
+        let mut problems = Vec::new();
+        while !waiting.is_empty() {
+            match self.received.recv_timeout(PROGRESS) {
+                Ok(Event::Notice(text)) => self.file(&text, say),
+                Ok(Event::Stopped(id, result)) => {
+                    waiting.retain(|run| run.id != id);
+                    if let Err(fault) = result {
+                        self.file(&fault.text, say);
+                        problems.push(fault.text);
+                    }
+                }
+                Ok(Event::Signal(_)) => {
+                    say("killing what is left");
+                    self.manager.ask_all(&waiting, Duration::ZERO);
+                }
+                Ok(Event::Leave(_)) => {} // it is happening; whoever asks is told so
+                Err(RecvTimeoutError::Timeout) => say(&format!("still waiting for {}", labels(&waiting))),
+                Err(RecvTimeoutError::Disconnected) => break,
+            }
+        }
+        problems
+    }
+
+    fn stop_in_thread(&self, run: &Arc<Run>) {
+        let (manager, run, events) = (self.manager.clone(), run.clone(), self.events.clone());
+        let id = run.id;
+        let stop = move || drop(events.send(Event::Stopped(id, manager.stop(&run, GRACE).map(drop))));
+        if std::thread::Builder::new().name("stop".into()).spawn(stop).is_err() {
+            let fault = Fault::failed("the system has no room for the threads that stop processes");
+            let _ = self.events.try_send(Event::Stopped(id, Err(fault)));
+        }
+    }
+}
+
+fn count(processes: usize) -> String {
+    if processes == 1 { "1 process".into() } else { format!("{processes} processes") }
+}
+
+fn labels(runs: &[Arc<Run>]) -> String {
+    runs.iter().map(|run| format!("'{}'", run.meta.label)).collect::<Vec<_>>().join(", ")
+}
+
+/// A panic becomes one line in the log, never a trace at a user.
+fn log_panics(events: SyncSender<Event>) {
+    std::panic::set_hook(Box::new(move |panic| {
+        let _ = events.try_send(Event::Notice(format!("mistake in the server, please report it: {panic}")));
+    }));
+}
+
+fn make_private(dir: &Path) -> io::Result<()> {
+    DirBuilder::new().mode(0o700).recursive(true).create(dir)?;
+    // Writing may be forbidden although the directory is there.
+    let probe = dir.join(format!(".probe.{}", std::process::id()));
+    OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&probe)?;
+    std::fs::remove_file(probe)
+}
+
+/// Takes `server.lock`. Its content says who has it, if somebody does.
+fn take_lock(data_dir: &Path) -> Result<File, Fault> {
+    let path = data_dir.join("server.lock");
+    let failed = |error: io::Error| Fault::failed(format!("cannot open {}: {error}", path.display()));
+    let mut file = OpenOptions::new()
+        .read(true)
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .mode(0o600)
+        .open(&path)
+        .map_err(failed)?;
+    let begun = Instant::now();
+    loop {
+        match file.try_lock() {
+            Ok(()) => return Ok(file),
+            Err(TryLockError::WouldBlock) if begun.elapsed() < PATIENCE => std::thread::sleep(Duration::from_millis(2)),
+            Err(TryLockError::WouldBlock) => break,
+            Err(TryLockError::Error(error)) => return Err(failed(error)),
+        }
+    }
+    let mut text = String::new();
+    let _ = file.read_to_string(&mut text);
+    let who = serde_json::from_str(&text).map_or("another persistproc server".into(), |holder: Holder| {
+        format!("a persistproc server (PID {}, port {}, version {})", holder.pid, holder.port, holder.version)
+    });
+    Err(Fault::conflict(format!(
+        "{who} has the data directory {}; use that one, end it with `persistproc shutdown`, or choose another --data-dir",
+        data_dir.display()
+    )))
+}
+
+fn bind(port: u16) -> Result<TcpListener, Fault> {
+    let begun = Instant::now();
+    let error = loop {
+        match TcpListener::bind((Ipv4Addr::LOCALHOST, port)) {
+            Ok(listener) => return Ok(listener),
+            Err(error) if error.kind() == io::ErrorKind::AddrInUse && begun.elapsed() < PATIENCE => {
+                std::thread::sleep(Duration::from_millis(10));
+            }
+            Err(error) => break error,
+        }
+    };
+    let who = if error.kind() == io::ErrorKind::AddrInUse { port_holder(port) } else { error.to_string() };
+    Err(Fault::conflict(format!("cannot listen on port {port}: {who}; choose another with --port")))
+}
+
+/// Who has the port: a server of ours says so itself, others are looked up.
+fn port_holder(port: u16) -> String {
+    let call = Call { method: "GET", target: "/health", ..Call::default() };
+    let answer = Client::new(port).send(&call, Duration::from_secs(1)).ok();
+    let ours = answer.and_then(|answer| serde_json::from_slice::<Holder>(&answer.body).ok());
+    match (ours, procs::listener(port)) {
+        (Some(holder), _) => {
+            format!(
+                "a persistproc server (PID {}) with the data directory {} has it",
+                holder.pid,
+                holder.data_dir.display()
+            )
+        }
+        (None, Some((pid, name))) => format!("'{name}' (PID {pid}) has it"),
+        (None, None) => "another program has it".into(),
+    }
+}
