@@ -1,0 +1,245 @@
+//! The way to the server: finding it, starting it when nobody answers, and calling it.
+
+use super::{Trouble, query, terminal};
+use crate::config::Config;
+use crate::http::client::{Answer, Call, Client};
+use crate::http::head::encode;
+use crate::mcp::tools::{META_DIRECTORY, META_JSON};
+use crate::server::follow::{Following, HEADER};
+use crate::server::routes::{DATA_DIR, RunRequest};
+use crate::{procs, sys};
+use serde_json::{Map, Value, json};
+use std::io::{self, Read};
+use std::os::fd::AsRawFd;
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+/// The longest that a call may take: a wait of 45 s, and what comes with it.
+const PATIENCE: Duration = Duration::from_secs(60);
+/// How long a server may take to come up.
+const STARTING: Duration = Duration::from_secs(5);
+/// How long to look for the server of somebody who was faster.
+const COMING: Duration = Duration::from_secs(1);
+/// How long the process of a server may take to go after its last answer.
+const ENDING: Duration = Duration::from_secs(5);
+
+pub struct Link {
+    pub config: Config,
+    client: Client,
+    /// As of the last call: nobody listens on the port; the connection was cut, as when a server ends.
+    is_nobody_there: bool,
+    is_cut: bool,
+}
+
+impl Link {
+    pub fn new(config: Config) -> Link {
+        let client = Client::new(config.port);
+        Link { config, client, is_nobody_there: false, is_cut: false }
+    }
+
+    fn send(&mut self, method: &str, target: &str, body: &[u8], patience: Duration) -> Result<Answer, Trouble> {
+        let mut headers = vec![("Content-Type", "application/json".to_string())];
+        if self.config.is_data_dir_given {
+            headers.push((DATA_DIR, encode(&self.config.data_dir.to_string_lossy())));
+        }
+        let answer = self.client.send(&Call { method, target, headers, body }, patience);
+        let failure = answer.as_ref().err().map(io::Error::kind);
+        self.is_nobody_there = failure == Some(io::ErrorKind::ConnectionRefused);
+        self.is_cut = failure.is_some_and(|kind| {
+            use io::ErrorKind::{BrokenPipe, ConnectionAborted, ConnectionReset, UnexpectedEof};
+            matches!(kind, BrokenPipe | ConnectionAborted | ConnectionReset | UnexpectedEof)
+        });
+        let answer = answer.map_err(|error| self.unreachable(&error))?;
+        if answer.head.header("server").is_some_and(|name| name.starts_with("persistproc/")) {
+            return Ok(answer);
+        }
+        Err(Trouble::Unreachable(format!(
+            "what answers on port {} is not persistproc; choose another with --port",
+            self.config.port
+        )))
+    }
+
+    fn unreachable(&self, error: &io::Error) -> Trouble {
+        let port = self.config.port;
+        if std::env::var_os("CODEX_SANDBOX_NETWORK_DISABLED").is_some() {
+            return Trouble::Unreachable(format!(
+                "Codex's sandbox has no network, so the server on port {port} cannot be reached from here; use persistproc's MCP tools instead"
+            ));
+        }
+        let what = match error.kind() {
+            io::ErrorKind::ConnectionRefused => "no server answers".into(),
+            io::ErrorKind::TimedOut => "the server does not answer in time".into(),
+            _ => format!("the connection to the server failed ({error})"),
+        };
+        Trouble::Unreachable(format!("{what} on port {port}; start one with `persistproc serve`"))
+    }
+
+    /// Sends, and reads the JSON of the answer; a refusal becomes its text.
+    fn ask(&mut self, method: &str, target: &str, body: &Value) -> Result<Value, Trouble> {
+        let answer = self.send(method, target, body.to_string().as_bytes(), PATIENCE)?;
+        let json: Option<Value> = serde_json::from_slice(&answer.body).ok();
+        match (answer.head.status, json) {
+            (200, Some(json)) => Ok(json),
+            (_, json) => Err(refusal(answer.head.status, json.as_ref(), &answer.body)),
+        }
+    }
+
+    /// Calls a tool and gives back its result as JSON.
+    pub fn call_tool(&mut self, name: &str, arguments: &Map<String, Value>) -> Result<Value, Trouble> {
+        let mut meta = json!({META_JSON: true});
+        if let Ok(directory) = std::env::current_dir() {
+            meta[META_DIRECTORY] = json!(directory.to_string_lossy());
+        }
+        let params = json!({"name": name, "arguments": arguments, "_meta": meta});
+        let call = json!({"jsonrpc": "2.0", "id": 1, "method": "tools/call", "params": params});
+        let answer = self.ask("POST", "/mcp", &call)?;
+        let result = &answer["result"];
+        let text = result["content"][0]["text"].as_str();
+        let text =
+            text.or(answer["error"]["message"].as_str()).unwrap_or("the server's answer makes no sense").trim_end();
+        if result["isError"] == json!(true) || answer.get("error").is_some() {
+            return Err(Trouble::Refused(text.into()));
+        }
+        serde_json::from_str(text).map_err(|_| Trouble::Refused("the server's answer makes no sense".into()))
+    }
+
+    /// Starts or attaches to a process, and before that a server if none answers. Should the server go before it
+    /// answers, the request is sent again to the next one: by its key it is obeyed once.
+    pub fn run(&mut self, request: &RunRequest) -> Result<Value, Trouble> {
+        let begun = Instant::now();
+        loop {
+            let is_patient = self.config.autostart && begun.elapsed() < STARTING;
+            match self.ensure_server() {
+                Ok(()) => {}
+                Err(_) if self.is_cut && is_patient => continue,
+                Err(trouble) => return Err(trouble),
+            }
+            match self.ask("POST", "/run", &json!(request)) {
+                Err(_) if (self.is_cut || self.is_nobody_there) && is_patient => {}
+                answer => return answer,
+            }
+        }
+    }
+
+    /// Selected lines as bytes, and the cursor behind them.
+    pub fn read_output(&mut self, arguments: &Map<String, Value>) -> Result<(Vec<u8>, String), Trouble> {
+        let answer = self.send("GET", &format!("/output?{}", query(arguments)), b"", PATIENCE)?;
+        if answer.head.status != 200 {
+            let json = serde_json::from_slice(&answer.body).ok();
+            return Err(refusal(answer.head.status, json.as_ref(), &answer.body));
+        }
+        let cursor = answer.head.header("persistproc-cursor").unwrap_or("").to_string();
+        Ok((answer.body, cursor))
+    }
+
+    /// The log of a run behind an offset, as soon as there is something, or after `wait`.
+    pub fn follow(&mut self, run: u64, from: u64, wait: Duration) -> Result<(Following, Vec<u8>), Trouble> {
+        let target = format!("/output?run={run}&from={from}&wait={}", wait.as_secs());
+        let answer = self.send("GET", &target, b"", wait + Duration::from_secs(10))?;
+        let status = answer.head.header(HEADER).and_then(|text| serde_json::from_str(text).ok());
+        match (answer.head.status, status) {
+            (200, Some(following)) => Ok((following, answer.body)),
+            (status, _) => {
+                let json = serde_json::from_slice(&answer.body).ok();
+                Err(refusal(status, json.as_ref(), &answer.body))
+            }
+        }
+    }
+
+    /// Ends the server, and waits until it is gone.
+    pub fn shut_down(&mut self, keep: bool) -> Result<Value, Trouble> {
+        let answer = self.ask("POST", "/shutdown", &json!({"keep": keep}))?;
+        let pid = answer["pid"].as_i64().and_then(|pid| i32::try_from(pid).ok()).unwrap_or(0);
+        let is_there =
+            || procs::look_up(pid).is_some_and(|process| !process.is_dead() && process.name == "persistproc");
+        let begun = Instant::now();
+        while (self.is_up() || is_there()) && begun.elapsed() < ENDING {
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        Ok(answer)
+    }
+
+    /// Whether a server answers, or does so soon.
+    fn comes_up(&mut self) -> bool {
+        let begun = Instant::now();
+        while !self.is_up() {
+            if begun.elapsed() > COMING {
+                return false;
+            }
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        true
+    }
+
+    fn is_up(&mut self) -> bool {
+        let call = Call { method: "GET", target: "/health", ..Call::default() };
+        self.client.send(&call, Duration::from_secs(2)).is_ok()
+    }
+
+    /// Makes sure that a server answers: starts one if none does and that is allowed.
+    pub fn ensure_server(&mut self) -> Result<(), Trouble> {
+        match self.send("GET", "/health", b"", Duration::from_secs(5)) {
+            Ok(answer) if answer.head.status == 200 => Ok(()),
+            Ok(answer) => {
+                let json = serde_json::from_slice(&answer.body).ok();
+                Err(refusal(answer.head.status, json.as_ref(), &answer.body))
+            }
+            Err(trouble) if self.config.autostart && self.is_nobody_there => self.start_server_for(trouble),
+            Err(trouble) => Err(trouble),
+        }
+    }
+
+    fn start_server_for(&mut self, trouble: Trouble) -> Result<(), Trouble> {
+        if self.config.port == 0 {
+            return Err(trouble);
+        }
+        match start_server(&self.config) {
+            Ok(port) if !self.config.is_quiet => {
+                terminal::note(&format!("started a server on http://127.0.0.1:{port}/mcp"));
+            }
+            Ok(_) => {}
+            // Another command may have been faster; then its server, which may not answer yet, is as good.
+            Err(trouble) if !self.comes_up() => return Err(trouble),
+            Err(_) => {}
+        }
+        Ok(())
+    }
+}
+
+/// Starts a server in the background, and waits until it serves: its port.
+pub fn start_server(config: &Config) -> Result<u16, Trouble> {
+    let failed = |what: String| Trouble::Unreachable(format!("cannot start a server: {what}"));
+    let program = if cfg!(target_os = "linux") { Ok("/proc/self/exe".into()) } else { std::env::current_exe() };
+    let mut command = Command::new(program.map_err(|error| failed(error.to_string()))?);
+    std::os::unix::process::CommandExt::arg0(&mut command, "persistproc");
+    command.arg("__serve").arg(config.port.to_string()).arg(&config.data_dir);
+    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null());
+    let mut server = command.spawn().map_err(|error| failed(error.to_string()))?;
+    let mut said = Vec::new();
+    let end = Instant::now() + STARTING;
+    let mut pipe = server.stdout.take();
+    while let Some(open) = &mut pipe {
+        let left = end.saturating_duration_since(Instant::now());
+        let mut bytes = [0; 1024];
+        match sys::poll_readable([open.as_raw_fd()], Some(left))[0].then(|| open.read(&mut bytes)) {
+            Some(Ok(n)) if n > 0 => said.extend_from_slice(&bytes[..n]),
+            _ => pipe = None,
+        }
+        if said.ends_with(b"\n") {
+            break;
+        }
+    }
+    let said = String::from_utf8_lossy(&said).trim_end().to_string();
+    match said.split_once(' ') {
+        Some(("ok", port)) => port.parse().map_err(|_| failed("it did not say its port".into())),
+        Some(("err", problem)) => Err(failed(problem.into())),
+        _ => Err(failed(format!("it said nothing; {} may say why", config.data_dir.join("server.log").display()))),
+    }
+}
+
+fn refusal(status: u16, json: Option<&Value>, body: &[u8]) -> Trouble {
+    let text = json.and_then(|json| json["error"].as_str().or(json["error"]["message"].as_str()));
+    let text = text.map_or_else(|| String::from_utf8_lossy(body).trim().to_string(), String::from);
+    let text = text.lines().next().unwrap_or("").to_string();
+    Trouble::Refused(if text.is_empty() { format!("the server refused it (status {status})") } else { text })
+}

@@ -1,0 +1,174 @@
+//! The command line as a client: finds or starts the server, calls it, and shows what it says. Knows nothing of runs and
+//! logs but what the server answers.
+
+mod frames;
+mod link;
+mod render;
+mod run;
+mod terminal;
+
+use crate::cli::{Command, Given, Parsed, Target};
+use crate::config::{Config, Format};
+use crate::http::head::encode;
+use crate::log::stamp::now_ms;
+use crate::server::routes::RunRequest;
+use crate::words::Word;
+use link::Link;
+use serde_json::{Map, Value, json};
+use std::ffi::OsString;
+use std::path::PathBuf;
+
+pub use link::start_server;
+pub use terminal::complain;
+
+/// A result that is no answer of a server.
+pub fn print(text: &str) {
+    let _ = terminal::print(text.as_bytes());
+}
+
+/// Why a command did not do what it was asked for. The text is one line for a person.
+#[derive(Debug, PartialEq)]
+pub enum Trouble {
+    /// The server, or the system, said no.
+    Refused(String),
+    /// The command line makes no sense.
+    Usage(String),
+    /// No server could be reached.
+    Unreachable(String),
+}
+
+impl Trouble {
+    pub fn exit_code(&self) -> u8 {
+        match self {
+            Trouble::Refused(_) => 1,
+            Trouble::Usage(_) => 2,
+            Trouble::Unreachable(_) => 3,
+        }
+    }
+    pub fn text(&self) -> &str {
+        match self {
+            Trouble::Refused(text) | Trouble::Usage(text) | Trouble::Unreachable(text) => text,
+        }
+    }
+}
+
+/// Does what a command line asks for; the exit code.
+pub fn main(parsed: Parsed, config: Config) -> Result<u8, Trouble> {
+    let Parsed { command, given } = parsed;
+    let is_json = config.format == Format::Json;
+    let mut link = Link::new(config);
+    match command {
+        Command::Run { argv } => run::run(link, argv, &given),
+        Command::Start { argv } => start(&mut link, argv, &given, is_json),
+        Command::Stop(target) => control(&mut link, "stop", &target, &given, is_json),
+        Command::Restart(target) => control(&mut link, "restart", &target, &given, is_json),
+        Command::List(target) => list(&mut link, &target, &given, is_json),
+        Command::Output(target) => output(link, &target, &given, is_json),
+        Command::Shutdown => shutdown(&mut link, &given, is_json),
+        Command::Say(text) => terminal::print(text.as_bytes()).map(|()| 0),
+        Command::Serve => Err(Trouble::Usage("serve is not a command of the client".into())), // main has it
+    }
+}
+
+fn own_directory() -> Result<PathBuf, Trouble> {
+    std::env::current_dir().map_err(|error| Trouble::Refused(format!("cannot tell the present directory: {error}")))
+}
+
+/// The request that runs `argv` as this shell would have: in this directory, with this environment.
+fn run_request(argv: Vec<OsString>, given: &Given, if_running: &str) -> Result<RunRequest, Trouble> {
+    let own = own_directory()?;
+    let working_directory = given.working_directory.as_ref().map_or(own.clone(), |directory| own.join(directory));
+    let is_added = |name: &OsString| given.environment.iter().any(|(added, _)| name == added.as_str());
+    let inherited =
+        std::env::vars_os().filter(|(name, _)| !is_added(name)).map(|(name, value)| (Word(name), Word(value)));
+    let added = given.environment.iter().map(|(name, value)| (Word::from(name), Word::from(value)));
+    Ok(RunRequest {
+        argv: argv.into_iter().map(Word).collect(),
+        working_directory: Word(working_directory.into_os_string()),
+        environment: inherited.chain(added).collect(),
+        label: given.label.clone(),
+        if_running: if_running.into(),
+        idempotency_key: Some(format!("{}.{}", std::process::id(), now_ms())),
+    })
+}
+
+fn start(link: &mut Link, argv: Vec<OsString>, given: &Given, is_json: bool) -> Result<u8, Trouble> {
+    let request = run_request(argv, given, "refuse")?;
+    let mut started = link.run(&request)?;
+    started["action"] = json!("start");
+    terminal::print(render::control(&started, is_json).as_bytes()).map(|()| 0)
+}
+
+/// Members that say which process is meant.
+fn target_arguments(target: &Target, given: &Given) -> Result<Map<String, Value>, Trouble> {
+    let mut arguments = Map::new();
+    if let Some(pid) = target.pid {
+        arguments.insert("pid".into(), json!(pid));
+    }
+    if let Some(name) = &target.name {
+        arguments.insert("command_or_label".into(), json!(name));
+    }
+    if let Some(directory) = &given.working_directory {
+        let path = own_directory()?.join(directory);
+        arguments.insert("working_directory".into(), json!(path.to_string_lossy()));
+    }
+    Ok(arguments)
+}
+
+fn control(link: &mut Link, action: &str, target: &Target, given: &Given, is_json: bool) -> Result<u8, Trouble> {
+    let mut arguments = target_arguments(target, given)?;
+    arguments.insert("action".into(), json!(action));
+    arguments.insert("force".into(), json!(given.force));
+    let result = link.call_tool("ctrl", &arguments);
+    if let (Err(trouble), true) = (&result, is_json) {
+        terminal::print(render::json(&json!({"action": action, "error": trouble.text()})).as_bytes())?;
+    }
+    terminal::print(render::control(&result?, is_json).as_bytes()).map(|()| 0)
+}
+
+fn list(link: &mut Link, target: &Target, given: &Given, is_json: bool) -> Result<u8, Trouble> {
+    let answer = link.call_tool("list", &target_arguments(target, given)?)?;
+    let text = if is_json { render::json(&answer) } else { render::list(&answer) };
+    terminal::print(text.as_bytes()).map(|()| 0)
+}
+
+fn output(mut link: Link, target: &Target, given: &Given, is_json: bool) -> Result<u8, Trouble> {
+    let mut arguments = target_arguments(target, given)?;
+    arguments.extend(given.asked.iter().map(|(name, value)| (name.to_string(), json!(value))));
+    if given.follow {
+        if is_json || given.asked.iter().any(|(name, _)| matches!(*name, "wait_for" | "before_time" | "grep")) {
+            return Err(Trouble::Usage(
+                "--follow goes with --lines, --since-time, --after and --stream, in text; for a search, pipe it into grep".into(),
+            ));
+        }
+        return run::follow(link, &arguments);
+    }
+    if is_json {
+        let answer = link.call_tool("output", &arguments)?;
+        return terminal::print(render::json(&answer).as_bytes()).map(|()| 0);
+    }
+    let (bytes, _) = link.read_output(&arguments)?;
+    terminal::print(&bytes).map(|()| 0)
+}
+
+fn shutdown(link: &mut Link, given: &Given, is_json: bool) -> Result<u8, Trouble> {
+    let answer = link.shut_down(given.keep)?;
+    let problems: Vec<&str> = answer["problems"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
+    let pid = &answer["pid"];
+    let text = match (is_json, given.keep) {
+        (true, _) => render::json(&json!({"pid": pid})),
+        (false, true) => format!("The server (PID {pid}) has ended; its processes go on.\n"),
+        (false, false) => format!("The server (PID {pid}) and its processes have ended.\n"),
+    };
+    if problems.is_empty() {
+        return terminal::print(text.as_bytes()).map(|()| 0);
+    }
+    Err(Trouble::Refused(format!("the server (PID {pid}) has ended, but {}", problems.join("; "))))
+}
+
+/// Parameters as the query of a GET.
+fn query(arguments: &Map<String, Value>) -> String {
+    let text = |value: &Value| value.as_str().map_or_else(|| value.to_string(), String::from);
+    let pairs = arguments.iter().map(|(name, value)| format!("{name}={}", encode(&text(value))));
+    pairs.collect::<Vec<_>>().join("&")
+}

@@ -1,0 +1,152 @@
+//! Answers of the server, for people and as JSON.
+
+use crate::log::stamp::{now_ms, parse_time};
+use serde_json::Value;
+
+/// JSON for programs: one document, indented for the people who look at it, too.
+pub fn json(value: &Value) -> String {
+    format!("{value:#}\n")
+}
+
+fn text<'a>(value: &'a Value, key: &str) -> &'a str {
+    value[key].as_str().unwrap_or("")
+}
+
+/// `exit code 1`, `SIGTERM`, or nothing.
+fn outcome(value: &Value) -> Option<String> {
+    let signal = value["signal"].as_str().map(String::from);
+    value["exit_code"].as_i64().map(|code| format!("exit code {code}")).or(signal)
+}
+
+/// What became of start, stop or restart.
+pub fn control(answer: &Value, is_json: bool) -> String {
+    if is_json {
+        return json(&select(
+            answer,
+            &["action", "pid", "label", "exit_code", "signal", "run", "log_stdout", "log_stderr", "log_combined"],
+        ));
+    }
+    let (label, pid) = (text(answer, "label"), &answer["pid"]);
+    let outcome = outcome(answer).map_or(String::new(), |outcome| format!(" ({outcome})"));
+    match (text(answer, "action"), text(answer, "status")) {
+        ("stop", _) if answer["was_over"] == Value::Bool(true) => format!("'{label}' had ended already{outcome}.\n"),
+        ("stop", _) => {
+            let killed = answer["killed_processes"].as_u64().filter(|n| *n > 0);
+            let killed = killed.map_or(String::new(), |n| format!("; {n} had to be killed"));
+            format!("Stopped '{label}', PID {pid}{outcome}{killed}.\n")
+        }
+        (action, "running" | "detached") => format!("{}ed '{label}', PID {pid}.\n", capitalised(action)),
+        (action, state) => format!("{}ed '{label}', PID {pid}, but it has {state}{outcome}.\n", capitalised(action)),
+    }
+}
+
+fn capitalised(word: &str) -> String {
+    let mut letters = word.chars();
+    letters.next().map_or(String::new(), |first| first.to_uppercase().chain(letters).collect())
+}
+
+/// The members of these names, as far as they are there.
+fn select(value: &Value, keys: &[&str]) -> Value {
+    keys.iter().filter(|key| !value[**key].is_null()).map(|key| (key.to_string(), value[*key].clone())).collect()
+}
+
+/// A table: what runs first, then what ended, the newest last.
+pub fn list(answer: &Value) -> String {
+    let none = Vec::new();
+    let processes = answer["processes"].as_array().unwrap_or(&none);
+    if processes.is_empty() {
+        return "Nothing has been started yet. For example: persistproc npm run dev\n".into();
+    }
+    let is_live = |process: &&Value| matches!(text(process, "status"), "running" | "detached");
+    let live = processes.iter().filter(is_live);
+    let ended = processes.iter().filter(|process| !is_live(process));
+    let rows: Vec<[String; 4]> = live.chain(ended).map(row).collect();
+    let mut widths = ["PID", "STATUS", "SINCE"].map(str::len);
+    for row in &rows {
+        for (width, cell) in widths.iter_mut().zip(row) {
+            *width = (*width).max(cell.chars().count());
+        }
+    }
+    let header = ["PID", "STATUS", "SINCE", "LABEL"].map(String::from);
+    let mut out = String::new();
+    for [pid, status, since, label] in std::iter::once(&header).chain(&rows) {
+        let [a, b, c] = widths;
+        out.push_str(&format!("{pid:<a$}  {status:<b$}  {since:<c$}  {label}\n"));
+    }
+    out
+}
+
+fn row(process: &Value) -> [String; 4] {
+    let pid = process["pid"].as_i64().filter(|pid| *pid > 0).map_or("-".into(), |pid| pid.to_string());
+    let status = text(process, "status");
+    let status = outcome(process).map_or(status.to_string(), |outcome| format!("{status}, {outcome}"));
+    let time = process["end_time"].as_str().or(process["start_time"].as_str());
+    let mut label = text(process, "label").to_string();
+    let directory = text(process, "working_directory");
+    if !label.ends_with(&format!(" in {directory}")) {
+        let command: Vec<&str> =
+            process["command"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
+        label.push_str(&format!("  ({} in {directory})", crate::words::quote(&command)));
+    }
+    if let Some(error) = process["error"].as_str() {
+        label.push_str(&format!("  [{error}]"));
+    }
+    [pid, status, time.map_or(String::new(), age), label]
+}
+
+fn age(time: &str) -> String {
+    let now = now_ms();
+    let seconds = parse_time(time, now).map_or(0, |then| now.saturating_sub(then) / 1000);
+    match seconds {
+        0..=59 => format!("{seconds}s"),
+        60..=3599 => format!("{}m{:02}s", seconds / 60, seconds % 60),
+        3600..=86_399 => format!("{}h{:02}m", seconds / 3600, seconds / 60 % 60),
+        _ => format!("{}d{:02}h", seconds / 86_400, seconds / 3600 % 24),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn a_list_is_a_table_with_what_runs_first() {
+        let answer = json!({"processes": [
+            {"pid": 7, "label": "old in /x", "working_directory": "/x", "command": ["old"], "status": "exited", "exit_code": 3, "end_time": "2026-01-02T03:04:05.678Z"},
+            {"pid": 12345, "label": "web", "working_directory": "/w", "command": ["npm", "run", "my dev"], "status": "running"},
+        ]});
+        let table = list(&answer);
+        let lines: Vec<&str> = table.lines().collect();
+        assert!(lines[0].starts_with("PID    STATUS               SINCE"), "{table}");
+        assert!(
+            lines[1].starts_with("12345  running ") && lines[1].ends_with("web  (npm run 'my dev' in /w)"),
+            "{table}"
+        );
+        assert!(lines[2].starts_with("7      exited, exit code 3  ") && lines[2].ends_with("old in /x"), "{table}");
+        assert!(list(&json!({"processes": []})).contains("Nothing has been started"));
+    }
+
+    #[test]
+    fn what_was_done_is_said_in_one_sentence() {
+        let answer = |value: Value| control(&value, false);
+        assert_eq!(
+            answer(json!({"action": "start", "status": "running", "label": "web", "pid": 7})),
+            "Started 'web', PID 7.\n"
+        );
+        assert_eq!(
+            answer(json!({"action": "restart", "status": "exited", "exit_code": 1, "label": "web", "pid": 7})),
+            "Restarted 'web', PID 7, but it has exited (exit code 1).\n"
+        );
+        assert_eq!(
+            answer(
+                json!({"action": "stop", "status": "terminated", "signal": "SIGKILL", "label": "web", "pid": 7, "killed_processes": 2})
+            ),
+            "Stopped 'web', PID 7 (SIGKILL); 2 had to be killed.\n"
+        );
+        assert_eq!(
+            answer(json!({"action": "stop", "was_over": true, "exit_code": 0, "label": "web", "pid": 7})),
+            "'web' had ended already (exit code 0).\n"
+        );
+    }
+}

@@ -1,0 +1,361 @@
+//! `persistproc npm run dev`: the process in the server's hands, its output and its exit code here.
+//!
+//! A thread follows the log by long-polls and survives the server: it waits for the next one, or starts it, and goes on
+//! at its offset. The main thread writes what comes and answers to signals.
+
+use super::frames::{Frames, Show};
+use super::link::Link;
+use super::{Trouble, run_request, terminal};
+use crate::cli::{Given, OnExit};
+use crate::log::Stream;
+use crate::output::cursor::Cursor;
+use crate::server::follow::Following;
+use crate::sys;
+use serde_json::{Map, Value, json};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+use signal_hook::iterator::Signals;
+use std::ffi::OsString;
+use std::io;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::time::{Duration, Instant};
+
+/// One long-poll.
+const POLL: Duration = Duration::from_secs(20);
+/// After the server has gone: how long another one may take to come by itself before we start one.
+const WAIT_FOR_ANOTHER: Duration = Duration::from_millis(300);
+/// How long to try to get one of our own up.
+const WAIT_FOR_OURS: Duration = Duration::from_secs(10);
+/// The same when it was told to leave, or when we may not start one: somebody will.
+const WAIT_FOR_SOMEBODY: Duration = Duration::from_secs(600);
+const RECONNECT: Duration = Duration::from_millis(20);
+/// While a question is open, signals are looked at this often.
+const ANSWER: Duration = Duration::from_millis(50);
+
+/// Everything that the main thread hears of.
+enum Event {
+    News(News),
+    Signal(i32),
+}
+
+/// Signals so far: while a question is open, the next one is seen here.
+static SIGNALS: AtomicUsize = AtomicUsize::new(0);
+
+/// What the following thread tells.
+enum News {
+    Output(Following, Vec<u8>),
+    /// The process was restarted: this is the new run.
+    Restarted(Following),
+    /// It has ended; nothing more comes.
+    Ended(Following),
+    /// So many bytes of the log are gone.
+    Skipped(u64),
+    Note(String),
+    Lost(Trouble),
+}
+
+/// The wrapper. Returns the exit code of the process.
+pub fn run(mut link: Link, argv: Vec<OsString>, given: &Given) -> Result<u8, Trouble> {
+    let request = run_request(argv, given, if given.fresh { "replace" } else { "attach" })?;
+    // Before there is a process that a signal could orphan.
+    let (events, received) = watch_signals()?;
+    let started = link.run(&request)?;
+    let number = started["number"].as_u64().unwrap_or(0);
+    let label = started["label"].as_str().unwrap_or("?").to_string();
+    if started["is_new"] == json!(false) && !link.config.is_quiet {
+        terminal::note(&format!("'{label}' runs already (PID {}); this is its output", started["pid"]));
+    }
+    let show = if given.raw { Show::Stamped(Stream::Combined) } else { Show::Bytes };
+    follow_in_thread(Link::new(link.config.clone()), number, 0, events)?;
+    let mut wrapper = Wrapper {
+        link,
+        label,
+        run: number,
+        pid: started["pid"].as_i64().unwrap_or(0) as i32,
+        frames: Frames::new(show),
+        show,
+        on_exit: given.on_exit,
+        is_stopping: false,
+    };
+    wrapper.run(&received)
+}
+
+/// `output --follow`: what there is, then what comes, with stamps.
+pub fn follow(mut link: Link, arguments: &Map<String, Value>) -> Result<u8, Trouble> {
+    let (events, received) = watch_signals()?;
+    let stream =
+        arguments.get("stream").and_then(Value::as_str).and_then(Stream::from_name).unwrap_or(Stream::Combined);
+    // The place to go on from is one in combined.log, whatever stream is shown.
+    let mut first = arguments.clone();
+    first.insert("of_combined".into(), json!(true));
+    let (bytes, cursor) = link.read_output(&first)?;
+    let cursor: Cursor = cursor.parse().map_err(|_| Trouble::Refused("the server's answer makes no sense".into()))?;
+    terminal::print(&bytes)?;
+    let show = Show::Stamped(stream);
+    follow_in_thread(Link::new(link.config.clone()), cursor.run, cursor.offset, events)?;
+    let mut wrapper = Wrapper {
+        link,
+        label: String::new(),
+        run: cursor.run,
+        pid: 0,
+        frames: Frames::new(show),
+        show,
+        on_exit: OnExit::Detach,
+        is_stopping: false,
+    };
+    wrapper.run(&received).map(|_| 0)
+}
+
+/// The channel of events, with the signals on it. It holds one, so that whoever does not read our output holds back the
+/// reading of the log.
+fn watch_signals() -> Result<(SyncSender<Event>, Receiver<Event>), Trouble> {
+    let failed = |error: io::Error| Trouble::Refused(format!("cannot watch for signals: {error}"));
+    let wanted = [SIGINT, SIGTERM, SIGHUP];
+    let mut signals = Signals::new(wanted.iter().filter(|&&number| !sys::is_ignored(number))).map_err(failed)?;
+    let (sender, receiver) = sync_channel(1);
+    let events = sender.clone();
+    let pass_on = move || {
+        signals.forever().try_for_each(|number| {
+            SIGNALS.fetch_add(1, Ordering::SeqCst);
+            events.send(Event::Signal(number))
+        })
+    };
+    std::thread::Builder::new().name("signals".into()).spawn(pass_on).map_err(failed)?;
+    Ok((sender, receiver))
+}
+
+fn follow_in_thread(link: Link, run: u64, from: u64, events: SyncSender<Event>) -> Result<(), Trouble> {
+    let mut follower = Follower { link, run, from, events, is_left: false };
+    let follow = move || {
+        if let Err(trouble) = follower.go() {
+            let _ = follower.tell(News::Lost(trouble));
+        }
+    };
+    let thread = std::thread::Builder::new().name("follow".into()).spawn(follow);
+    thread.map(drop).map_err(|error| Trouble::Refused(format!("cannot follow the output: {error}")))
+}
+
+struct Follower {
+    link: Link,
+    run: u64,
+    from: u64,
+    events: SyncSender<Event>,
+    /// The server said that it leaves its processes.
+    is_left: bool,
+}
+
+impl Follower {
+    fn tell(&self, news: News) -> Result<(), ()> {
+        self.events.send(Event::News(news)).map_err(|_| ())
+    }
+
+    /// Until the process ends, or nobody listens any more.
+    fn go(&mut self) -> Result<(), Trouble> {
+        loop {
+            let (following, bytes) = match self.link.follow(self.run, self.from, POLL) {
+                Ok(answer) => answer,
+                Err(Trouble::Unreachable(_)) => {
+                    self.reconnect()?;
+                    continue;
+                }
+                Err(trouble) => return Err(trouble),
+            };
+            let skipped = following.from.saturating_sub(self.from);
+            if skipped > 0 && self.tell(News::Skipped(skipped)).is_err() {
+                return Ok(());
+            }
+            self.from = following.next;
+            self.is_left = following.is_leaving;
+            let ends = following.is_final;
+            if !bytes.is_empty() && self.tell(News::Output(following.clone(), bytes)).is_err() {
+                return Ok(());
+            }
+            if ends {
+                let Some(successor) = following.successor else {
+                    let _ = self.tell(News::Ended(following));
+                    return Ok(());
+                };
+                (self.run, self.from) = (successor, 0);
+                let (next, _) = self.link.follow(successor, 0, Duration::ZERO)?;
+                if self.tell(News::Restarted(next)).is_err() {
+                    return Ok(());
+                }
+            } else if following.is_leaving {
+                // Its last answers come at once; do not ask in a circle.
+                std::thread::sleep(RECONNECT);
+            }
+        }
+    }
+
+    /// The server has gone; the process has not. Another server finds it.
+    fn reconnect(&mut self) -> Result<(), Trouble> {
+        let begun = Instant::now();
+        let may_start = self.link.config.autostart && !self.is_left;
+        let mut is_told = false;
+        loop {
+            match self.link.follow(self.run, self.from, Duration::ZERO) {
+                Err(Trouble::Unreachable(_)) => {}
+                _ => return Ok(()),
+            }
+            if may_start && begun.elapsed() > WAIT_FOR_ANOTHER {
+                match self.link.ensure_server() {
+                    // Servers may come and go faster than we look.
+                    Err(_) if begun.elapsed() < WAIT_FOR_OURS => {}
+                    result => return result,
+                }
+            }
+            if !is_told && begun.elapsed() > 3 * WAIT_FOR_ANOTHER {
+                is_told = true;
+                let _ = self.tell(News::Note(
+                    "the server has ended, the process goes on; waiting for another server (`persistproc serve`)"
+                        .into(),
+                ));
+            }
+            if begun.elapsed() > WAIT_FOR_SOMEBODY {
+                return Err(Trouble::Unreachable(
+                    "the server has ended; the process goes on: start a server and run the same command again to see it".into(),
+                ));
+            }
+            std::thread::sleep(RECONNECT);
+        }
+    }
+}
+
+struct Wrapper {
+    link: Link,
+    label: String,
+    run: u64,
+    pid: i32,
+    frames: Frames,
+    show: Show,
+    on_exit: OnExit,
+    /// Somebody here has asked for the end.
+    is_stopping: bool,
+}
+
+impl Wrapper {
+    fn run(&mut self, events: &Receiver<Event>) -> Result<u8, Trouble> {
+        loop {
+            let exit = match events.recv() {
+                Ok(Event::News(news)) => self.take(news)?,
+                Ok(Event::Signal(number)) => self.on_signal(number)?,
+                Err(_) => Some(1), // never: the thread of the signals holds a sender
+            };
+            if let Some(code) = exit {
+                return Ok(code);
+            }
+        }
+    }
+
+    /// `Some` is the exit code: it is over.
+    fn take(&mut self, news: News) -> Result<Option<u8>, Trouble> {
+        match news {
+            News::Output(following, bytes) => {
+                (self.run, self.pid) = (following.run, following.pid);
+                match self.frames.push(&bytes, &mut |stream, bytes| terminal::write(stream, bytes)) {
+                    Ok(()) => Ok(None),
+                    // Nobody reads any more. The process is not told: it is not ours alone.
+                    Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(Some(128 + 13)),
+                    Err(error) => Err(Trouble::Refused(format!("cannot write the output: {error}"))),
+                }
+            }
+            News::Restarted(following) => {
+                self.frames = Frames::new(self.show);
+                (self.run, self.pid) = (following.run, following.pid);
+                self.note(&format!("restarted, PID {}", following.pid));
+                Ok(None)
+            }
+            News::Skipped(bytes) => {
+                if self.frames.is_in_line() {
+                    let _ = terminal::write(Stream::Stdout, b"\n");
+                }
+                self.frames = Frames::new(self.show);
+                self.note(&format!("{bytes} bytes of the log are no longer kept"));
+                Ok(None)
+            }
+            News::Note(text) => {
+                self.note(&text);
+                Ok(None)
+            }
+            News::Ended(following) => self.end(&following).map(Some),
+            News::Lost(trouble) => Err(trouble),
+        }
+    }
+
+    fn end(&self, following: &Following) -> Result<u8, Trouble> {
+        match (following.exit_code, following.signal) {
+            _ if following.state == "lost" => Err(Trouble::Refused(format!(
+                "the process that watched over '{}' was killed, so nobody knows how it ended",
+                self.label
+            ))),
+            (Some(code), _) => {
+                if following.state == "detached" {
+                    self.note("it has ended, but processes that it started go on; `persistproc stop` ends them");
+                }
+                Ok(code as u8)
+            }
+            (None, Some(signal)) => {
+                self.note(&format!("it was ended by {}", sys::signal_name(signal)));
+                Ok((128 + signal) as u8)
+            }
+            (None, None) => Err(Trouble::Refused(format!("'{}' could not be started again", self.label))),
+        }
+    }
+
+    fn note(&self, text: &str) {
+        if !self.link.config.is_quiet {
+            terminal::note(text);
+        }
+    }
+
+    fn on_signal(&mut self, number: i32) -> Result<Option<u8>, Trouble> {
+        let wants_stop = match (self.on_exit, number) {
+            _ if self.is_stopping => true,
+            (OnExit::Stop, _) => true,
+            (OnExit::Detach, _) => false,
+            (OnExit::Ask, SIGINT) if terminal::can_ask() => self.ask(),
+            (OnExit::Ask, _) => false,
+        };
+        if wants_stop {
+            self.stop();
+            return Ok(None);
+        }
+        if !self.label.is_empty() {
+            self.note(&format!("'{}' goes on (PID {}); the same command shows it again", self.label, self.pid));
+        }
+        Ok(Some(if number == SIGINT { 0 } else { (128 + number) as u8 }))
+    }
+
+    fn ask(&mut self) -> bool {
+        let signals = SIGNALS.load(Ordering::SeqCst);
+        terminal::ask(&format!("\nStop running process '{}' (PID {})? [y/N] ", self.label, self.pid));
+        loop {
+            if let Some(answer) = terminal::read_answer(ANSWER) {
+                return matches!(answer.to_ascii_lowercase().as_str(), "y" | "yes");
+            }
+            // Another Ctrl+C, or a terminal that closes, is no yes.
+            if SIGNALS.load(Ordering::SeqCst) != signals {
+                terminal::ask("\n");
+                return false;
+            }
+        }
+    }
+
+    /// Asks the server to stop it, and to hurry the second time. What comes of it, the follower sees.
+    fn stop(&mut self) {
+        let arguments =
+            json!({"action": "stop", "command_or_label": format!("r{}", self.run), "force": self.is_stopping});
+        self.note(if self.is_stopping { "killing it" } else { "stopping it; Ctrl+C again kills" });
+        self.is_stopping = true;
+        let mut link = Link::new(self.link.config.clone());
+        let stop = move || {
+            let none = Map::new();
+            if let Err(trouble) = link.call_tool("ctrl", arguments.as_object().unwrap_or(&none)) {
+                terminal::complain(trouble.text());
+            }
+        };
+        if std::thread::Builder::new().name("stop".into()).spawn(stop).is_err() {
+            terminal::complain("cannot ask for the stop: the system has no room for another thread");
+        }
+    }
+}

@@ -1,0 +1,136 @@
+//! persistproc runs dev servers, watchers and databases so that the person at the terminal and every AI agent on the
+//! machine see the same output and control the same processes.
+//!
+//! One binary, three roles:
+//!
+//! ```text
+//! persistproc CMD ──HTTP──▶ server ──spawn, ctl──▶ shim ──pipes──▶ child and all its descendants
+//!      client                 ▲ ◀──── events ──────┤
+//!                             └─── reads ◀── runs/<id>/{stdout,stderr,combined}.log, status.json
+//! ```
+//!
+//! The data directory is the truth. A server can be killed at any moment: no child notices, no byte is lost, and the next
+//! server finds everything by reading `runs/`, which is how every server begins.
+//!
+//! The rooms, and what they may know; calls go down this list and never up (`tests/rooms.rs` holds it):
+//!
+//! | room | owns |
+//! |---|---|
+//! | `client` | finding and starting the server, the wrapper, what is printed |
+//! | `cli` | commands and options as a table; the command line → what to do |
+//! | `server` | port and lock, signals, paths → handlers, who may come in |
+//! | `mcp` | the protocol and the three tools; knows no sockets |
+//! | `output` | which lines, until when to wait, how they are shown |
+//! | `manager` | start, stop, restart, list; knows neither sockets nor protocol |
+//! | `shim` | one run, from spawn to status; the only one that signals children |
+//! | `http` | HTTP/1.1, server and client; knows no JSON |
+//! | `config` | port, paths, limits |
+//! | `rundir` | the directory of a run: the contract between shims and servers |
+//! | `log` | how logs are written, rotated and read |
+//! | `procs`, `words`, `fault` | processes of the machine, words as bytes, why something failed |
+//! | `sys` | system calls: the only `unsafe` |
+//!
+//! No lock is held across I/O, every wait has an end, and news goes up only as an event or a condition variable.
+
+mod cli;
+mod client;
+mod config;
+mod fault;
+mod http;
+mod log;
+mod manager;
+mod mcp;
+mod output;
+mod procs;
+mod rundir;
+mod server;
+mod shim;
+mod sys;
+mod words;
+
+use cli::{Command, Parsed};
+use client::Trouble;
+use config::{Config, Flags};
+use std::ffi::OsString;
+use std::io::Write;
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    let words: Vec<OsString> = std::env::args_os().skip(1).collect();
+    // Two roles are not for users: their words are fixed, and come from ourselves.
+    let result = match words.first().and_then(|word| word.to_str()) {
+        Some("__shim") => Ok(shim::main(words.into_iter().skip(1).collect()) as u8),
+        Some("__serve") => Ok(serve_in_background(&words[1..])),
+        _ => dispatch(words),
+    };
+    match result {
+        Ok(code) => ExitCode::from(code),
+        Err(trouble) => {
+            client::complain(trouble.text());
+            ExitCode::from(trouble.exit_code())
+        }
+    }
+}
+
+fn dispatch(words: Vec<OsString>) -> Result<u8, Trouble> {
+    // Nothing that breaks here is to be shown as a trace.
+    std::panic::set_hook(Box::new(|panic| {
+        client::complain(&format!("this is a mistake in persistproc, please report it: {panic}"))
+    }));
+    let parsed = cli::parse(words).map_err(Trouble::Usage)?;
+    let config = config::resolve(parsed.given.flags.clone(), |name| std::env::var_os(name)).map_err(Trouble::Usage)?;
+    match parsed {
+        Parsed { command: Command::Serve, given } if given.background => start_in_background(&config),
+        Parsed { command: Command::Serve, .. } => serve(config),
+        parsed => client::main(parsed, config),
+    }
+}
+
+fn serve(config: Config) -> Result<u8, Trouble> {
+    let is_quiet = config.is_quiet;
+    let refused = |fault: fault::Fault| Trouble::Refused(fault.text);
+    let ready = server::Ready::new(config).map_err(refused)?;
+    if !is_quiet {
+        client::print(&ready.welcome());
+    }
+    let mut say = |text: &str| {
+        if !is_quiet {
+            client::complain(text)
+        }
+    };
+    ready.serve(&mut say).map_err(refused).map(|()| 0)
+}
+
+fn start_in_background(config: &Config) -> Result<u8, Trouble> {
+    let port = client::start_server(config)?;
+    if !config.is_quiet {
+        client::print(&format!("http://127.0.0.1:{port}/mcp\n"));
+    }
+    Ok(0)
+}
+
+/// `__serve PORT DATA_DIR`: a server without a terminal. Whoever started it reads one line, `ok PORT` or `err TEXT`.
+fn serve_in_background(words: &[OsString]) -> u8 {
+    let Ok(mut starter) = sys::take_standard_fd(1) else { return 1 };
+    let _ = sys::new_session();
+    let _ = std::env::set_current_dir("/");
+    let flags = Flags {
+        port: words.first().and_then(|word| word.to_str()?.parse().ok()),
+        data_dir: words.get(1).map(Into::into),
+        ..Flags::default()
+    };
+    let ready = config::resolve(flags, |name| std::env::var_os(name))
+        .map_err(fault::Fault::invalid)
+        .and_then(server::Ready::new);
+    match ready {
+        Ok(ready) => {
+            let _ = writeln!(starter, "ok {}", ready.port());
+            drop(starter);
+            u8::from(ready.serve(&mut |_| {}).is_err())
+        }
+        Err(fault) => {
+            let _ = writeln!(starter, "err {}", fault.text);
+            1
+        }
+    }
+}
