@@ -1,0 +1,305 @@
+//! `make bench`: speed and memory, each beside something public that is measured in the same run. Prints, judges nothing.
+//!
+//! `BENCH_MB` is the size of the large log in MB (1000).
+#![allow(clippy::print_stdout)]
+
+#[allow(dead_code)]
+mod support;
+
+use std::fs;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::os::fd::OwnedFd;
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use support::{Guard, Sandbox, wait_for, wait_until};
+
+fn main() {
+    if std::env::args().nth(1).as_deref() == Some("ping") {
+        return ping();
+    }
+    let megabytes: usize = std::env::var("BENCH_MB").ok().and_then(|text| text.parse().ok()).unwrap_or(1000);
+    println!("{:<52} {:>12} {:>12} {:>8}", "", "persistproc", "beside it", "ratio");
+    commands();
+    memory();
+    latency();
+    large_log(megabytes);
+}
+
+/// One line of the table.
+fn row(what: &str, ours: f64, theirs: f64, unit: &str) {
+    println!(
+        "{what:<52} {:>12} {:>12} {:>7.2}x",
+        format!("{ours:.1} {unit}"),
+        format!("{theirs:.1} {unit}"),
+        ours / theirs
+    );
+}
+
+fn median(mut values: Vec<f64>) -> f64 {
+    values.sort_by(f64::total_cmp);
+    values[values.len() / 2]
+}
+
+/// Median of the time that a command takes from spawn to end, in ms.
+fn time(times: usize, mut command: impl FnMut() -> Command) -> f64 {
+    let once = |mut command: Command| {
+        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+        let begun = Instant::now();
+        assert!(command.status().unwrap().success());
+        begun.elapsed().as_secs_f64() * 1000.0
+    };
+    once(command());
+    median((0..times).map(|_| once(command())).collect())
+}
+
+fn commands() {
+    let sandbox = Sandbox::new();
+    let _server = sandbox.serve();
+    for i in 0..50 {
+        sandbox.run(&["start", "--label", &format!("old {i}"), "true"]).ok();
+    }
+    for i in 0..3 {
+        sandbox.run(&["start", "--label", &format!("live {i}"), "sleep", "1000"]).ok();
+    }
+    let truth = time(100, || Command::new("true"));
+    row("list, 3 live and 47 ended; beside: true", time(100, || sandbox.command(&["list"])), truth, "ms");
+    let mut i = 0;
+    let start = time(40, || {
+        i += 1;
+        sandbox.command(&["start", "--label", &format!("s{i}"), "true"])
+    });
+    row("start; beside: setsid true", start, time(40, || arguments_of("setsid", &["true"])), "ms");
+    row("run true to its end; beside: true", time(40, || sandbox.command(&["true"])), truth, "ms");
+    sandbox.run(&["shutdown"]).ok();
+    let up = || {
+        let begun = Instant::now();
+        let server = Guard(sandbox.spawn(&["serve", "-q"]));
+        while std::net::TcpStream::connect(("127.0.0.1", sandbox.port)).is_err() {
+            std::thread::sleep(Duration::from_micros(100));
+        }
+        let up = begun.elapsed().as_secs_f64() * 1000.0;
+        drop(server);
+        up
+    };
+    row("serve to listening, 50 old runs; beside: true", median((0..20).map(|_| up()).collect()), truth, "ms");
+}
+
+fn arguments_of(program: &str, words: &[&str]) -> Command {
+    let mut command = Command::new(program);
+    command.args(words);
+    command
+}
+
+/// A value in kB from one of the tables of /proc.
+fn kilobytes(pid: i32, file: &str, key: &str) -> f64 {
+    let text = fs::read_to_string(format!("/proc/{pid}/{file}")).unwrap();
+    let line = text.lines().find(|line| line.starts_with(key)).unwrap();
+    line.split_whitespace().nth(1).unwrap().parse().unwrap()
+}
+
+fn private(pid: i32) -> f64 {
+    kilobytes(pid, "smaps_rollup", "Private_Dirty") + kilobytes(pid, "smaps_rollup", "Private_Clean")
+}
+
+fn memory() {
+    let sandbox = Sandbox::new();
+    let server = sandbox.serve();
+    let beside = Guard(arguments_of("cat", &[]).stdin(Stdio::piped()).spawn().unwrap());
+    let cat = beside.pid();
+    wait_until("cat to wait", || fs::read_to_string(format!("/proc/{cat}/wchan")).is_ok_and(|at| at != "0"));
+    row(
+        "server, idle: RSS; beside: cat",
+        kilobytes(server.pid(), "status", "VmRSS"),
+        kilobytes(cat, "status", "VmRSS"),
+        "kB",
+    );
+    let before = kilobytes(server.pid(), "status", "VmRSS");
+    for i in 0..10 {
+        sandbox.run(&["start", "--label", &format!("s{i}"), "sleep", "1000"]).ok();
+    }
+    let ten = kilobytes(server.pid(), "status", "VmRSS");
+    for i in 10..60 {
+        sandbox.run(&["start", "--label", &format!("s{i}"), "sleep", "1000"]).ok();
+    }
+    let sixty = kilobytes(server.pid(), "status", "VmRSS");
+    row("server, first ten live runs: RSS grows by; cat", ten - before, kilobytes(cat, "status", "VmRSS"), "kB");
+    row("server, each live run more; beside: cat private", (sixty - ten) / 50.0, private(cat), "kB");
+    let shim = sandbox.status(0)["shim"].as_i64().unwrap() as i32;
+    row("shim: private; beside: cat private", private(shim), private(cat), "kB");
+    fs::write(sandbox.work().join("burst"), "line\n".repeat(4 << 20)).unwrap();
+    sandbox.run(&["start", "--label", "burst", "sh", "-c", "cat burst; exec sleep 1000"]).ok();
+    let burst = sandbox.runs().len() - 1;
+    wait_until("the burst", || sandbox.status(burst)["lines"][0] == 4 << 20);
+    let shim = sandbox.status(burst)["shim"].as_i64().unwrap() as i32;
+    let settled = wait_for("quiet", || {
+        let value = private(shim);
+        std::thread::sleep(Duration::from_millis(400));
+        (private(shim) == value).then_some(value)
+    });
+    row("shim after a burst of 4 M lines; cat private", settled, private(cat), "kB");
+}
+
+/// Prints the time, again and again: the child of the latency test.
+fn ping() {
+    let mut out = std::io::stdout();
+    for _ in 0..400 {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_nanos();
+        let _ = out.write_all(format!("{now}\n").as_bytes()).and_then(|()| out.flush());
+        std::thread::sleep(Duration::from_millis(3));
+    }
+}
+
+/// Median age in ms of the lines that `command` prints, when they arrive.
+fn age_of_lines(mut command: Command) -> f64 {
+    let mut child = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
+    let mut ages = Vec::new();
+    for line in BufReader::new(child.stdout.take().unwrap()).lines() {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_nanos();
+        let written: u128 = line.unwrap().parse().unwrap();
+        ages.push((now - written) as f64 / 1e6);
+    }
+    child.wait().unwrap();
+    ages.remove(0);
+    median(ages)
+}
+
+fn latency() {
+    let sandbox = Sandbox::new();
+    let _server = sandbox.serve();
+    let own = std::env::current_exe().unwrap().display().to_string();
+    let ours = age_of_lines(sandbox.command(&[&own, "ping"]));
+    let theirs = age_of_lines(arguments_of("sh", &["-c", &format!("'{own}' ping | cat")]));
+    row("a line, from write to the wrapper's stdout; | cat", ours, theirs, "ms");
+}
+
+/// CPU seconds of a process so far.
+fn cpu(pid: i32) -> f64 {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
+    let fields: Vec<&str> = stat.rsplit_once(") ").unwrap().1.split(' ').collect();
+    (fields[11].parse::<f64>().unwrap() + fields[12].parse::<f64>().unwrap()) / 100.0
+}
+
+fn large_log(megabytes: usize) {
+    let sandbox = Sandbox::new();
+    let mut server = sandbox.command(&["serve", "-q"]);
+    let _server = Guard(support::spawn(server.env("PERSISTPROC_MAX_LOG_BYTES", "0")));
+    sandbox.wait_for_server();
+    let line = format!("{}\n", "x".repeat(99));
+    let lines = megabytes * 10_000;
+    let source = sandbox.work().join("source");
+    let mut file = std::io::BufWriter::new(fs::File::create(&source).unwrap());
+    (0..lines).for_each(|_| file.write_all(line.as_bytes()).unwrap());
+    drop(file);
+
+    // Memory that was just used is faster than memory that was not, so both sides have a round to warm up, and then take
+    // turns in being first.
+    let mut rates = [Vec::new(), Vec::new()];
+    let mut nanoseconds = Vec::new();
+    for round in 0..6 {
+        for turn in 0..2 {
+            if turn == round % 2 {
+                let (rate, cpu) = capture(&sandbox, round, megabytes);
+                rates[0].push(rate);
+                nanoseconds.push(cpu);
+            } else {
+                rates[1].push(tee(&sandbox, megabytes));
+            }
+        }
+        if round == 0 {
+            (rates, nanoseconds) = Default::default();
+        }
+    }
+    let [ours, theirs] = rates.map(median);
+    row(&format!("capture of {megabytes} MB in lines of 100; cat | tee a > b"), ours, theirs, "MB/s");
+    println!("{:<52} {:>12}", "  CPU of the shim per line", format!("{:.0} ns", median(nanoseconds)));
+
+    let log = sandbox.runs().last().unwrap().join("combined.log");
+    let log = log.to_str().unwrap();
+    let ours = time(30, || sandbox.command(&["output", "big 5", "--lines", "100"]));
+    row(
+        "output --lines 100 of it, whole command; tail",
+        ours,
+        time(30, || arguments_of("tail", &["-n", "100", log])),
+        "ms",
+    );
+    let stamp = stamp_in_the_middle(Path::new(log));
+    let ours = time(30, || sandbox.command(&["output", "big 5", "--since-time", &stamp, "--lines", "100"]));
+    row("output --since-time of it; tail -n 100", ours, time(30, || arguments_of("tail", &["-n", "100", log])), "ms");
+    // Without the command around it: what the server takes.
+    let mut answers = Vec::new();
+    let mut stream = std::net::TcpStream::connect(("127.0.0.1", sandbox.port)).unwrap();
+    for _ in 0..200 {
+        let begun = Instant::now();
+        stream.write_all(&support::get("/output?command_or_label=big%205&lines=100", sandbox.port)).unwrap();
+        assert_eq!(support::Http::read(&mut stream).unwrap().status, 200);
+        answers.push(begun.elapsed().as_secs_f64() * 1000.0);
+    }
+    row(
+        "  in the server, with HTTP; beside: tail",
+        median(answers),
+        time(30, || arguments_of("tail", &["-n", "100", log])),
+        "ms",
+    );
+    let followed = Instant::now();
+    let mut wrapper = sandbox.command(&["cat", "source"]).stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
+    let read = count_bytes(wrapper.stdout.take().unwrap().into());
+    assert!(wrapper.wait().unwrap().success() && read == megabytes * 1_000_000);
+    let ours = megabytes as f64 / followed.elapsed().as_secs_f64();
+    let piped = Instant::now();
+    let mut cat = arguments_of("sh", &["-c", "cat source | cat"]);
+    let mut cat = cat.current_dir(sandbox.work()).stdout(Stdio::piped()).spawn().unwrap();
+    count_bytes(cat.stdout.take().unwrap().into());
+    cat.wait().unwrap();
+    row("through the wrapper, captured; cat | cat", ours, megabytes as f64 / piped.elapsed().as_secs_f64(), "MB/s");
+}
+
+/// Captures the source as run `round`: MB/s, and the shim's CPU in ns per line. Only the last log is kept.
+fn capture(sandbox: &Sandbox, round: usize, megabytes: usize) -> (f64, f64) {
+    let begun = Instant::now();
+    let label = format!("big {round}");
+    sandbox.run(&["start", "--label", &label, "sh", "-c", "cat source; exec sleep 1000"]).ok();
+    let shim = sandbox.status(round)["shim"].as_i64().unwrap() as i32;
+    let run = sandbox.runs()[round].clone();
+    let lines = megabytes * 10_000;
+    let full = (megabytes * 1_000_000 + lines * 25) as u64;
+    wait_until("the whole log", || fs::metadata(run.join("stdout.log")).unwrap().len() == full);
+    let rate = megabytes as f64 / begun.elapsed().as_secs_f64();
+    let nanoseconds = cpu(shim) * 1e9 / lines as f64;
+    sandbox.run(&["stop", &label]).ok();
+    if round < 5 {
+        let _ = (fs::remove_file(run.join("stdout.log")), fs::remove_file(run.join("combined.log")));
+    }
+    (rate, nanoseconds)
+}
+
+/// The same through a pipe and into two files by other means, in MB/s.
+fn tee(sandbox: &Sandbox, megabytes: usize) -> f64 {
+    let begun = Instant::now();
+    let status = arguments_of("sh", &["-c", "cat source | tee a > b"]).current_dir(sandbox.work()).status().unwrap();
+    assert!(status.success());
+    let rate = megabytes as f64 / begun.elapsed().as_secs_f64();
+    let _ = (fs::remove_file(sandbox.work().join("a")), fs::remove_file(sandbox.work().join("b")));
+    rate
+}
+
+fn count_bytes(pipe: OwnedFd) -> usize {
+    let mut pipe = fs::File::from(pipe);
+    let mut buffer = vec![0; 1 << 16];
+    let mut count = 0;
+    loop {
+        match pipe.read(&mut buffer).unwrap() {
+            0 => return count,
+            n => count += n,
+        }
+    }
+}
+
+fn stamp_in_the_middle(log: &Path) -> String {
+    use std::os::unix::fs::FileExt;
+    let file = fs::File::open(log).unwrap();
+    let mut bytes = [0; 400];
+    file.read_exact_at(&mut bytes, file.metadata().unwrap().len() / 2).unwrap();
+    let text = String::from_utf8_lossy(&bytes).into_owned();
+    text.lines().nth(1).unwrap()[..24].to_string()
+}

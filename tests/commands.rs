@@ -1,0 +1,255 @@
+//! The commands, as text and as JSON, and how a process is found again.
+
+use crate::support::*;
+use serde_json::{Value, json};
+
+fn json(sandbox: &Sandbox, words: &[&str]) -> Value {
+    sandbox.run(&[&["--format", "json"], words].concat()).ok().json()
+}
+
+/// Names of the members, sorted.
+fn members(value: &Value) -> Vec<&str> {
+    value.as_object().unwrap().keys().map(String::as_str).collect()
+}
+
+#[test]
+fn start_returns_at_once_and_tells_pid_label_and_logs() {
+    let sandbox = Sandbox::new();
+    let started = json(&sandbox, &["start", "sh", "-c", "read never"]);
+    assert_eq!(members(&started), ["action", "label", "log_combined", "log_stderr", "log_stdout", "pid", "run"]);
+    assert_eq!(started["action"], "start");
+    assert_eq!(started["label"], format!("sh -c 'read never' in {}", sandbox.work().display()));
+    assert!(is_alive(started["pid"].as_i64().unwrap() as i32));
+    for log in ["log_stdout", "log_stderr", "log_combined"] {
+        assert!(std::path::Path::new(started[log].as_str().unwrap()).exists());
+    }
+    let again = sandbox.run(&["start", "sh", "-c", "read never"]);
+    assert_eq!(again.code, 1);
+    let expected = format!("{}' is already running with PID {}", started["label"].as_str().unwrap(), started["pid"]);
+    assert!(again.stderr.contains(&expected), "{}", again.stderr);
+    let text = sandbox.run(&["start", "--label", "other", "sh", "-c", "read never"]).ok().out();
+    assert!(text.starts_with("Started 'other', PID ") && text.lines().count() == 1, "{text}");
+}
+
+#[test]
+fn start_takes_directory_environment_and_label() {
+    let sandbox = Sandbox::new();
+    let environment = r#"{"ADDED": "a b", "HOME": "/changed"}"#;
+    std::fs::create_dir(sandbox.work().join("sub")).unwrap();
+    let script = "echo \"$ADDED|$HOME|$PWD\"; pwd";
+    let words =
+        ["start", "--working-directory", "sub", "--environment", environment, "--label", "x", "sh", "-c", script];
+    assert_eq!(json(&sandbox, &words)["label"], "x");
+    wait_until("its end", || sandbox.status(0)["state"] == "exited");
+    let sub = sandbox.work().join("sub").display().to_string();
+    assert_eq!(stripped(&sandbox.runs()[0].join("stdout.log")), format!("a b|/changed|{sub}\n{sub}\n").into_bytes());
+}
+
+#[test]
+fn stop_and_restart_tell_what_became_of_it_in_the_shape_of_the_python_program() {
+    let sandbox = Sandbox::new();
+    json(&sandbox, &["start", "--label", "web", "sh", "-c", "trap 'exit 7' TERM; while :; do sleep 0.05; done"]);
+    let first = sandbox.status(0)["pid"].clone();
+    let restarted = json(&sandbox, &["restart", "web"]);
+    assert_eq!((&restarted["action"], &restarted["label"]), (&json!("restart"), &json!("web")));
+    assert!(restarted["pid"] != first && restarted["run"] == "r2", "{restarted}");
+    assert_eq!(sandbox.status(0)["exit_code"], 7);
+    let stopped = json(&sandbox, &["ctrl", "stop", "web"]);
+    assert_eq!(
+        members(&stopped),
+        ["action", "exit_code", "label", "log_combined", "log_stderr", "log_stdout", "pid", "run"]
+    );
+    assert_eq!(
+        (&stopped["action"], &stopped["exit_code"], &stopped["pid"]),
+        (&json!("stop"), &json!(7), &restarted["pid"])
+    );
+    let failed = sandbox.run(&["--format", "json", "stop", "nothing"]);
+    assert_eq!(failed.code, 1);
+    assert_eq!(failed.json()["action"], "stop");
+    assert!(
+        failed.json()["error"].as_str().unwrap().contains("'web'") && failed.stderr.contains("'web'"),
+        "{failed:?}"
+    );
+    // One that has ended is started again.
+    assert_eq!(json(&sandbox, &["ctrl", "restart", "web"])["run"], "r3");
+    let last = sandbox.run(&["stop", "web"]).ok().out();
+    assert_eq!(last, format!("Stopped 'web', PID {} (exit code 7).\n", sandbox.status(2)["pid"]));
+}
+
+#[test]
+fn a_restart_keeps_arguments_directory_environment_and_label() {
+    let sandbox = Sandbox::new();
+    let mut command =
+        sandbox.command(&["start", "--label", "keep", "sh", "-c", "pwd; echo \"$KEPT\" \"$@\"", "", "a  b", ""]);
+    finish(spawn(command.env("KEPT", "kept value")), DEADLINE).ok();
+    wait_until("its end", || sandbox.status(0)["state"] == "exited");
+    let mut restart = sandbox.command(&["restart", "keep"]);
+    finish(spawn(restart.current_dir("/")), DEADLINE).ok();
+    wait_until("its end", || sandbox.status(1)["state"] == "exited");
+    let [first, second] = [0, 1].map(|i| stripped(&sandbox.runs()[i].join("stdout.log")));
+    assert_eq!(first, second);
+    assert_eq!(first, format!("{}\nkept value a  b \n", sandbox.work().display()).into_bytes());
+}
+
+#[test]
+fn list_shows_one_row_per_process_with_what_became_of_it() {
+    let sandbox = Sandbox::new();
+    assert_eq!(sandbox.run(&["serve", "--background", "-q"]).ok().out(), "");
+    assert!(sandbox.run(&["list"]).ok().out().contains("Nothing has been started"));
+    sandbox.run(&["sh", "-c", "exit 3"]);
+    sandbox.run(&["--label", "twice", "true"]).ok();
+    sandbox.run(&["--label", "twice", "true"]).ok();
+    sandbox.run(&["start", "--label", "web", "sh", "-c", "read never"]).ok();
+    let listed = json(&sandbox, &["list"]);
+    let rows = listed["processes"].as_array().unwrap();
+    assert_eq!(
+        rows.iter().map(|row| row["status"].as_str().unwrap()).collect::<Vec<_>>(),
+        ["exited", "exited", "running"]
+    );
+    assert_eq!((&rows[0]["exit_code"], &rows[0]["command"]), (&json!(3), &json!(["sh", "-c", "exit 3"])));
+    assert_eq!((&rows[1]["label"], &rows[1]["run"]), (&json!("twice"), &json!("r3")));
+    assert!(rows[2].get("exit_code").is_none() && rows[2].get("end_time").is_none());
+    assert_eq!(rows[2]["working_directory"], sandbox.work().display().to_string());
+    assert!(rows.iter().all(
+        |row| row["start_time"].as_str().unwrap().ends_with('Z') && row["start_time"].as_str().unwrap().len() == 24
+    ));
+    let table = sandbox.run(&["ls"]).ok().out();
+    assert!(table.lines().nth(1).unwrap().contains("web") && table.contains("exited, exit code 3"), "{table}");
+
+    let pid = rows[2]["pid"].to_string();
+    for words in [
+        &["list", "--pid", &pid][..],
+        &["list", "--command-or-label", "web"],
+        &["list", "--command_or_label", "sh -c 'read never'"],
+    ] {
+        assert_eq!(json(&sandbox, words)["processes"], json!([rows[2]]), "{words:?}");
+    }
+    let elsewhere = json(&sandbox, &["list", "--working-directory", "/"]);
+    assert_eq!(elsewhere["processes"], json!([]));
+    let server = json(&sandbox, &["list", "--pid", "0"]);
+    let server = &server["processes"][0];
+    assert!(
+        is_alive(server["pid"].as_i64().unwrap() as i32)
+            && server["label"].as_str().unwrap().contains(&sandbox.port.to_string())
+    );
+}
+
+#[test]
+fn a_process_is_found_by_pid_run_label_and_command_also_when_it_has_ended() {
+    let sandbox = Sandbox::new();
+    sandbox.run(&["--label", "my label", "printf", "%s\n", "a b", "it's"]).ok();
+    let pid = sandbox.status(0)["pid"].to_string();
+    for target in [
+        &["my label"][..],
+        &[&pid],
+        &["r1"],
+        &["printf", "%s\n", "a b", "it's"],
+        &["printf '%s\n' 'a b' \"it's\""],
+        &["--pid", &pid],
+        &["--command-or-label", "my label"],
+    ] {
+        let out = sandbox.run(&[&["output"], target].concat()).ok().out();
+        assert_eq!(
+            out.lines().map(|line| line.split_once("Z ").unwrap().1).collect::<Vec<_>>(),
+            ["a b", "it's"],
+            "{target:?}"
+        );
+    }
+    // A label means its newest run.
+    sandbox.run(&["--label", "my label", "echo", "newer"]).ok();
+    assert!(sandbox.run(&["output", "my label"]).ok().out().ends_with(" newer\n"));
+    assert!(sandbox.run(&["output", "r1"]).ok().out().ends_with(" it's\n"));
+}
+
+#[test]
+fn what_could_be_several_is_not_guessed() {
+    let sandbox = Sandbox::new();
+    let dirs = ["a", "b", "c"].map(|name| sandbox.work().join(name));
+    for dir in &dirs {
+        std::fs::create_dir(dir).unwrap();
+        let mut start = sandbox.command(&["start", "sh", "-c", "read never"]);
+        finish(spawn(start.current_dir(dir)), DEADLINE).ok();
+    }
+    let script = ["--", "sh", "-c", "read never"];
+    let ambiguous = sandbox.run(&[&["stop"], &script[..]].concat());
+    assert_eq!(ambiguous.code, 1);
+    for dir in &dirs {
+        assert!(ambiguous.stderr.contains(&format!(" in {}'", dir.display())), "{}", ambiguous.stderr);
+    }
+    assert_eq!((0..3).filter(|i| sandbox.status(*i)["state"] == "running").count(), 3);
+    // The directory decides: the one that is named, or the one where the caller is.
+    sandbox.run(&[&["stop", "--working-directory", "b"], &script[..]].concat()).ok();
+    assert_eq!(sandbox.status(1)["state"], "terminated");
+    let mut near = sandbox.command(&[&["stop"], &script[..]].concat());
+    finish(spawn(near.current_dir(&dirs[0])), DEADLINE).ok();
+    assert_eq!(sandbox.status(0)["state"], "terminated");
+    // And when only one runs, it is meant.
+    sandbox.run(&[&["stop"], &script[..]].concat()).ok();
+    assert_eq!(sandbox.status(2)["state"], "terminated");
+}
+
+#[test]
+fn an_unknown_target_gets_the_names_that_there_are() {
+    let sandbox = Sandbox::new();
+    sandbox.run(&["start", "--label", "web", "sh", "-c", "read never"]).ok();
+    sandbox.run(&["--label", "done", "true"]).ok();
+    for command in ["stop", "restart", "output"] {
+        for target in ["nothing", "999999999", "r77", "npm run dev"] {
+            let ended = sandbox.run(&[command, target]);
+            assert_eq!(ended.code, 1, "{ended:?}");
+            assert!(ended.stderr.contains(target) && ended.stderr.contains("'web' (running, PID "), "{}", ended.stderr);
+            assert!(ended.stderr.contains("'done' (exited)") && ended.stderr.lines().count() == 1, "{}", ended.stderr);
+        }
+    }
+}
+
+#[test]
+fn of_two_that_start_the_same_label_at_once_exactly_one_wins() {
+    let sandbox = Sandbox::new();
+    let _server = sandbox.serve();
+    for round in 0..5 {
+        let label = format!("round {round}");
+        let starts: Vec<_> =
+            (0..4).map(|_| sandbox.spawn(&["start", "--label", &label, "sh", "-c", "read never"])).collect();
+        let codes: Vec<i32> = starts.into_iter().map(|child| finish(child, DEADLINE).code).collect();
+        assert_eq!(codes.iter().filter(|code| **code == 0).count(), 1, "{codes:?}");
+        assert_eq!(codes.iter().filter(|code| **code == 1).count(), 3, "{codes:?}");
+    }
+    assert_eq!(sandbox.runs().len(), 5);
+}
+
+#[test]
+fn fifty_finished_runs_are_kept_and_live_ones_always() {
+    let sandbox = Sandbox::new();
+    let _server = sandbox.serve();
+    sandbox.run(&["start", "--label", "oldest", "sh", "-c", "read never"]).ok();
+    for i in 0..55 {
+        sandbox.run(&["start", "--label", &format!("n{i}"), "true"]).ok();
+    }
+    wait_until("old runs to go", || sandbox.runs().len() == 51);
+    let listed = json(&sandbox, &["list"]);
+    let labels: Vec<&str> =
+        listed["processes"].as_array().unwrap().iter().map(|p| p["label"].as_str().unwrap()).collect();
+    assert_eq!((labels.len(), labels[0], labels[1], labels[50]), (51, "oldest", "n5", "n54"));
+}
+
+#[test]
+fn completions_are_understood_by_their_shells() {
+    let sandbox = Sandbox::new();
+    let bash = sandbox.run(&["completions", "bash"]).ok().out();
+    let test = format!(
+        "{bash}\nCOMP_WORDS=(persistproc output --str); COMP_CWORD=2; _persistproc; echo \"${{COMPREPLY[*]}}\"
+        COMP_WORDS=(persistproc output --stream st); COMP_CWORD=3; _persistproc; echo \"${{COMPREPLY[*]}}\"
+        COMP_WORDS=(persistproc restar); COMP_CWORD=1; _persistproc; echo \"${{COMPREPLY[0]}}\""
+    );
+    let shell = std::process::Command::new("bash").args(["--norc", "-c", &test]).output().unwrap();
+    assert_eq!(
+        String::from_utf8_lossy(&shell.stdout),
+        "--stream\nstdout stderr\nrestart\n",
+        "{}",
+        String::from_utf8_lossy(&shell.stderr)
+    );
+    for shell in ["zsh", "fish"] {
+        assert!(sandbox.run(&["completions", shell]).ok().out().contains("wait-for"));
+    }
+}

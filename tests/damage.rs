@@ -1,0 +1,109 @@
+//! Files in the data directory that are damaged or foreign are reported, never stop the server, and hide nothing else.
+
+use crate::support::*;
+use std::fs;
+
+fn log(sandbox: &Sandbox) -> String {
+    fs::read_to_string(sandbox.data().join("server.log")).unwrap_or_default()
+}
+
+/// The state of each run, by number of the run.
+fn states(sandbox: &Sandbox) -> Vec<(String, String)> {
+    let listed = sandbox.run(&["--format", "json", "list"]).ok().json();
+    let processes = listed["processes"].as_array().unwrap();
+    processes.iter().map(|p| (p["run"].as_str().unwrap().into(), p["status"].as_str().unwrap().into())).collect()
+}
+
+#[test]
+fn damaged_files_of_runs_are_reported_and_hide_no_other() {
+    let sandbox = Sandbox::new();
+    for i in 1..=7 {
+        sandbox.run(&["--label", &format!("p{i}"), "echo", &format!("output {i}")]).ok();
+    }
+    sandbox.run(&["start", "--label", "live1", "sh", "-c", "echo up; read never"]).ok();
+    sandbox.run(&["start", "--label", "live2", "sh", "-c", "echo up; read never"]).ok();
+    sandbox.run(&["shutdown", "--keep"]).ok();
+    let runs = sandbox.runs();
+    let file = |i: usize, name: &str| runs[i - 1].join(name);
+    fs::write(file(1, "status.json"), "").unwrap();
+    fs::write(file(2, "status.json"), "{\"version\":1,\"state\":\"exi").unwrap();
+    let meta = fs::read(file(3, "meta.json")).unwrap();
+    fs::write(file(3, "meta.json"), &meta[..meta.len() / 2]).unwrap();
+    fs::remove_file(file(4, "status.json")).unwrap();
+    fs::write(file(5, "status.json"), [0u8; 2048]).unwrap();
+    fs::write(file(6, "combined.log"), b"\xff\xfe no record at all\n\0\0\n").unwrap();
+    fs::write(file(8, "meta.json"), "[]").unwrap();
+    fs::write(file(9, "status.json"), "").unwrap();
+    let foreign = sandbox.data().join("runs");
+    fs::write(foreign.join("notes.txt"), "mine").unwrap();
+    fs::create_dir(foreign.join("000099.not_ours")).unwrap();
+    fs::create_dir(foreign.join(".new.1.77")).unwrap();
+    std::os::unix::fs::symlink("/nowhere", foreign.join("000098.link")).unwrap();
+
+    let _server = sandbox.serve();
+    let states = states(&sandbox);
+    let expected = [
+        ("r1", "lost"),
+        ("r2", "lost"),
+        ("r3", "exited"),
+        ("r4", "failed"),
+        ("r5", "lost"),
+        ("r6", "exited"),
+        ("r7", "exited"),
+        ("r8", "running"),
+    ];
+    for (run, state) in expected {
+        assert!(states.contains(&(run.into(), state.into())), "{run} {state}: {states:?}");
+    }
+    let log = log(&sandbox);
+    for run in [1, 2, 3, 5, 8, 9] {
+        assert!(log.contains(&runs[run - 1].display().to_string()), "r{run} is not in:\n{log}");
+    }
+    assert!(log.contains("notes.txt") && log.contains("000099.not_ours"), "{log}");
+    assert!(foreign.join("notes.txt").exists() && foreign.join("000099.not_ours").exists());
+    assert!(!foreign.join(".new.1.77").exists(), "what a killed server left half-made is swept");
+
+    // What is whole is read as ever, and what is live is stopped as ever.
+    assert!(sandbox.run(&["output", "p7"]).ok().out().ends_with(" output 7\n"));
+    assert!(sandbox.run(&["output", "p1"]).ok().out().ends_with(" output 1\n"), "its log is whole");
+    sandbox.run(&["output", "p6"]).ok();
+    for run in ["r8", "r9"] {
+        sandbox.run(&["stop", run]).ok();
+    }
+    assert_eq!(sandbox.leftovers(), Vec::<i32>::new());
+    let restart = sandbox.run(&["restart", "r3"]);
+    assert!(restart.code == 1 && restart.stderr.contains("meta.json"), "{restart:?}");
+    // Numbers go on behind everything that is there.
+    sandbox.run(&["--label", "next", "true"]).ok();
+    assert!(sandbox.runs().iter().any(|run| run.file_name().unwrap().to_string_lossy().starts_with("000010.true")));
+}
+
+#[test]
+fn files_of_a_newer_version_are_left_alone_and_reported() {
+    let sandbox = Sandbox::new();
+    sandbox.run(&["--label", "old", "true"]).ok();
+    sandbox.run(&["shutdown"]).ok();
+    let run = sandbox.runs()[0].clone();
+    let newer = "{\"version\": 99, \"wonders\": []}";
+    fs::write(run.join("meta.json"), newer).unwrap();
+    let _server = sandbox.serve();
+    assert_eq!(states(&sandbox), []);
+    assert!(log(&sandbox).contains("newer persistproc (format 99)"), "{}", log(&sandbox));
+    for i in 0..52 {
+        sandbox.run(&["start", "--label", &format!("n{i}"), "true"]).ok();
+    }
+    wait_until("old runs to go", || sandbox.runs().len() <= 51);
+    assert_eq!(fs::read_to_string(run.join("meta.json")).unwrap(), newer);
+}
+
+#[test]
+fn the_data_directory_may_vanish_under_a_server_without_ending_it() {
+    let sandbox = Sandbox::new();
+    let _server = sandbox.serve();
+    sandbox.run(&["--label", "gone", "echo", "x"]).ok();
+    fs::remove_dir_all(sandbox.data().join("runs")).unwrap();
+    let ended = sandbox.run(&["true"]);
+    assert!(ended.code == 1 && ended.stderr.contains("--data-dir"), "{ended:?}");
+    sandbox.run(&["list"]).ok();
+    sandbox.run(&["output", "gone"]).ok();
+}

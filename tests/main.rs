@@ -1,0 +1,16 @@
+//! Tests on the real binary: real children, real sockets, a free port and a temporary data directory each. A file per
+//! promise; `support` is what they share.
+
+mod support;
+
+mod commands;
+mod crash;
+mod damage;
+mod gate;
+mod mcp;
+mod output;
+mod rooms;
+mod server;
+mod stop;
+mod usage;
+mod wrapper;

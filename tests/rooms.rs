@@ -1,0 +1,113 @@
+//! The rooms and what they may know: calls go down, never up, and some things are done in one place only.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+/// Room → rooms that its `use` lines may name. The order is the way down.
+const ROOMS: [(&str, &[&str]); 16] = [
+    ("main", &["cli", "client", "config", "fault", "server", "shim", "sys"]),
+    ("client", &["cli", "config", "http", "log", "mcp", "output", "procs", "server", "sys", "words"]),
+    ("cli", &["config", "words"]),
+    ("server", &["config", "fault", "http", "log", "manager", "mcp", "output", "procs", "sys", "words"]),
+    ("mcp", &["fault", "log", "manager", "output", "rundir", "sys", "words"]),
+    ("output", &["fault", "log", "manager"]),
+    ("manager", &["fault", "log", "rundir", "sys", "words"]),
+    ("shim", &["log", "procs", "rundir", "sys"]),
+    ("http", &["sys"]),
+    ("config", &[]),
+    ("rundir", &["words"]),
+    ("log", &[]),
+    ("procs", &[]),
+    ("words", &[]),
+    ("fault", &[]),
+    ("sys", &[]),
+];
+
+fn sources(dir: &Path) -> Vec<PathBuf> {
+    let entries = fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().path());
+    entries.flat_map(|path| if path.is_dir() { sources(&path) } else { vec![path] }).collect()
+}
+
+/// Room, file, and its code without comments and tests.
+fn code() -> Vec<(String, String, String)> {
+    let src = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+    let mut files: Vec<PathBuf> = sources(&src);
+    files.sort();
+    files
+        .iter()
+        .map(|path| {
+            let inside = path.strip_prefix(&src).unwrap();
+            let room = inside.components().next().unwrap().as_os_str().to_string_lossy().replace(".rs", "");
+            let text = fs::read_to_string(path).unwrap();
+            let text = text.split("#[cfg(test)]\nmod tests").next().unwrap();
+            let lines = text.lines().filter(|line| !line.trim_start().starts_with("//"));
+            (room, inside.display().to_string(), lines.collect::<Vec<_>>().join("\n"))
+        })
+        .collect()
+}
+
+#[test]
+fn every_room_is_listed_and_knows_only_rooms_below_it() {
+    let order = |room: &str| ROOMS.iter().position(|(name, _)| *name == room);
+    let mut problems = Vec::new();
+    for (room, file, text) in code() {
+        let Some((_, allowed)) = ROOMS.iter().find(|(name, _)| *name == room) else {
+            problems.push(format!("{file}: no such room"));
+            continue;
+        };
+        for used in text.split("crate::").skip(1) {
+            let name: String = used.chars().take_while(|c| c.is_alphanumeric() || *c == '_').collect();
+            // `use crate::{procs, sys};`
+            let names = if name.is_empty() {
+                used.trim_start_matches('{')
+                    .split('}')
+                    .next()
+                    .unwrap()
+                    .split(',')
+                    .map(|n| n.trim().to_string())
+                    .collect()
+            } else {
+                vec![name]
+            };
+            for name in names.iter().filter(|name| **name != room) {
+                if !allowed.contains(&name.as_str()) {
+                    problems.push(format!("{file}: uses {name}"));
+                }
+            }
+        }
+    }
+    for (room, allowed) in ROOMS {
+        let up = allowed.iter().filter(|below| order(below) <= order(room));
+        problems.extend(up.map(|below| format!("{room} may not know {below}, which is above it")));
+    }
+    assert!(problems.is_empty(), "{problems:#?}");
+}
+
+#[test]
+fn some_things_are_done_in_one_place() {
+    /// What, the rooms that may, and what it looks like in code.
+    const PLACES: [(&str, &[&str], &[&str]); 6] = [
+        ("system calls", &["sys"], &["unsafe ", "libc::"]),
+        ("JSON", &["cli", "client", "manager", "mcp", "rundir", "server", "words"], &["serde_json"]),
+        ("sockets", &["http", "server"], &["TcpStream", "TcpListener", "UnixStream"]),
+        ("parsing HTTP", &["http"], &["httparse"]),
+        ("signalling processes", &["shim"], &["sys::kill"]),
+        ("printing", &["client"], &["println!", "print!(", "io::stdout", "io::stderr"]),
+    ];
+    let mut problems = Vec::new();
+    for (room, file, text) in code() {
+        for (what, rooms, patterns) in PLACES {
+            let found = patterns.iter().filter(|pattern| !rooms.contains(&room.as_str()) && text.contains(**pattern));
+            problems.extend(found.map(|pattern| format!("{file}: {what} belong to {rooms:?}, but it has {pattern}")));
+        }
+    }
+    assert!(problems.is_empty(), "{problems:#?}");
+}
+
+#[test]
+fn no_file_outgrows_its_room() {
+    for (_, file, text) in code() {
+        let lines = text.lines().count();
+        assert!(lines <= 500, "{file} has {lines} lines: which room does it hide?");
+    }
+}

@@ -1,0 +1,240 @@
+//! The server: one per data directory and port, and an orderly end.
+
+use crate::support::*;
+use std::io::Read;
+use std::net::{Ipv4Addr, TcpListener};
+use std::time::Duration;
+
+const FOREVER: [&str; 4] = ["start", "sh", "-c", "echo up; read never"];
+
+#[test]
+fn a_second_server_on_the_same_data_directory_is_refused_and_the_first_is_named() {
+    let sandbox = Sandbox::new();
+    let server = sandbox.serve();
+    let second = sandbox.run(&["serve", "--port", "0"]);
+    assert_eq!(second.code, 1);
+    for part in [
+        format!("PID {}", server.pid()),
+        format!("port {}", sandbox.port),
+        sandbox.data().display().to_string(),
+        "shutdown".into(),
+    ] {
+        assert!(second.stderr.contains(&part), "{part}: {}", second.stderr);
+    }
+    assert!(second.stdout.is_empty() && second.stderr.lines().count() == 1);
+    sandbox.wait_for_server();
+}
+
+#[test]
+fn a_taken_port_is_refused_and_its_holder_is_named() {
+    let sandbox = Sandbox::new();
+    let server = sandbox.serve();
+    let other = sandbox.root.join("other").display().to_string();
+    let ours = sandbox.run(&["serve", "--data-dir", &other]);
+    assert_eq!(ours.code, 1);
+    assert!(ours.stderr.contains(&format!("a persistproc server (PID {})", server.pid())), "{}", ours.stderr);
+
+    let taken = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+    let port = taken.local_addr().unwrap().port().to_string();
+    let stranger = sandbox.run(&["serve", "--data-dir", &other, "--port", &port]);
+    assert_eq!(stranger.code, 1);
+    assert!(stranger.stderr.contains(&format!("(PID {})", std::process::id())), "{}", stranger.stderr);
+    assert!(stranger.stderr.contains("--port"), "{}", stranger.stderr);
+}
+
+#[test]
+fn a_client_that_insists_on_a_data_directory_is_not_served_from_another() {
+    let sandbox = Sandbox::new();
+    let _server = sandbox.serve();
+    let other = sandbox.root.join("ot her").display().to_string();
+    for words in [&["list", "--data-dir", &other][..], &["--data-dir", &other, "true"]] {
+        let ended = sandbox.run(words);
+        assert_eq!(ended.code, 1, "{ended:?}");
+        assert!(ended.stderr.contains(&other) && ended.stderr.contains("--port"), "{}", ended.stderr);
+    }
+    assert!(sandbox.runs().is_empty());
+}
+
+#[test]
+fn what_answers_on_the_port_and_is_not_persistproc_is_recognised() {
+    let sandbox = Sandbox::new();
+    let stranger = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+    let port = stranger.local_addr().unwrap().port().to_string();
+    let answering = std::thread::spawn(move || {
+        let (mut stream, _) = stranger.accept().unwrap();
+        let mut bytes = [0; 4096];
+        let _ = stream.read(&mut bytes);
+        let _ = std::io::Write::write_all(&mut stream, b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}");
+    });
+    let ended = sandbox.run(&["list", "--port", &port]);
+    assert_eq!(ended.code, 3);
+    assert!(ended.stderr.contains("not persistproc"), "{}", ended.stderr);
+    answering.join().unwrap();
+}
+
+#[test]
+fn ctrl_c_and_sigterm_end_the_server_and_everything_it_runs() {
+    for number in [libc::SIGINT, libc::SIGTERM] {
+        let sandbox = Sandbox::new();
+        let server = Guard(sandbox.spawn(&["serve"]));
+        sandbox.wait_for_server();
+        for i in 0..3 {
+            sandbox.run(&["start", "--label", &format!("p{i}"), "sh", "-c", "sleep 300 & read never"]).ok();
+        }
+        assert!(sandbox.leftovers().len() >= 3);
+        signal(server.pid(), number);
+        let ended = server.end(DEADLINE);
+        assert_eq!(ended.code, 0, "{ended:?}");
+        assert!(ended.stderr.contains("stopping 3 processes") && ended.stderr.contains("'p1'"), "{}", ended.stderr);
+        assert_eq!(sandbox.leftovers(), Vec::<i32>::new());
+        assert!((0..3).all(|i| sandbox.status(i)["state"] == "terminated"));
+    }
+}
+
+#[test]
+fn a_second_ctrl_c_does_not_wait_for_those_who_ignore_the_first() {
+    let sandbox = Sandbox::new();
+    let server = Guard(sandbox.spawn(&["serve", "-q"]));
+    sandbox.wait_for_server();
+    sandbox.run(&["start", "sh", "-c", "trap '' TERM; echo ready; while :; do sleep 0.05; done"]).ok();
+    wait_until("the trap", || sandbox.run(&["output", "r1"]).out().contains("ready"));
+    signal(server.pid(), libc::SIGINT);
+    wait_until("the stop to be asked for", || {
+        sandbox.http(&get("/health", sandbox.port)).status == 200 && {
+            let refused = sandbox.run(&["start", "true"]);
+            refused.stderr.contains("shutting down")
+        }
+    });
+    let begun = std::time::Instant::now();
+    signal(server.pid(), libc::SIGINT);
+    assert_eq!(server.end(DEADLINE).code, 0);
+    assert!(begun.elapsed() < Duration::from_secs(6), "it waited for the grace all the same");
+    assert_eq!(sandbox.leftovers(), Vec::<i32>::new());
+}
+
+#[test]
+fn shutdown_leaves_nothing_running() {
+    let sandbox = Sandbox::new();
+    sandbox.run(&FOREVER).ok();
+    let pid: i64 =
+        sandbox.run(&["--format", "json", "list", "--pid", "0"]).json()["processes"][0]["pid"].as_i64().unwrap();
+    let ended = sandbox.run(&["--format", "json", "shutdown"]).ok();
+    assert_eq!(ended.json(), serde_json::json!({"pid": pid}));
+    assert_eq!((sandbox.leftovers().len(), sandbox.status(0)["state"].as_str()), (0, Some("terminated")));
+    assert!(!is_alive(pid as i32));
+    assert_eq!(sandbox.run(&["shutdown"]).code, 3);
+}
+
+#[test]
+fn without_the_server_processes_go_on_and_the_next_one_finds_them() {
+    let sandbox = Sandbox::new();
+    sandbox.run(&FOREVER).ok();
+    let pid = sandbox.status(0)["pid"].clone();
+    sandbox.run(&["shutdown", "--keep"]).ok();
+    let server = sandbox.serve();
+    signal(server.pid(), libc::SIGHUP);
+    assert_eq!(server.end(DEADLINE).code, 0);
+    let server = sandbox.serve();
+    signal(server.pid(), libc::SIGKILL);
+    assert_eq!(server.end(DEADLINE).code, 1000 + libc::SIGKILL);
+    assert!(is_alive(pid.as_i64().unwrap() as i32));
+    // Any command that starts a server will do.
+    let mut wrapper = Guard(sandbox.spawn(&FOREVER[1..]));
+    let mut line = [0; 3];
+    wrapper.0.stdout.as_mut().unwrap().read_exact(&mut line).unwrap();
+    assert_eq!(sandbox.run(&["--format", "json", "list"]).json()["processes"][0]["pid"], pid);
+    sandbox.run(&["stop", "r1"]).ok();
+    assert_eq!(wrapper.end(DEADLINE).code, 143);
+}
+
+#[test]
+fn under_nohup_a_closed_terminal_does_not_end_it() {
+    let sandbox = Sandbox::new();
+    let words = format!("trap '' HUP; exec {BINARY} serve -q");
+    let mut command = sandbox.command(&[""; 0]);
+    let mut shell = std::process::Command::new("sh");
+    shell.args(["-c", &words]).envs(command.get_envs().filter_map(|(name, value)| Some((name, value?))));
+    command.current_dir("/");
+    let server = Guard(spawn(&mut shell));
+    sandbox.wait_for_server();
+    signal(server.pid(), libc::SIGHUP);
+    sandbox.run(&["start", "sh", "-c", "read never"]).ok();
+    // And what it starts is not deaf to HUP for that.
+    signal(sandbox.status(0)["pid"].as_i64().unwrap() as i32, libc::SIGHUP);
+    wait_until("the end of the process", || sandbox.status(0)["signal"] == 1);
+}
+
+#[test]
+fn it_says_how_to_connect_every_agent_with_the_real_address() {
+    let sandbox = Sandbox::new();
+    let mut server = Guard(sandbox.spawn(&["serve", "--port", "0"]));
+    let mut text = String::new();
+    let mut out = server.0.stdout.take().unwrap();
+    let mut bytes = [0; 4096];
+    while !text.contains("Ctrl+C") {
+        let n = out.read(&mut bytes).unwrap();
+        text.push_str(std::str::from_utf8(&bytes[..n]).unwrap());
+    }
+    let lock: serde_json::Value =
+        serde_json::from_slice(&std::fs::read(sandbox.data().join("server.lock")).unwrap()).unwrap();
+    let url = format!("http://127.0.0.1:{}/mcp", lock["port"]);
+    for line in [
+        format!("claude mcp add --transport http --scope user persistproc {url}"),
+        format!("codex mcp add persistproc --url {url}"),
+        format!("gemini mcp add -s user -t http persistproc {url}"),
+        format!(r#"code --add-mcp '{{"name":"persistproc","type":"http","url":"{url}"}}'"#),
+        format!(r#"{{"mcpServers":{{"persistproc":{{"url":"{url}"}}}}}}"#),
+        format!(r#"{{"mcpServers":{{"persistproc":{{"serverUrl":"{url}"}}}}}}"#),
+        format!(r#"{{"context_servers":{{"persistproc":{{"url":"{url}"}}}}}}"#),
+    ] {
+        assert!(text.contains(&line), "{line} in:\n{text}");
+    }
+    for agent in ["Claude Code", "Cursor", "VS Code", "Codex CLI", "Gemini CLI", "Windsurf", "Zed"] {
+        assert!(text.contains(agent), "{agent}");
+    }
+    signal(server.pid(), libc::SIGTERM);
+    assert_eq!(server.end(DEADLINE).code, 0);
+}
+
+#[test]
+fn quiet_means_nothing_at_all() {
+    let sandbox = Sandbox::new();
+    let server = sandbox.serve();
+    sandbox.run(&FOREVER).ok();
+    signal(server.pid(), libc::SIGTERM);
+    let ended = server.end(DEADLINE);
+    assert_eq!((ended.code, ended.out().as_str(), ended.stderr.as_str()), (0, "", ""));
+}
+
+#[test]
+fn in_the_background_it_outlives_the_command_that_started_it() {
+    let sandbox = Sandbox::new();
+    let ended = sandbox.run(&["serve", "--background"]).ok();
+    assert_eq!(ended.out(), format!("http://127.0.0.1:{}/mcp\n", sandbox.port));
+    sandbox.run(&["list"]).ok();
+    let second = sandbox.run(&["serve", "--background"]);
+    assert_eq!(second.code, 3);
+    assert!(second.stderr.contains("has the data directory"), "{}", second.stderr);
+}
+
+#[test]
+fn the_files_of_a_user_are_for_that_user_whatever_the_umask() {
+    use std::os::unix::fs::PermissionsExt;
+    let sandbox = Sandbox::new();
+    let mut shell = std::process::Command::new("sh");
+    let command = sandbox.command(&[""; 0]);
+    shell.args(["-c", &format!("umask 0; exec {BINARY} sh -c 'echo secret'")]).current_dir(sandbox.work());
+    shell.envs(command.get_envs().filter_map(|(name, value)| Some((name, value?))));
+    finish(spawn(&mut shell), DEADLINE).ok();
+    let mut todo = vec![sandbox.data()];
+    let mut seen = 0;
+    while let Some(path) = todo.pop() {
+        let mode = std::fs::symlink_metadata(&path).unwrap().permissions().mode() & 0o777;
+        assert_eq!(mode, if path.is_dir() { 0o700 } else { 0o600 }, "{}", path.display());
+        seen += 1;
+        if path.is_dir() {
+            todo.extend(std::fs::read_dir(&path).unwrap().map(|entry| entry.unwrap().path()));
+        }
+    }
+    assert!(seen >= 12, "{seen}");
+}

@@ -1,0 +1,186 @@
+//! Stopping ends everything below a process, however it tried to get away, and says what it took.
+
+use crate::support::*;
+use serde_json::json;
+use std::time::{Duration, Instant};
+
+/// Starts `script` in a shell and waits until `count` processes of it, shells included, carry `mark` in their words.
+fn start(sandbox: &Sandbox, script: &str, mark: &str, count: usize) {
+    sandbox.run(&["start", "--label", "tree", "sh", "-c", script]).ok();
+    wait_until("the tree", || pids_with(mark).len() >= count);
+}
+
+/// Stops it and checks that nobody is left.
+#[track_caller]
+fn stop(sandbox: &Sandbox, words: &[&str], mark: &str) -> Ended {
+    let stopped = sandbox.run(&[&["stop", "tree"], words].concat()).ok();
+    assert_eq!(pids_with(mark), Vec::<i32>::new());
+    assert_eq!(sandbox.leftovers(), Vec::<i32>::new());
+    assert_eq!(sandbox.status(0)["state"], "terminated");
+    stopped
+}
+
+/// A number of seconds to sleep that nobody else on this machine uses, as a mark.
+fn mark(sandbox: &Sandbox, i: u32) -> String {
+    format!("{}.{}{i}", 5000 + sandbox.port % 1000, sandbox.port)
+}
+
+#[test]
+fn a_child_in_a_session_of_its_own_is_stopped() {
+    let sandbox = Sandbox::new();
+    let m = mark(&sandbox, 1);
+    start(&sandbox, &format!("setsid sh -c 'sleep {m} & exec sleep {m}' & exec sleep {m}"), &m, 3);
+    stop(&sandbox, &[], &m);
+}
+
+#[test]
+fn a_double_fork_does_not_get_away() {
+    let sandbox = Sandbox::new();
+    let m = mark(&sandbox, 2);
+    start(&sandbox, &format!("(setsid sleep {m} &); (sleep {m} &); exec sleep {m}"), &m, 3);
+    stop(&sandbox, &[], &m);
+}
+
+#[test]
+fn the_nasty_tree_of_the_peers_is_stopped() {
+    // The leader ends on TERM; A ignores TERM in the same group; B has left with setsid; C is a double fork.
+    let sandbox = Sandbox::new();
+    let m = mark(&sandbox, 3);
+    let script = format!(
+        "trap 'exit 0' TERM
+        (trap '' TERM; while :; do sleep {m}; done) &
+        setsid sh -c 'trap \"\" TERM; while :; do sleep {m}; done' &
+        ( (setsid sleep {m} &) & )
+        while :; do echo line; sleep 0.2; done"
+    );
+    start(&sandbox, &script, &format!("sleep {m}"), 3);
+    let begun = Instant::now();
+    stop(&sandbox, &[], &m);
+    assert!(begun.elapsed() >= Duration::from_secs(8), "those who ignore TERM have the grace of 8 s");
+    let stop = &sandbox.status(0)["stop"];
+    assert!(stop["killed"].as_u64() >= Some(2) && stop["survivors"] == json!([]), "{stop}");
+}
+
+#[test]
+fn a_leader_that_ignores_term_is_killed_after_the_grace_and_at_once_by_force() {
+    let sandbox = Sandbox::new();
+    let m = mark(&sandbox, 4);
+    start(&sandbox, &format!("trap '' TERM; echo deaf; while :; do sleep {m}; done"), &format!("sleep {m}"), 1);
+    let begun = Instant::now();
+    let stopped = stop(&sandbox, &["--force"], &m);
+    assert!(begun.elapsed() < Duration::from_secs(6));
+    assert!(stopped.out().contains("SIGKILL") && stopped.out().contains("had to be killed"), "{}", stopped.out());
+    assert_eq!(sandbox.status(0)["signal"], 9);
+}
+
+#[test]
+fn those_who_end_politely_are_not_killed_and_hear_term_once() {
+    let sandbox = Sandbox::new();
+    let m = mark(&sandbox, 5);
+    let count = format!(
+        "n=0; trap 'n=$((n+1))' TERM; echo ready; i=0; while [ $i -lt 40 ] && [ $n -eq 0 -o $i -lt 20 ]; do i=$((i+1)); sleep 0.05; done; echo \"TERM $n {m}\""
+    );
+    sandbox.script("polite", &format!("#!/bin/sh\n{count}\n"));
+    sandbox.run(&["start", "--label", "tree", "sh", "-c", "./polite & setsid ./polite & wait; wait"]).ok();
+    wait_until("both", || sandbox.run(&["output", "tree"]).out().matches("ready").count() == 2);
+    sandbox.run(&["stop", "tree"]).ok();
+    let said = sandbox.run(&["output", "tree"]).out();
+    assert_eq!(said.matches("TERM 1 ").count(), 2, "{said}");
+    assert_eq!(sandbox.status(0)["stop"]["killed"], 0);
+}
+
+#[test]
+fn a_stopped_process_is_woken_so_that_it_can_end() {
+    let sandbox = Sandbox::new();
+    let m = mark(&sandbox, 6);
+    start(&sandbox, &format!("setsid sleep {m} & exec sleep {m}"), &m, 2);
+    for pid in pids_with(&m) {
+        signal(pid, libc::SIGSTOP);
+    }
+    let begun = Instant::now();
+    stop(&sandbox, &[], &m);
+    assert!(begun.elapsed() < Duration::from_secs(6), "it took the whole grace");
+}
+
+#[test]
+fn what_its_leader_left_behind_is_listed_captured_and_stopped() {
+    let sandbox = Sandbox::new();
+    let m = mark(&sandbox, 7);
+    start(&sandbox, &format!("(setsid sh -c 'while echo alive; do sleep 0.1; done; sleep {m}' &); exit 3"), &m, 1);
+    wait_until("detached", || sandbox.status(0)["state"] == "detached");
+    let listed = sandbox.run(&["--format", "json", "list"]).json();
+    assert_eq!(
+        (&listed["processes"][0]["status"], &listed["processes"][0]["exit_code"]),
+        (&json!("detached"), &json!(3))
+    );
+    let lines = || sandbox.run(&["output", "tree", "--lines", "10000"]).out().lines().count();
+    let before = lines();
+    wait_until("more output", || lines() > before + 2);
+    let stopped = stop(&sandbox, &[], &m);
+    assert!(stopped.out().contains("exit code 3"), "{}", stopped.out());
+}
+
+#[test]
+fn stopping_is_idempotent_and_safe_from_many_at_once() {
+    let sandbox = Sandbox::new();
+    let m = mark(&sandbox, 8);
+    start(&sandbox, &format!("sleep {m}; echo survived"), &m, 1);
+    let stops: Vec<_> = (0..6).map(|_| sandbox.spawn(&["stop", "tree"])).collect();
+    for child in stops {
+        let ended = finish(child, DEADLINE).ok();
+        assert!(ended.out().contains("'tree'") && ended.out().contains("SIGTERM"), "{}", ended.out());
+    }
+    let again = stop(&sandbox, &[], &m);
+    assert!(again.out().contains("had ended already"), "{}", again.out());
+    assert_eq!(sandbox.status(0)["stop"]["asked"], 2);
+}
+
+#[test]
+fn two_hundred_children_end_together() {
+    let sandbox = Sandbox::new();
+    let m = mark(&sandbox, 9);
+    start(&sandbox, &format!("i=0; while [ $i -lt 200 ]; do sleep {m} & i=$((i+1)); done; wait"), &m, 200);
+    stop(&sandbox, &[], &m);
+}
+
+#[test]
+fn a_server_started_inside_a_run_is_not_part_of_it() {
+    let sandbox = Sandbox::new();
+    let inner = Sandbox::new();
+    let _server = sandbox.serve();
+    let script = format!(
+        "PERSISTPROC_PORT={} PERSISTPROC_DATA_DIR={} {BINARY} start sh -c 'read never'; read never",
+        inner.port,
+        inner.data().display()
+    );
+    sandbox.run(&["start", "--label", "tree", "sh", "-c", &script]).ok();
+    wait_until("the inner run", || inner.runs().len() == 1 && inner.status(0)["state"] == "running");
+    sandbox.run(&["stop", "tree"]).ok();
+    assert_eq!(sandbox.status(0)["state"], "terminated");
+    assert_eq!(inner.status(0)["state"], "running");
+    inner.run(&["list"]).ok();
+}
+
+#[test]
+fn restart_never_lets_two_instances_overlap() {
+    let sandbox = Sandbox::new();
+    // Takes what only one can have, and lets go slowly.
+    let script = "mkdir taken || { echo OVERLAP; exit 9; }; trap 'sleep 0.3; rmdir taken; exit 0' TERM; echo up; while :; do sleep 0.05; done";
+    sandbox.run(&["start", "--label", "one", "sh", "-c", script]).ok();
+    wait_until("the first", || sandbox.run(&["output", "one"]).out().contains("up"));
+    for _ in 0..2 {
+        let restarts: Vec<_> = (0..3).map(|_| sandbox.spawn(&["--format", "json", "restart", "one"])).collect();
+        for child in restarts {
+            assert_eq!(finish(child, DEADLINE).ok().json()["action"], "restart");
+        }
+        wait_until("it is up", || sandbox.run(&["output", "one"]).out().contains("up"));
+    }
+    for (i, run) in sandbox.runs().iter().enumerate() {
+        assert!(
+            !String::from_utf8(std::fs::read(run.join("combined.log")).unwrap()).unwrap().contains("OVERLAP"),
+            "run {i}"
+        );
+    }
+    let live = (0..sandbox.runs().len()).filter(|i| sandbox.status(*i)["state"] == "running").count();
+    assert_eq!(live, 1);
+}
