@@ -126,6 +126,25 @@ fn shutdown_leaves_nothing_running() {
 }
 
 #[test]
+fn what_is_just_being_started_does_not_escape_a_shutdown() {
+    for round in 0..10 {
+        let sandbox = Sandbox::new();
+        let server = sandbox.serve();
+        let start = |i: usize| {
+            let label = format!("s{i}");
+            let mut command = sandbox.command(&["start", "--no-autostart", "--label", &label, "sleep", "1000"]);
+            Guard(spawn(&mut command))
+        };
+        let starts: Vec<Guard> = (0..8).map(start).collect();
+        wait_until("some of them", || sandbox.runs().len() > round % 4);
+        sandbox.run(&["shutdown"]).ok();
+        let codes: Vec<i32> = starts.into_iter().map(|start| start.end(DEADLINE).code).collect();
+        server.end(DEADLINE);
+        assert!(sandbox.leftovers().is_empty(), "round {round}, {codes:?}");
+    }
+}
+
+#[test]
 fn without_the_server_processes_go_on_and_the_next_one_finds_them() {
     let sandbox = Sandbox::new();
     sandbox.run(&FOREVER).ok();

@@ -5,6 +5,7 @@
 //! wins and two restarts never overlap; stopping needs no turn.
 
 mod claims;
+mod door;
 mod launch;
 pub mod lookup;
 pub mod registry;
@@ -17,6 +18,7 @@ use crate::rundir::{FORMAT, MESSAGE, Meta, RunDir, State, Status, Unreadable};
 use crate::sys;
 use crate::words::{self, Word};
 use claims::{Claim, Claims};
+use door::Door;
 use lookup::Target;
 use registry::{Notify, Registry};
 use serde::Serialize;
@@ -90,7 +92,7 @@ pub struct Manager {
     claims: Claims,
     about: About,
     max_log_bytes: u64,
-    is_closing: AtomicBool,
+    door: Door,
     is_leaving: AtomicBool,
 }
 
@@ -98,8 +100,8 @@ impl Manager {
     /// Finds all runs below `data_dir`. `notify` gets what belongs into the server's log.
     pub fn open(data_dir: &Path, max_log_bytes: u64, about: About, notify: Notify) -> io::Result<Manager> {
         let registry = Registry::open(data_dir.join("runs"), notify)?;
-        let (is_closing, is_leaving) = Default::default();
-        Ok(Manager { registry, claims: Claims::default(), about, max_log_bytes, is_closing, is_leaving })
+        let (claims, door, is_leaving) = Default::default();
+        Ok(Manager { registry, claims, about, max_log_bytes, door, is_leaving })
     }
 
     /// Starts a command, or does what `if_running` says. Errors name what was missing.
@@ -179,13 +181,8 @@ impl Manager {
         runs.into_iter().rev().find(|run| !run.is_over() && fits(run))
     }
 
-    fn check_open(&self) -> Result<(), Fault> {
-        let refusal = || Fault::conflict("the server is shutting down; try again when it has ended");
-        if self.is_closing() { Err(refusal()) } else { Ok(()) }
-    }
-
     fn launch(&self, meta: Meta) -> Result<Arc<Run>, Fault> {
-        self.check_open()?;
+        let _inside = self.door.enter()?;
         let id = self.registry.next_id();
         let (dir, lock) = launch::prepare(&self.registry.dir, id, &meta)?;
         let (shim, started) = launch::start_shim(&dir, lock, &meta);
@@ -269,7 +266,7 @@ impl Manager {
             Fault::failed(format!("'{label}' cannot be started again: its meta.json {what}"))
         })?;
         // Before anything is stopped: a process must not be lost because it cannot be started again.
-        self.check_open()?;
+        drop(self.door.enter()?);
         launch::working_directory(newest.meta.working_directory.as_path())?;
         self.stop(&newest, grace)?;
         let previous = Some(newest.id);
@@ -278,9 +275,10 @@ impl Manager {
         self.replace(claim, previous, meta)
     }
 
-    /// No more starts from now on. Wakes everybody who waits, so that they can see it.
+    /// No more starts from now on; those that have begun are waited for, so that [`live`](Self::live) then tells all.
+    /// Wakes everybody who waits, so that they can see it.
     pub fn close(&self) {
-        self.is_closing.store(true, Ordering::SeqCst);
+        self.door.close();
         self.registry.all().iter().for_each(|run| run.notify());
     }
 
@@ -292,10 +290,6 @@ impl Manager {
 
     pub fn is_leaving(&self) -> bool {
         self.is_leaving.load(Ordering::SeqCst)
-    }
-
-    pub fn is_closing(&self) -> bool {
-        self.is_closing.load(Ordering::SeqCst)
     }
 
     /// Runs that are not over.
