@@ -3,6 +3,7 @@
 
 mod support;
 
+mod bridge;
 mod commands;
 mod crash;
 mod damage;

@@ -145,7 +145,9 @@ fn a_model_gets_texts_with_which_it_can_correct_itself() {
 fn help_is_there_for_every_command_and_agrees_with_what_is_taken() {
     let sandbox = Sandbox::new();
     let overview = sandbox.run(&["--help"]).ok().out();
-    for command in ["run", "serve", "start", "stop", "restart", "list", "output", "ctrl", "shutdown", "completions"] {
+    for command in
+        ["run", "serve", "start", "stop", "restart", "list", "output", "ctrl", "shutdown", "mcp", "completions"]
+    {
         assert!(overview.contains(&format!("\n  {command}")), "{command}");
         let help = sandbox.run(&[command, "--help"]).ok().out();
         assert!(help.contains(&format!("Usage: persistproc {command}")) && help.contains("Example"), "{help}");

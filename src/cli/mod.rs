@@ -79,6 +79,8 @@ pub enum Command {
     List(Target),
     Output(Target),
     Shutdown,
+    /// MCP on stdin and stdout.
+    Bridge,
     /// Text to print.
     Say(String),
 }
@@ -222,6 +224,7 @@ impl Reader {
             "output" => Command::Output(target(name, &given, words)?),
             "list" => none(Command::List(Target { pid: given.pid, name: given.command_or_label.clone() }))?,
             "shutdown" => none(Command::Shutdown)?,
+            "mcp" => none(Command::Bridge)?,
             "completions" => Command::Say(shell_completions(&words)?),
             _ => none(Command::Serve)?,
         };

@@ -32,7 +32,7 @@ pub struct Spec {
 pub const GLOBAL: &[&str] = &["*"];
 const PROGRAMS: &[&str] = &["run", "start"];
 
-pub static COMMANDS: [Spec; 10] = [
+pub static COMMANDS: [Spec; 11] = [
     Spec {
         name: "run",
         aliases: &[],
@@ -106,6 +106,15 @@ TARGET.\n\nExample:\n  persistproc output api --lines 20\n  persistproc output a
         usage: "[OPTIONS]",
         summary: "stop all processes and end the server",
         details: "With --keep the processes go on, and the next server finds them.\n\nExample:\n  persistproc shutdown",
+    },
+    Spec {
+        name: "mcp",
+        aliases: &[],
+        usage: "[OPTIONS]",
+        summary: "MCP on stdin and stdout, for agents that cannot speak HTTP",
+        details: "Passes messages between the agent that started it and the server, and starts a server when none answers. \
+Ends with its stdin. Agents that can connect to a URL do better without it: `persistproc serve` prints how.\n\n\
+Example:\n  claude mcp add --scope user persistproc -- persistproc mcp",
     },
     Spec {
         name: "completions",

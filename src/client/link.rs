@@ -2,7 +2,7 @@
 
 use super::{Trouble, query, terminal};
 use crate::config::Config;
-use crate::http::client::{Answer, Call, Client};
+use crate::http::client::{Answer, Call, Client, Hangup};
 use crate::http::head::encode;
 use crate::mcp::tools::{META_DIRECTORY, META_JSON};
 use crate::server::follow::{Following, HEADER};
@@ -13,6 +13,9 @@ use std::io::{self, Read};
 use std::os::fd::AsRawFd;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
+
+/// Name and value of a header.
+pub type Header = (&'static str, String);
 
 /// The longest that a call may take: a wait of 45 s, and what comes with it.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -26,19 +29,43 @@ const ENDING: Duration = Duration::from_secs(5);
 pub struct Link {
     pub config: Config,
     client: Client,
-    /// As of the last call: nobody listens on the port; the connection was cut, as when a server ends.
-    is_nobody_there: bool,
-    is_cut: bool,
+    /// As of the last call: nobody listens on the port, so it was not obeyed.
+    pub is_nobody_there: bool,
+    /// As of the last call: the connection was cut, as when a server ends; whether it was obeyed cannot be known.
+    pub is_cut: bool,
+    /// As of the last call: it was sent, and nothing came back.
+    pub is_unanswered: bool,
 }
 
 impl Link {
     pub fn new(config: Config) -> Link {
         let client = Client::new(config.port);
-        Link { config, client, is_nobody_there: false, is_cut: false }
+        Link { config, client, is_nobody_there: false, is_cut: false, is_unanswered: false }
+    }
+
+    /// What ends the calls of this link from another thread.
+    pub fn hangup(&self) -> Hangup {
+        self.client.hangup()
+    }
+
+    /// Posts a message of MCP as somebody else wrote it.
+    pub fn forward(&mut self, headers: Vec<Header>, body: &[u8], patience: Duration) -> Result<Answer, Trouble> {
+        self.send_with(headers, "POST", "/mcp", body, patience)
     }
 
     fn send(&mut self, method: &str, target: &str, body: &[u8], patience: Duration) -> Result<Answer, Trouble> {
-        let mut headers = vec![("Content-Type", "application/json".to_string())];
+        self.send_with(Vec::new(), method, target, body, patience)
+    }
+
+    fn send_with(
+        &mut self,
+        mut headers: Vec<Header>,
+        method: &str,
+        target: &str,
+        body: &[u8],
+        patience: Duration,
+    ) -> Result<Answer, Trouble> {
+        headers.push(("Content-Type", "application/json".to_string()));
         if self.config.is_data_dir_given {
             headers.push((DATA_DIR, encode(&self.config.data_dir.to_string_lossy())));
         }
@@ -49,9 +76,13 @@ impl Link {
             use io::ErrorKind::{BrokenPipe, ConnectionAborted, ConnectionReset, UnexpectedEof};
             matches!(kind, BrokenPipe | ConnectionAborted | ConnectionReset | UnexpectedEof)
         });
+        self.is_unanswered = failure.is_some() && !self.is_nobody_there;
         let answer = answer.map_err(|error| self.unreachable(&error))?;
         if answer.head.header("server").is_some_and(|name| name.starts_with("persistproc/")) {
             return Ok(answer);
+        }
+        if answer.head.status == 503 {
+            return Err(Trouble::Refused("the server has as many connections as it can; try again in a moment".into()));
         }
         Err(Trouble::Unreachable(format!(
             "what answers on port {} is not persistproc; choose another with --port",
@@ -160,7 +191,7 @@ impl Link {
     }
 
     /// Whether a server answers, or does so soon.
-    fn comes_up(&mut self) -> bool {
+    pub fn comes_up(&mut self) -> bool {
         let begun = Instant::now();
         while !self.is_up() {
             if begun.elapsed() > COMING {
@@ -237,7 +268,8 @@ pub fn start_server(config: &Config) -> Result<u16, Trouble> {
     }
 }
 
-fn refusal(status: u16, json: Option<&Value>, body: &[u8]) -> Trouble {
+/// What an answer that is no result says.
+pub fn refusal(status: u16, json: Option<&Value>, body: &[u8]) -> Trouble {
     let text = json.and_then(|json| json["error"].as_str().or(json["error"]["message"].as_str()));
     let text = text.map_or_else(|| String::from_utf8_lossy(body).trim().to_string(), String::from);
     let text = text.lines().next().unwrap_or("").to_string();

@@ -1,7 +1,9 @@
 //! The command line as a client: finds or starts the server, calls it, and shows what it says. Knows nothing of runs and
 //! logs but what the server answers.
 
+mod bridge;
 mod frames;
+mod lines;
 mod link;
 mod render;
 mod run;
@@ -64,6 +66,7 @@ pub fn main(parsed: Parsed, config: Config) -> Result<u8, Trouble> {
         Command::Restart(target) => control(&mut link, "restart", &target, &given, is_json),
         Command::List(target) => list(&mut link, &target, &given, is_json),
         Command::Output(target) => output(link, &target, &given, is_json),
+        Command::Bridge => bridge::run(link.config),
         Command::Shutdown => shutdown(&mut link, &given, is_json),
         Command::Say(text) => terminal::print(text.as_bytes()).map(|()| 0),
         Command::Serve => Err(Trouble::Usage("serve is not a command of the client".into())), // main has it

@@ -4,8 +4,9 @@ use super::HEAD_MAX;
 use super::head::{Body, Head, parse_response};
 use crate::sys;
 use std::io::{self, Read, Write};
-use std::net::{Ipv4Addr, SocketAddr, TcpStream};
+use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpStream};
 use std::os::fd::AsRawFd;
+use std::sync::{Arc, Mutex, MutexGuard, Weak};
 use std::time::{Duration, Instant};
 
 /// Larger answers than this are a fault of the server.
@@ -34,10 +35,50 @@ pub struct Answer {
 pub struct Client {
     address: SocketAddr,
     kept: Option<Connection>,
+    hangup: Hangup,
+}
+
+/// Ends the call of a client from another thread: the server sees the connection close.
+#[derive(Clone, Default)]
+pub struct Hangup(Arc<Mutex<Line>>);
+
+#[derive(Default)]
+struct Line {
+    is_hung_up: bool,
+    stream: Weak<TcpStream>,
+}
+
+impl Hangup {
+    fn line(&self) -> MutexGuard<'_, Line> {
+        // Two fields that are set one by one: whole whatever happens to a thread.
+        self.0.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+    }
+
+    /// Closes the connection of the present call, and of every later one.
+    pub fn hang_up(&self) {
+        let mut line = self.line();
+        line.is_hung_up = true;
+        if let Some(stream) = line.stream.upgrade() {
+            let _ = stream.shutdown(Shutdown::Both);
+        }
+    }
+
+    pub fn is_hung_up(&self) -> bool {
+        self.line().is_hung_up
+    }
+
+    fn hold(&self, stream: &Arc<TcpStream>) -> io::Result<()> {
+        let mut line = self.line();
+        if line.is_hung_up {
+            return Err(io::ErrorKind::ConnectionAborted.into());
+        }
+        line.stream = Arc::downgrade(stream);
+        Ok(())
+    }
 }
 
 struct Connection {
-    stream: TcpStream,
+    stream: Arc<TcpStream>,
     /// Read and not yet used.
     buffer: Vec<u8>,
 }
@@ -45,7 +86,12 @@ struct Connection {
 impl Client {
     /// The server on 127.0.0.1 at `port`.
     pub fn new(port: u16) -> Client {
-        Client { address: SocketAddr::from((Ipv4Addr::LOCALHOST, port)), kept: None }
+        Client { address: SocketAddr::from((Ipv4Addr::LOCALHOST, port)), kept: None, hangup: Hangup::default() }
+    }
+
+    /// What ends the calls of this client.
+    pub fn hangup(&self) -> Hangup {
+        self.hangup.clone()
     }
 
     /// Sends one request and waits up to `patience` for the whole answer. It is sent once: whether a request that got no
@@ -54,8 +100,9 @@ impl Client {
         let end = Instant::now() + patience;
         let connection = match self.kept.take().filter(Connection::is_usable) {
             Some(kept) => kept,
-            None => Connection { stream: connect(self.address)?, buffer: Vec::new() },
+            None => Connection { stream: Arc::new(connect(self.address)?), buffer: Vec::new() },
         };
+        self.hangup.hold(&connection.stream)?;
         self.exchange(connection, call, end)
     }
 
@@ -69,7 +116,7 @@ impl Client {
         out.extend_from_slice(call.body);
         connection.stream.set_write_timeout(Some(left(end)?))?;
         // A server that refuses early answers and closes while we still write: then its answer counts, not our error.
-        let written = connection.stream.write_all(&out);
+        let written = (&*connection.stream).write_all(&out);
         let head = loop {
             match connection.read_head(end) {
                 Err(_) if written.is_err() => return Err(written.err().unwrap_or(io::ErrorKind::BrokenPipe.into())),
@@ -134,7 +181,7 @@ impl Connection {
         let filled = self.buffer.len();
         self.buffer.resize(filled + BLOCK, 0);
         let read = loop {
-            match self.stream.read(&mut self.buffer[filled..]) {
+            match (&*self.stream).read(&mut self.buffer[filled..]) {
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => break Err(io::ErrorKind::TimedOut.into()),
                 read => break read,

@@ -3,6 +3,6 @@
 
 mod arguments;
 pub mod protocol;
-mod rpc;
+pub mod rpc;
 mod text;
 pub mod tools;

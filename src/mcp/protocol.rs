@@ -15,7 +15,7 @@ const WITH_BATCHES: [&str; 2] = ["2025-03-26", "2024-11-05"];
 /// Messages in a batch: each may wait and each may answer with 18 KB.
 const BATCH_MAX: usize = 32;
 
-const KEY_VERSION: &str = "io.modelcontextprotocol/protocolVersion";
+pub const KEY_VERSION: &str = "io.modelcontextprotocol/protocolVersion";
 const KEY_CAPABILITIES: &str = "io.modelcontextprotocol/clientCapabilities";
 const KEY_SERVER: &str = "io.modelcontextprotocol/serverInfo";
 
@@ -216,13 +216,9 @@ fn check_routing(request: &Request, headers: Headers) -> Result<(), Error> {
         }
     };
     compare("Mcp-Method", "method", &request.method)?;
-    let named = match request.method.as_str() {
-        "tools/call" | "prompts/get" => "name",
-        "resources/read" => "uri",
-        _ => return Ok(()),
-    };
+    let Some((header, named)) = routing_header(&request.method) else { return Ok(()) };
     let value = request.params.get(named).and_then(Value::as_str);
-    compare("Mcp-Name", &format!("params.{named}"), value.unwrap_or(""))
+    compare(header, &format!("params.{named}"), value.unwrap_or(""))
 }
 
 fn mismatch(what: &str) -> Error {
@@ -237,9 +233,41 @@ fn decode_header(value: &str) -> Option<String> {
     }
 }
 
+/// The opposite, for a client: a value that any header can carry.
+pub fn encode_header(value: &str) -> String {
+    let is_plain = value.bytes().all(|byte| (b' '..=b'~').contains(&byte)) && value.trim() == value;
+    if is_plain && !value.starts_with("=?base64?") {
+        value.into()
+    } else {
+        format!("=?base64?{}?=", encode_base64(value))
+    }
+}
+
+fn encode_base64(text: &str) -> String {
+    let mut encoded = String::with_capacity(text.len().div_ceil(3) * 4);
+    for block in text.as_bytes().chunks(3) {
+        let bits = block.iter().fold(0u32, |bits, byte| bits << 8 | u32::from(*byte)) << (8 * (3 - block.len()));
+        for digit in 0..4 {
+            let value = bits >> (18 - 6 * digit) & 63;
+            encoded.push(if digit <= block.len() { ALPHABET[value as usize] as char } else { '=' });
+        }
+    }
+    encoded
+}
+
+/// The header that repeats what a request is about, and the member of `params` that it repeats.
+pub fn routing_header(method: &str) -> Option<(&'static str, &'static str)> {
+    match method {
+        "tools/call" | "prompts/get" => Some(("Mcp-Name", "name")),
+        "resources/read" => Some(("Mcp-Name", "uri")),
+        _ => None,
+    }
+}
+
+const ALPHABET: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+
 /// Base64 (RFC 4648, 4), canonical only: padded, and with zero bits behind the last byte.
 fn decode_base64(text: &str) -> Option<Vec<u8>> {
-    const ALPHABET: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
     if !text.len().is_multiple_of(4) {
         return None;
     }
@@ -313,6 +341,21 @@ mod tests {
             assert_eq!(decode_header(&format!("=?base64?{bad}?=")), None, "{bad}");
         }
         assert_eq!(decode_header("=?base64?open").as_deref(), Some("=?base64?open"), "not the wrapper, so literal");
+    }
+
+    #[test]
+    fn any_text_goes_through_a_header_and_back() {
+        for text in
+            ["list", "", " list", "list ", "wörk", "a\r\nX: y", "=?base64?bGlzdA==?=", "=?base64?", "ab", "\u{1f980}"]
+        {
+            let encoded = encode_header(text);
+            assert!(
+                encoded.bytes().all(|byte| (b' '..=b'~').contains(&byte)) && encoded.trim() == encoded,
+                "{encoded}"
+            );
+            assert_eq!(decode_header(&encoded).as_deref(), Some(text));
+        }
+        assert_eq!(encode_header("wörk"), "=?base64?d8O2cms=?=");
     }
 
     #[test]

@@ -1,0 +1,451 @@
+//! `persistproc mcp`: MCP on stdin and stdout, for hosts that start a program instead of connecting to a URL. Each line
+//! is a message that goes to the server on its own, so answers come back in the order in which they are ready; nothing
+//! but answers is written to stdout.
+//!
+//! Every request is answered, whatever happens to the server. One that was not obeyed for certain (nobody listened) is
+//! sent once there is a server again. One whose answer was cut off is sent a second time only if that changes nothing:
+//! reading and the protocol's own requests. `ctrl` may have been obeyed, and a second start or restart is worse than an
+//! error that says how to find out.
+//!
+//! Notifications end here: the server has no use for them. Only a cancelled request is one that the bridge must act on:
+//! it hangs up, by which the server notices, and says nothing. In both eras: the handshake revisions allow it, and a
+//! wait that nobody waits for any more is of no use to them either.
+
+use super::lines::{LINE_MAX, Line, Lines};
+use super::link::{Header, Link, refusal};
+use super::{Trouble, terminal};
+use crate::config::Config;
+use crate::http::client::{Answer, Hangup};
+use crate::log::Stream;
+use crate::mcp::protocol::{KEY_VERSION, encode_header, routing_header};
+use crate::mcp::rpc::{self, Body, Error, Message, Request, code};
+use crate::mcp::tools::{self, META_DIRECTORY};
+use crate::sys;
+use serde_json::{Map, Value, json};
+use std::collections::BTreeMap;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard};
+use std::thread;
+use std::time::{Duration, Instant};
+
+/// Requests that may be under way. Each has a thread, and a connection of the 128 that the server has for all.
+const IN_FLIGHT: usize = 32;
+const STACK: usize = 256 << 10;
+/// The longest that an answer may take: a restart (8 s of grace) that then waits 45 s, or a batch of several, with room.
+const PATIENCE: Duration = Duration::from_secs(120);
+/// How long it may take until there is a server.
+const STARTING: Duration = Duration::from_secs(15);
+/// At the end of stdin: how long answers may still take.
+const LAST_ANSWERS: Duration = Duration::from_millis(1500);
+
+/// Serves until stdin ends.
+pub fn run(config: Config) -> Result<u8, Trouble> {
+    let no = |error: io::Error| Trouble::Refused(format!("cannot begin to serve stdin: {error}"));
+    let stdin = sys::take_standard_fd(0).map_err(no)?;
+    let (answers, to_write) = sync_channel(IN_FLIGHT);
+    let (wishes, wished) = sync_channel(IN_FLIGHT);
+    let (writing, written) = sync_channel(0);
+    let for_starter = config.clone();
+    thread::Builder::new().name("write".into()).spawn(move || write(&to_write, writing)).map_err(no)?;
+    thread::Builder::new().name("start".into()).spawn(move || start(&for_starter, &wished)).map_err(no)?;
+    let bridge = Arc::new(Bridge {
+        project: project(),
+        config,
+        in_flight: Mutex::default(),
+        one_ended: Condvar::new(),
+        agreed: Mutex::default(),
+        was_reached: AtomicBool::new(false),
+        answers,
+        wishes,
+    });
+    let mut lines = Lines::of(stdin);
+    for number in 0.. {
+        match lines.next() {
+            Ok(Some(line)) => bridge.take(line, number),
+            Ok(None) | Err(_) => break,
+        }
+        if matches!(written.try_recv(), Err(std::sync::mpsc::TryRecvError::Disconnected)) {
+            break; // nobody reads the answers
+        }
+    }
+    bridge.end(&written);
+    Ok(0)
+}
+
+/// Writes answers, each whole. `_writing` tells by its end that nothing more is written.
+fn write(answers: &Receiver<Option<Value>>, _writing: SyncSender<()>) {
+    while let Ok(Some(answer)) = answers.recv() {
+        if terminal::write(Stream::Stdout, format!("{answer}\n").as_bytes()).is_err() {
+            return;
+        }
+    }
+}
+
+/// Somebody who needs a server: whether there was one before, and where to say how it went.
+struct Wish {
+    was_reached: bool,
+    outcome: SyncSender<Result<(), String>>,
+}
+
+/// Makes sure that there is a server: once for all who wish it at the same time.
+fn start(config: &Config, wishes: &Receiver<Wish>) {
+    while let Ok(first) = wishes.recv() {
+        let mut link = Link::new(config.clone());
+        if first.was_reached && !config.autostart {
+            link.comes_up(); // somebody else may be restarting it
+        }
+        let outcome = link.ensure_server().map_err(|trouble| trouble.text().to_string());
+        for wish in std::iter::once(first).chain(wishes.try_iter()) {
+            let _ = wish.outcome.send(outcome.clone());
+        }
+    }
+}
+
+/// The directory of the project that the host works on, as far as we can tell: the one that it names, else our own. In
+/// the root or the home directory are hosts that have no project.
+fn project() -> Option<String> {
+    let directory = |name: &str| std::env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());
+    let home = directory("HOME");
+    let own = || std::env::current_dir().ok().filter(|own| own != Path::new("/") && Some(own) != home.as_ref());
+    let project = directory("CLAUDE_PROJECT_DIR").filter(|path| path.is_dir()).or_else(own)?;
+    project.to_str().map(String::from)
+}
+
+struct Bridge {
+    config: Config,
+    project: Option<String>,
+    in_flight: Mutex<BTreeMap<u64, InFlight>>,
+    one_ended: Condvar,
+    /// The version of the handshake; what clients of it send along from then on.
+    agreed: Mutex<Option<String>>,
+    was_reached: AtomicBool,
+    /// `None` is the end.
+    answers: SyncSender<Option<Value>>,
+    wishes: SyncSender<Wish>,
+}
+
+/// A request that is under way.
+struct InFlight {
+    /// By which it can be cancelled.
+    id: Option<Value>,
+    hangup: Hangup,
+}
+
+impl Bridge {
+    fn say(&self, answer: Value) {
+        let _ = self.answers.send(Some(answer)); // fails if nobody reads, then we are about to end
+    }
+
+    fn in_flight(&self) -> MutexGuard<'_, BTreeMap<u64, InFlight>> {
+        // Insertions and removals: whole whatever happens to a thread.
+        self.in_flight.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+    }
+
+    fn take(self: &Arc<Self>, line: Line, number: u64) {
+        let line = match line {
+            Line::Message(line) => line,
+            Line::TooLong(id) => {
+                let what = format!("Invalid request: the message is longer than {LINE_MAX} bytes");
+                return self.say(rpc::answer(&id, Err(Error::new(code::INVALID_REQUEST, what))));
+            }
+        };
+        if line.trim_ascii().is_empty() {
+            return;
+        }
+        match rpc::parse(&line) {
+            Err(error) => self.say(rpc::answer(&Value::Null, Err(error))),
+            Ok(Body::Batch(messages)) => self.send_out(Errand::batch(messages, self.project.as_deref()), number),
+            Ok(Body::One(value)) => self.take_one(value, number),
+        }
+    }
+
+    fn take_one(self: &Arc<Self>, value: Value, number: u64) {
+        // An id that can be read goes back also with an error: a client waits for its id, not for null.
+        let id = value.get("id").filter(|id| id.is_string() || id.is_i64() || id.is_u64()).cloned();
+        if id.is_none() && value["method"] == "notifications/cancelled" {
+            return self.cancel(&value["params"]["requestId"]);
+        }
+        match rpc::message(value) {
+            Err(error) => self.say(rpc::answer(&id.unwrap_or(Value::Null), Err(error))),
+            Ok(Message::Silent) => {}
+            Ok(Message::Request(request)) => self.send_out(Errand::one(request, self.project.as_deref()), number),
+        }
+    }
+
+    fn cancel(&self, id: &Value) {
+        let in_flight = self.in_flight();
+        for cancelled in in_flight.values().filter(|request| request.id.as_ref() == Some(id)) {
+            cancelled.hangup.hang_up();
+        }
+    }
+
+    /// Sends a request on its way, in a thread of its own.
+    fn send_out(self: &Arc<Self>, errand: Errand, number: u64) {
+        let link = Link::new(self.config.clone());
+        let hangup = link.hangup();
+        let mut in_flight = self.in_flight();
+        if in_flight.len() >= IN_FLIGHT {
+            drop(in_flight);
+            let what = format!("{IN_FLIGHT} requests are under way; wait for an answer before the next one");
+            errand.failed(&what).into_iter().for_each(|answer| self.say(answer));
+            return;
+        }
+        in_flight.insert(number, InFlight { id: errand.cancelled_by(), hangup: hangup.clone() });
+        drop(in_flight);
+        let refused = errand.failed("the system has no thread for it; try again in a moment");
+        let bridge = self.clone();
+        let carry = move || {
+            let answer = bridge.exchange(errand, link);
+            bridge.land(number, answer.filter(|_| !hangup.is_hung_up()));
+        };
+        if thread::Builder::new().name("request".into()).stack_size(STACK).spawn(carry).is_err() {
+            self.land(number, refused);
+        }
+    }
+
+    /// A request is done with. Its answer is on its way before it counts as done.
+    fn land(&self, number: u64, answer: Option<Value>) {
+        answer.into_iter().for_each(|answer| self.say(answer));
+        self.in_flight().remove(&number);
+        self.one_ended.notify_all();
+    }
+
+    /// Brings a request to a server, whatever that takes, and its answer back.
+    fn exchange(&self, mut errand: Errand, mut link: Link) -> Option<Value> {
+        let begun = Instant::now();
+        let (mut starts, mut is_repeated) = (0, false);
+        loop {
+            let sent = link.forward(self.headers(&errand), errand.body().to_string().as_bytes(), PATIENCE);
+            let trouble = match sent {
+                Ok(answer) => {
+                    self.was_reached.store(true, Ordering::Relaxed);
+                    return self.read(&errand, &answer);
+                }
+                Err(trouble) => trouble,
+            };
+            if link.hangup().is_hung_up() {
+                return None;
+            }
+            if link.is_nobody_there && starts < 2 {
+                starts += 1;
+            } else if link.is_cut && !is_repeated && errand.can_be_repeated(begun.elapsed()) {
+                is_repeated = true;
+            } else if !link.is_unanswered {
+                return errand.failed(trouble.text());
+            } else {
+                let why = if link.is_cut { "the server ended before it answered" } else { trouble.text() };
+                return errand.lost(why, begun.elapsed());
+            }
+            if let Err(why) = self.ensure_server() {
+                return errand.failed(&why);
+            }
+        }
+    }
+
+    fn ensure_server(&self) -> Result<(), String> {
+        let (outcome, outcomes) = sync_channel(1);
+        let wish = Wish { was_reached: self.was_reached.load(Ordering::Relaxed), outcome };
+        let late = "no server came up in time; start one with `persistproc serve`";
+        self.wishes.send(wish).map_err(|_| late)?;
+        outcomes.recv_timeout(STARTING).map_err(|_| late)?
+    }
+
+    /// The headers that repeat what the body says, as its era wants them.
+    fn headers(&self, errand: &Errand) -> Vec<Header> {
+        let mut headers = vec![("Accept", "application/json, text/event-stream".to_string())];
+        let version = match errand {
+            Errand::One(request) if request.method == "initialize" => None,
+            Errand::One(request) => request.params.get("_meta").and_then(|meta| meta.get(KEY_VERSION)),
+            Errand::Batch(..) => None,
+        };
+        match (version, errand) {
+            (Some(version), Errand::One(request)) => {
+                headers.extend(version.as_str().map(|version| ("MCP-Protocol-Version", encode_header(version))));
+                headers.push(("Mcp-Method", encode_header(&request.method)));
+                headers.extend(routing_header(&request.method).map(|(header, member)| {
+                    // A name that is missing is empty here, too: then the server says what is wrong with the body.
+                    let value = request.params.get(member).and_then(Value::as_str).unwrap_or("");
+                    (header, encode_header(value))
+                }));
+            }
+            (_, Errand::One(request)) if request.method == "initialize" => {}
+            _ => headers.extend(self.agreed().clone().map(|version| ("MCP-Protocol-Version", version))),
+        }
+        headers
+    }
+
+    fn agreed(&self) -> MutexGuard<'_, Option<String>> {
+        self.agreed.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+    }
+
+    /// What goes back to the host. A message of the protocol counts at any status; its id is the request's, also where
+    /// the server could not know it.
+    fn read(&self, errand: &Errand, answer: &Answer) -> Option<Value> {
+        let json: Option<Value> = serde_json::from_slice(&answer.body).ok();
+        match (errand, json) {
+            (Errand::Batch(..), Some(answers @ Value::Array(_))) => Some(answers),
+            (Errand::Batch(_, ids), Some(message)) if ids.is_empty() && message.get("jsonrpc").is_some() => {
+                Some(message)
+            }
+            (Errand::Batch(..), None) if answer.head.status == 202 => None,
+            (Errand::One(request), Some(mut message)) if message.get("jsonrpc").is_some() => {
+                message["id"] = request.id.clone();
+                if let (true, Some(agreed)) =
+                    (request.method == "initialize", message["result"]["protocolVersion"].as_str())
+                {
+                    *self.agreed() = Some(agreed.to_string());
+                }
+                Some(message)
+            }
+            (_, json) => errand.failed(refusal(answer.head.status, json.as_ref(), &answer.body).text()),
+        }
+    }
+
+    /// The host is done: what is almost ready still goes out, what waits is left.
+    fn end(&self, written: &Receiver<()>) {
+        let end = Instant::now() + LAST_ANSWERS;
+        let left = || end.saturating_duration_since(Instant::now());
+        drop(self.one_ended.wait_timeout_while(self.in_flight(), left(), |requests| !requests.is_empty()));
+        let _ = self.answers.try_send(None); // fails if the host does not read, and then nothing more can be done
+        let _ = written.recv_timeout(left());
+    }
+}
+
+/// What is brought to the server.
+enum Errand {
+    One(Request),
+    /// Its messages, and the ids of the requests among them.
+    Batch(Value, Vec<Value>),
+}
+
+impl Errand {
+    /// `project` goes along with a call that does not say itself where its caller is.
+    fn one(mut request: Request, project: Option<&str>) -> Errand {
+        if request.method == "tools/call" {
+            place(&mut request.params, project);
+        }
+        Errand::One(request)
+    }
+
+    fn batch(mut messages: Vec<Value>, project: Option<&str>) -> Errand {
+        for message in messages.iter_mut().filter(|message| message["method"] == "tools/call") {
+            if let Some(params) = message["params"].as_object_mut() {
+                place(params, project);
+            }
+        }
+        let ids = messages.iter().filter_map(|message| match rpc::message(message.clone()) {
+            Ok(Message::Request(request)) => Some(request.id),
+            _ => None,
+        });
+        let ids = ids.collect();
+        Errand::Batch(Value::Array(messages), ids)
+    }
+
+    fn body(&self) -> Value {
+        match self {
+            Errand::One(Request { id, method, params }) => {
+                json!({"jsonrpc": "2.0", "id": id, "method": method, "params": params})
+            }
+            Errand::Batch(messages, _) => messages.clone(),
+        }
+    }
+
+    /// The handshake cannot be cancelled (2025-11-25, basic/utilities/cancellation), a batch not in part.
+    fn cancelled_by(&self) -> Option<Value> {
+        match self {
+            Errand::One(request) if request.method != "initialize" => Some(request.id.clone()),
+            _ => None,
+        }
+    }
+
+    /// An answer for each request in it that says why there is no better one.
+    fn failed(&self, why: &str) -> Option<Value> {
+        let answer = |id: &Value| rpc::answer(id, Err(Error::new(code::INTERNAL, why)));
+        match self {
+            Errand::One(request) => Some(answer(&request.id)),
+            Errand::Batch(_, ids) if ids.is_empty() => None,
+            Errand::Batch(_, ids) => Some(ids.iter().map(answer).collect()),
+        }
+    }
+
+    fn call(&self) -> Option<Call<'_>> {
+        match self {
+            Errand::One(request) if request.method == "tools/call" => Some(Call(&request.params)),
+            _ => None,
+        }
+    }
+
+    /// Whether it may be sent again, `elapsed` after it was sent: then what is left of it is what is still to be done.
+    fn can_be_repeated(&mut self, elapsed: Duration) -> bool {
+        match (self.call(), &*self) {
+            (Some(call), _) if !call.is_read_only() || call.is_wait_for_anything_new() => false,
+            (Some(call), _) => {
+                let left = call.is_wait().then(|| call.timeout().saturating_sub(elapsed.as_secs()));
+                if let (Some(left), Errand::One(request)) = (left, self) {
+                    request.params["arguments"]["timeout"] = json!(left);
+                }
+                true
+            }
+            (None, Errand::One(_)) => true,
+            (None, Errand::Batch(..)) => false,
+        }
+    }
+
+    /// The answer to what was sent and got none. That of a call is a text for the model, which can find out what became
+    /// of it.
+    fn lost(&self, why: &str, elapsed: Duration) -> Option<Value> {
+        let (Some(call), Errand::One(request)) = (self.call(), self) else { return self.failed(why) };
+        let text = if !call.is_read_only() {
+            let action = call.argument("action").and_then(Value::as_str).unwrap_or("it");
+            format!(
+                "{why}, so it is not known whether {action} was carried out: call list to see, before trying again\n"
+            )
+        } else if call.is_wait() {
+            let age = elapsed.as_secs() + 1;
+            format!("{why}, but no output is lost: read what came since you asked with output since_time=\"{age}s\"\n")
+        } else {
+            format!("{why}; nothing was changed by this call, so try it again\n")
+        };
+        let mut result = json!({"content": [{"type": "text", "text": text}], "isError": true});
+        if request.params["_meta"].get(KEY_VERSION).is_some() {
+            result["resultType"] = json!("complete");
+        }
+        Some(rpc::answer(&request.id, Ok(result)))
+    }
+}
+
+/// Says where the caller is, unless it did so itself.
+fn place(params: &mut Map<String, Value>, project: Option<&str>) {
+    let meta = params.entry("_meta").or_insert_with(|| json!({}));
+    if let (Some(meta), Some(project)) = (meta.as_object_mut(), project) {
+        meta.entry(META_DIRECTORY).or_insert_with(|| json!(project));
+    }
+}
+
+/// The parameters of `tools/call`.
+struct Call<'a>(&'a Map<String, Value>);
+
+impl Call<'_> {
+    fn argument(&self, name: &str) -> Option<&Value> {
+        self.0.get("arguments")?.get(name).filter(|value| !value.is_null())
+    }
+    /// As its definition says; a tool that we do not know may do anything.
+    fn is_read_only(&self) -> bool {
+        let is_it = |tool: &Value| Some(&tool["name"]) == self.0.get("name");
+        tools::definitions().iter().any(|tool| is_it(tool) && tool["annotations"]["readOnlyHint"] == true)
+    }
+    fn is_wait(&self) -> bool {
+        self.argument("wait_for").is_some()
+    }
+    /// Waits for what comes after the call, and not after a cursor: asked again, it would miss what came in between.
+    fn is_wait_for_anything_new(&self) -> bool {
+        self.is_wait() && self.argument("after").is_none()
+    }
+    /// In seconds.
+    fn timeout(&self) -> u64 {
+        self.argument("timeout").and_then(Value::as_u64).unwrap_or(15)
+    }
+}
