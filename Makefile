@@ -3,6 +3,7 @@
 #   make run CMD="npm run dev"     builds, and runs a command under persistproc
 #   make test                      every test that needs nothing but Rust
 #   make lint                      formatting and clippy, both clean
+#   make clients                   real MCP clients and agents against the binary; installs them below target/ (npm, pip)
 #   make bench                     speed and memory, as ratios against public tools
 #   make static                    one binary without dependencies, in target/TARGET/release
 #   make install PREFIX=~/.local   the static binary, in PREFIX/bin
@@ -15,7 +16,7 @@ STATIC := target/$(TARGET)/release/persistproc
 STATIC_FLAGS := RUSTFLAGS="-C target-feature=+crt-static -C relocation-model=static"
 CMD ?= sh -c 'echo "make run CMD=\"npm run dev\" runs your own command"'
 
-.PHONY: build run test lint bench static install clean
+.PHONY: build run test lint clients bench static install clean
 
 build:
 	cargo build --locked --release
@@ -29,6 +30,10 @@ test:
 lint:
 	cargo fmt --check
 	cargo clippy --locked --all-targets -- -D warnings
+
+# Pinned in tests/clients/packages.json; the first run fetches them, later ones need no network.
+clients: build
+	python3 tests/clients/run.py target/release/persistproc
 
 # The flags go by --target only: without it cargo would apply them to build scripts and macros, too. At a fixed address
 # (relocation-model=static) a process has no relocations of its own: 40 KB less private memory for every shim.

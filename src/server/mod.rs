@@ -115,7 +115,9 @@ impl Ready {
 
     /// How to connect agents, for the one who started it.
     pub fn welcome(&self) -> String {
-        welcome::text(&self.holder)
+        let binary = std::env::current_exe().unwrap_or_else(|_| "persistproc".into());
+        let data_dir = self.config.is_data_dir_given.then_some(self.holder.data_dir.as_path());
+        welcome::text(&self.holder, &binary, data_dir)
     }
 
     /// Serves until a signal or a request ends it. `say` tells the one at the terminal what it waits for.

@@ -1,44 +1,132 @@
 //! What `serve` prints: how to connect each agent, with the real URL, ready to be copied.
 //!
 //! Commands where the vendor has one (they know their file and keep its comments), else the entry for the file. Written
-//! as user scope: project files need an approval in most agents.
+//! as user scope: project files need an approval in most agents. `make clients` runs the commands of this page.
 
 use super::Holder;
+use crate::config::DEFAULT_PORT;
+use crate::words;
+use serde_json::json;
+use std::ffi::OsString;
 use std::fmt::Write;
+use std::path::Path;
 
 /// An agent that is connected by a command; `URL` stands for the address.
-const COMMANDS: [(&str, &str); 8] = [
+const COMMANDS: [(&str, &str); 9] = [
     ("Claude Code", "claude mcp add --transport http --scope user persistproc URL"),
     ("Codex CLI", "codex mcp add persistproc --url URL"),
     ("Gemini CLI", "gemini mcp add -s user -t http persistproc URL"),
     ("VS Code", r#"code --add-mcp '{"name":"persistproc","type":"http","url":"URL"}'"#),
     ("Copilot CLI", "copilot mcp add --transport http persistproc URL"),
     ("OpenCode", "opencode mcp add persistproc --url URL"),
+    ("Qwen Code", "qwen mcp add -s user -t http persistproc URL"),
     ("Cline CLI", "cline mcp add persistproc --yes --transport http URL"),
     ("Amp", "amp mcp add persistproc URL"),
 ];
 
 /// An agent that is connected by an entry in a file.
-const FILES: [(&str, &str, &str); 4] = [
+const FILES: [(&str, &str, &str); 7] = [
     ("Cursor", "~/.cursor/mcp.json", r#"{"mcpServers":{"persistproc":{"url":"URL"}}}"#),
     ("Windsurf", "~/.codeium/windsurf/mcp_config.json", r#"{"mcpServers":{"persistproc":{"serverUrl":"URL"}}}"#),
     ("Zed", "~/.config/zed/settings.json", r#"{"context_servers":{"persistproc":{"url":"URL"}}}"#),
-    ("Others", "Streamable HTTP", r#"{"mcpServers":{"persistproc":{"type":"http","url":"URL"}}}"#),
+    ("Warp", "~/.warp/.mcp.json", r#"{"mcpServers":{"persistproc":{"url":"URL"}}}"#),
+    (
+        "Goose",
+        "~/.config/goose/config.yaml",
+        r#"extensions: {persistproc: {type: streamable_http, name: persistproc, description: "", uri: "URL", headers: {}, enabled: true, timeout: 300}}"#,
+    ),
+    ("Continue", "~/.continue/config.yaml", r#"mcpServers: [{name: persistproc, type: streamable-http, url: "URL"}]"#),
+    (
+        "Others",
+        "Streamable HTTP; .mcp.json in a repository has this form",
+        r#"{"mcpServers":{"persistproc":{"type":"http","url":"URL"}}}"#,
+    ),
 ];
 
-pub fn text(holder: &Holder) -> String {
+const CLAUDE_DESKTOP: &str = if cfg!(target_os = "macos") {
+    "~/Library/Application Support/Claude/claude_desktop_config.json"
+} else {
+    "~/.config/Claude/claude_desktop_config.json"
+};
+
+/// Agents that start a program instead, and where they look for its entry.
+const STDIO: [(&str, &str); 2] =
+    [("Claude Desktop", CLAUDE_DESKTOP), ("JetBrains", "~/.junie/mcp/mcp.json, or AI Assistant's settings")];
+
+/// The page. `binary` is what bridges are started from, by its whole path, since applications have no shell's `PATH`;
+/// `data_dir` is there if a bridge would not find it by itself.
+pub fn text(holder: &Holder, binary: &Path, data_dir: Option<&Path>) -> String {
     let url = format!("http://127.0.0.1:{}/mcp", holder.port);
     let mut text = format!("persistproc {} serves {url}\n\nConnect your agents, once:\n\n", holder.version);
     for (agent, command) in COMMANDS {
-        let _ = writeln!(text, "  {agent:<12} {}", command.replace("URL", &url));
+        let _ = writeln!(text, "  {agent:<14} {}", command.replace("URL", &url));
     }
     text.push('\n');
     for (agent, file, entry) in FILES {
-        let _ = writeln!(text, "  {agent:<12} {file}\n  {:<12} {}", "", entry.replace("URL", &url));
+        let _ = writeln!(text, "  {agent:<14} {file}\n  {:<14} {}", "", entry.replace("URL", &url));
     }
+    text.push_str("\nThose that start a program instead of connecting to a URL:\n\n");
+    let words = bridge(holder.port, binary, data_dir);
+    let shown: Vec<_> = words.iter().map(|word| word.to_string_lossy()).collect();
+    let (command, arguments) = (json!(shown[0]), json!(shown[1..]));
+    let entry = format!(r#"{{"mcpServers":{{"persistproc":{{"command":{command},"args":{arguments}}}}}}}"#);
+    for (agent, file) in STDIO {
+        let _ = writeln!(text, "  {agent:<14} {file}\n  {:<14} {entry}", "");
+    }
+    let _ = writeln!(text, "  {:<14} {}", "Others", words::quote(&words));
     let _ = writeln!(
         text,
         "\nThen run a process that they and you share:  persistproc npm run dev\nCtrl+C ends the server and its processes."
     );
     text
+}
+
+/// The command of the bridge to this server. Values stand in the words of their options: OpenCode takes a word that is a
+/// number for one, and then refuses its own file.
+fn bridge(port: u16, binary: &Path, data_dir: Option<&Path>) -> Vec<OsString> {
+    let port = (port != DEFAULT_PORT).then(|| format!("--port={port}").into());
+    let data_dir = data_dir.map(|dir| {
+        let mut word = OsString::from("--data-dir=");
+        word.push(dir);
+        word
+    });
+    [Some(binary.into()), Some("mcp".into()), port, data_dir].into_iter().flatten().collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::Value;
+
+    fn page(port: u16, data_dir: Option<&Path>) -> String {
+        let holder = Holder { pid: 1, port, version: "1".into(), data_dir: "/d".into() };
+        text(&holder, Path::new("/opt/my tools/persistproc"), data_dir)
+    }
+
+    #[test]
+    fn every_command_is_one_that_a_shell_reads_and_every_entry_is_json_or_yaml() {
+        let page = page(9000, None);
+        let url = "http://127.0.0.1:9000/mcp";
+        for (agent, command) in COMMANDS {
+            let words = shlex::split(&command.replace("URL", url)).unwrap();
+            assert!(words.iter().any(|word| word.contains(url)), "{agent}");
+            assert!(page.contains(&command.replace("URL", url)), "{agent}");
+        }
+        let entries: Vec<Value> = page.lines().filter_map(|line| serde_json::from_str(line.trim()).ok()).collect();
+        let yaml = FILES.iter().filter(|(_, file, _)| file.ends_with(".yaml")).count();
+        assert_eq!(entries.len(), FILES.len() - yaml + STDIO.len());
+        assert!(!page.contains("URL\"") && !page.contains(" URL\n"));
+    }
+
+    #[test]
+    fn a_bridge_is_told_what_it_cannot_know() {
+        let usual = r#"{"mcpServers":{"persistproc":{"command":"/opt/my tools/persistproc","args":["mcp"]}}}"#;
+        assert!(page(8947, None).contains(usual));
+        let told = page(9000, Some(Path::new("/my data")));
+        assert!(told.contains(r#""args":["mcp","--port=9000","--data-dir=/my data"]"#), "{told}");
+        let command =
+            told.lines().rfind(|line| line.starts_with("  Others")).unwrap().trim().strip_prefix("Others").unwrap();
+        let words = ["/opt/my tools/persistproc", "mcp", "--port=9000", "--data-dir=/my data"];
+        assert_eq!(shlex::split(command).unwrap(), words);
+    }
 }
