@@ -1,0 +1,118 @@
+//! A call that waits: nobody else notices, nobody waits for a client that has gone, and nobody waits for ever.
+
+use crate::support::*;
+use serde_json::{Value, json};
+use std::io::{ErrorKind, Read, Write};
+use std::net::{Ipv4Addr, TcpStream};
+use std::time::{Duration, Instant};
+
+/// Sends the call and leaves it waiting; both eras carry it.
+fn send(sandbox: &Sandbox, is_modern: bool, name: &str, arguments: Value) -> TcpStream {
+    let mut params = json!({"name": name, "arguments": arguments});
+    let mut headers = String::new();
+    if is_modern {
+        params["_meta"] = json!({
+            "io.modelcontextprotocol/protocolVersion": "2026-07-28", "io.modelcontextprotocol/clientCapabilities": {}});
+        headers = format!("MCP-Protocol-Version: 2026-07-28\r\nMcp-Method: tools/call\r\nMcp-Name: {name}\r\n");
+    }
+    let call = json!({"jsonrpc": "2.0", "id": 1, "method": "tools/call", "params": params});
+    let mut stream = TcpStream::connect((Ipv4Addr::LOCALHOST, sandbox.port)).unwrap();
+    stream.set_read_timeout(Some(DEADLINE)).unwrap();
+    stream.write_all(&post("/mcp", sandbox.port, &headers, &call.to_string())).unwrap();
+    stream
+}
+
+/// Nothing has come back so far.
+#[track_caller]
+fn assert_waits(stream: &TcpStream) {
+    stream.set_nonblocking(true).unwrap();
+    let peeked = stream.peek(&mut [0]).map_err(|error| error.kind());
+    stream.set_nonblocking(false).unwrap();
+    assert_eq!(peeked, Err(ErrorKind::WouldBlock));
+}
+
+/// Threads of the server that serve a connection.
+fn connections(server: &Guard) -> usize {
+    let threads = std::fs::read_dir(format!("/proc/{}/task", server.pid())).unwrap().flatten();
+    let names = threads.filter_map(|thread| std::fs::read_to_string(thread.path().join("comm")).ok());
+    names.filter(|name| name.trim() == "http").count()
+}
+
+/// A process called `web` that repeats what it is told.
+fn start_echo(sandbox: &Sandbox) {
+    let start =
+        json!({"action": "start", "command_or_label": "cat", "working_directory": sandbox.work(), "label": "web"});
+    sandbox.tool_ok("ctrl", start);
+}
+
+#[test]
+fn a_waiting_call_holds_up_nobody_and_is_answered_when_its_line_comes() {
+    let sandbox = Sandbox::new();
+    let _server = sandbox.serve();
+    start_echo(&sandbox);
+    let wait = json!({"command_or_label": "web", "wait_for": "hello", "timeout": 45});
+    let waiting: Vec<TcpStream> = (0..20).map(|i| send(&sandbox, i % 2 == 0, "output", wait.clone())).collect();
+    for _ in 0..20 {
+        sandbox.tool_ok("list", json!({}));
+        sandbox.tool_ok("output", json!({"command_or_label": "web"}));
+    }
+    waiting.iter().for_each(assert_waits);
+    sandbox.tool_ok("ctrl", json!({"action": "input", "command_or_label": "web", "text": "hello"}));
+    for mut stream in waiting {
+        let answer = Http::read(&mut stream).expect("an answer").json();
+        assert!(answer["result"]["content"][0]["text"].as_str().unwrap().contains("hello"), "{answer}");
+    }
+}
+
+#[test]
+fn a_waiting_call_ends_when_its_client_goes_and_leaves_the_process_alone() {
+    let sandbox = Sandbox::new();
+    let server = sandbox.serve();
+    start_echo(&sandbox);
+    wait_until("a quiet server", || connections(&server) == 0);
+    let wait = json!({"command_or_label": "web", "wait_for": "never", "timeout": 45});
+    let restart = json!({"action": "restart", "command_or_label": "web", "wait_for": "never", "timeout": 45});
+    for is_modern in [false, true] {
+        for (name, arguments) in [("output", &wait), ("ctrl", &restart)] {
+            let waiting: Vec<TcpStream> = (0..3).map(|_| send(&sandbox, is_modern, "output", wait.clone())).collect();
+            let last = send(&sandbox, is_modern, name, arguments.clone());
+            wait_until("all of them", || connections(&server) == 4);
+            drop((waiting, last));
+            let begun = Instant::now();
+            wait_until("their end", || connections(&server) == 0);
+            assert!(begun.elapsed() < Duration::from_secs(20), "they did not wait until their time was over");
+        }
+    }
+    let listed = sandbox.run(&["list", "--format", "json"]).ok().json();
+    let states: Vec<&Value> =
+        listed["processes"].as_array().unwrap().iter().map(|process| &process["status"]).collect();
+    assert!(states.contains(&&json!("running")), "{listed}");
+}
+
+#[test]
+fn nobody_waits_longer_than_clients_do() {
+    let sandbox = Sandbox::new();
+    let _server = sandbox.serve();
+    start_echo(&sandbox);
+    // Clients give up at 60 s: more than 45 is refused, with the bound.
+    for (name, action) in [("output", Value::Null), ("ctrl", json!("restart"))] {
+        for seconds in [json!(46), json!(3600), json!(-1), json!("50")] {
+            let arguments = json!({"action": action, "command_or_label": "web", "wait_for": "x", "timeout": seconds});
+            let mut arguments = arguments.as_object().unwrap().clone();
+            arguments.retain(|_, value| !value.is_null());
+            let (text, is_error) = sandbox.tool(name, Value::Object(arguments));
+            assert!(is_error && text.contains("45"), "{seconds}: {text}");
+        }
+    }
+    // What is allowed is kept to, and the answer says with what to go on.
+    let begun = Instant::now();
+    let waited = sandbox.tool_ok("output", json!({"command_or_label": "web", "wait_for": "never", "timeout": 1}));
+    assert!((1..30).contains(&begun.elapsed().as_secs()), "{:?}", begun.elapsed());
+    assert!(waited.contains("cursor="), "{waited}");
+    sandbox.tool_ok("output", json!({"command_or_label": "web", "wait_for": "never", "timeout": 0}));
+    let mut stream =
+        send(&sandbox, true, "output", json!({"command_or_label": "web", "wait_for": "never", "timeout": 45}));
+    stream.set_read_timeout(Some(Duration::from_secs(2))).unwrap();
+    let early = stream.read(&mut [0]).map_err(|error| error.kind());
+    assert!(matches!(early, Err(ErrorKind::WouldBlock | ErrorKind::TimedOut)), "45 is allowed: {early:?}");
+}
