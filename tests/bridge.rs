@@ -227,6 +227,32 @@ fn a_killed_server_is_replaced_and_reads_are_asked_again() {
     assert!(!host.call("list", json!({})).1);
 }
 
+#[test]
+fn every_request_is_answered_once_however_often_the_server_is_killed() {
+    let sandbox = Sandbox::new();
+    let mut host = Host::new(&sandbox);
+    const ROUNDS: i32 = 12;
+    const EACH: i32 = 20;
+    for round in 0..ROUNDS {
+        host.is_silent();
+        let server = pid_of_server(&sandbox);
+        for id in round * EACH..(round + 1) * EACH {
+            match id % 3 {
+                0 => host.send(&call(id, "list", json!({}))),
+                1 => host.send(&modern(json!(id), "tools/list", json!({}))),
+                _ => host.send(&call(id, "ctrl", json!({"action": "stop", "command_or_label": "nothing"}))),
+            }
+            if id % EACH == round {
+                signal(server, libc::SIGKILL);
+            }
+        }
+        let mut ids: Vec<i64> = (0..EACH).map(|_| host.next()["id"].as_i64().expect("an id")).collect();
+        ids.sort();
+        assert!(ids.into_iter().eq((round * EACH..(round + 1) * EACH).map(i64::from)));
+    }
+    host.is_silent();
+}
+
 /// Waits until somebody is connected to the server (proc_tid_net(5): remote port, state 01).
 #[track_caller]
 fn wait_for_request(sandbox: &Sandbox) {

@@ -23,7 +23,7 @@ use crate::mcp::tools::{self, META_DIRECTORY};
 use crate::sys;
 use serde_json::{Map, Value, json};
 use std::collections::BTreeMap;
-use std::io;
+use std::io::{self, IsTerminal};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
@@ -43,6 +43,9 @@ const LAST_ANSWERS: Duration = Duration::from_millis(1500);
 
 /// Serves until stdin ends.
 pub fn run(config: Config) -> Result<u8, Trouble> {
+    if io::stdin().is_terminal() {
+        terminal::note("this speaks MCP with the agent that starts it; `persistproc serve` prints how to connect one");
+    }
     let no = |error: io::Error| Trouble::Refused(format!("cannot begin to serve stdin: {error}"));
     let stdin = sys::take_standard_fd(0).map_err(no)?;
     let (answers, to_write) = sync_channel(IN_FLIGHT);
@@ -444,8 +447,9 @@ impl Call<'_> {
     fn is_wait_for_anything_new(&self) -> bool {
         self.is_wait() && self.argument("after").is_none()
     }
-    /// In seconds.
+    /// In seconds. Models also write numbers in quotes.
     fn timeout(&self) -> u64 {
-        self.argument("timeout").and_then(Value::as_u64).unwrap_or(15)
+        let number = |value: &Value| value.as_f64().or_else(|| value.as_str()?.trim().parse().ok());
+        self.argument("timeout").and_then(number).map_or(15, |seconds| seconds as u64)
     }
 }
