@@ -139,6 +139,7 @@ fn hosts_of_both_eras_work_over_pipes_and_a_server_is_started_for_them() {
     // What the server refuses comes back, with the id of the request.
     for (message, code) in [
         (modern(json!(4), "ping", json!({})), -32601),
+        (modern(json!(4), "initialize", json!({"protocolVersion": "2025-11-25"})), -32601),
         (modern(json!(5), "tools/call", json!({"name": "wörk\r\nX: y", "arguments": {}})), -32602),
         (modern(json!(6), "tools/call", json!({})), -32602),
         (request(json!(7), "tools/call", json!({"name": "nope"})), -32602),

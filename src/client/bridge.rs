@@ -11,17 +11,16 @@
 //! it hangs up, by which the server notices, and says nothing. In both eras: the handshake revisions allow it, and a
 //! wait that nobody waits for any more is of no use to them either.
 
+use super::errand::Errand;
 use super::lines::{LINE_MAX, Line, Lines};
-use super::link::{Header, Link, refusal};
+use super::link::{Link, refusal};
 use super::{Trouble, terminal};
 use crate::config::Config;
 use crate::http::client::{Answer, Hangup};
 use crate::log::Stream;
-use crate::mcp::protocol::{KEY_VERSION, encode_header, routing_header};
-use crate::mcp::rpc::{self, Body, Error, Message, Request, code};
-use crate::mcp::tools::{self, META_DIRECTORY};
+use crate::mcp::rpc::{self, Body, Error, Message, code};
 use crate::sys;
-use serde_json::{Map, Value, json};
+use serde_json::Value;
 use std::collections::BTreeMap;
 use std::io::{self, IsTerminal};
 use std::path::{Path, PathBuf};
@@ -221,7 +220,8 @@ impl Bridge {
         let begun = Instant::now();
         let (mut starts, mut is_repeated) = (0, false);
         loop {
-            let sent = link.forward(self.headers(&errand), errand.body().to_string().as_bytes(), PATIENCE);
+            let agreed = self.agreed().clone(); // on its own, so that the lock is free while we wait
+            let sent = link.forward(errand.headers(agreed), errand.body().to_string().as_bytes(), PATIENCE);
             let trouble = match sent {
                 Ok(answer) => {
                     self.was_reached.store(true, Ordering::Relaxed);
@@ -256,30 +256,6 @@ impl Bridge {
         outcomes.recv_timeout(STARTING).map_err(|_| late)?
     }
 
-    /// The headers that repeat what the body says, as its era wants them.
-    fn headers(&self, errand: &Errand) -> Vec<Header> {
-        let mut headers = vec![("Accept", "application/json, text/event-stream".to_string())];
-        let version = match errand {
-            Errand::One(request) if request.method == "initialize" => None,
-            Errand::One(request) => request.params.get("_meta").and_then(|meta| meta.get(KEY_VERSION)),
-            Errand::Batch(..) => None,
-        };
-        match (version, errand) {
-            (Some(version), Errand::One(request)) => {
-                headers.extend(version.as_str().map(|version| ("MCP-Protocol-Version", encode_header(version))));
-                headers.push(("Mcp-Method", encode_header(&request.method)));
-                headers.extend(routing_header(&request.method).map(|(header, member)| {
-                    // A name that is missing is empty here, too: then the server says what is wrong with the body.
-                    let value = request.params.get(member).and_then(Value::as_str).unwrap_or("");
-                    (header, encode_header(value))
-                }));
-            }
-            (_, Errand::One(request)) if request.method == "initialize" => {}
-            _ => headers.extend(self.agreed().clone().map(|version| ("MCP-Protocol-Version", version))),
-        }
-        headers
-    }
-
     fn agreed(&self) -> MutexGuard<'_, Option<String>> {
         self.agreed.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
     }
@@ -296,9 +272,8 @@ impl Bridge {
             (Errand::Batch(..), None) if answer.head.status == 202 => None,
             (Errand::One(request), Some(mut message)) if message.get("jsonrpc").is_some() => {
                 message["id"] = request.id.clone();
-                if let (true, Some(agreed)) =
-                    (request.method == "initialize", message["result"]["protocolVersion"].as_str())
-                {
+                let agreed = message["result"]["protocolVersion"].as_str().filter(|_| errand.is_handshake());
+                if let Some(agreed) = agreed {
                     *self.agreed() = Some(agreed.to_string());
                 }
                 Some(message)
@@ -314,142 +289,5 @@ impl Bridge {
         drop(self.one_ended.wait_timeout_while(self.in_flight(), left(), |requests| !requests.is_empty()));
         let _ = self.answers.try_send(None); // fails if the host does not read, and then nothing more can be done
         let _ = written.recv_timeout(left());
-    }
-}
-
-/// What is brought to the server.
-enum Errand {
-    One(Request),
-    /// Its messages, and the ids of the requests among them.
-    Batch(Value, Vec<Value>),
-}
-
-impl Errand {
-    /// `project` goes along with a call that does not say itself where its caller is.
-    fn one(mut request: Request, project: Option<&str>) -> Errand {
-        if request.method == "tools/call" {
-            place(&mut request.params, project);
-        }
-        Errand::One(request)
-    }
-
-    fn batch(mut messages: Vec<Value>, project: Option<&str>) -> Errand {
-        for message in messages.iter_mut().filter(|message| message["method"] == "tools/call") {
-            if let Some(params) = message["params"].as_object_mut() {
-                place(params, project);
-            }
-        }
-        let ids = messages.iter().filter_map(|message| match rpc::message(message.clone()) {
-            Ok(Message::Request(request)) => Some(request.id),
-            _ => None,
-        });
-        let ids = ids.collect();
-        Errand::Batch(Value::Array(messages), ids)
-    }
-
-    fn body(&self) -> Value {
-        match self {
-            Errand::One(Request { id, method, params }) => {
-                json!({"jsonrpc": "2.0", "id": id, "method": method, "params": params})
-            }
-            Errand::Batch(messages, _) => messages.clone(),
-        }
-    }
-
-    /// The handshake cannot be cancelled (2025-11-25, basic/utilities/cancellation), a batch not in part.
-    fn cancelled_by(&self) -> Option<Value> {
-        match self {
-            Errand::One(request) if request.method != "initialize" => Some(request.id.clone()),
-            _ => None,
-        }
-    }
-
-    /// An answer for each request in it that says why there is no better one.
-    fn failed(&self, why: &str) -> Option<Value> {
-        let answer = |id: &Value| rpc::answer(id, Err(Error::new(code::INTERNAL, why)));
-        match self {
-            Errand::One(request) => Some(answer(&request.id)),
-            Errand::Batch(_, ids) if ids.is_empty() => None,
-            Errand::Batch(_, ids) => Some(ids.iter().map(answer).collect()),
-        }
-    }
-
-    fn call(&self) -> Option<Call<'_>> {
-        match self {
-            Errand::One(request) if request.method == "tools/call" => Some(Call(&request.params)),
-            _ => None,
-        }
-    }
-
-    /// Whether it may be sent again, `elapsed` after it was sent: then what is left of it is what is still to be done.
-    fn can_be_repeated(&mut self, elapsed: Duration) -> bool {
-        match (self.call(), &*self) {
-            (Some(call), _) if !call.is_read_only() || call.is_wait_for_anything_new() => false,
-            (Some(call), _) => {
-                let left = call.is_wait().then(|| call.timeout().saturating_sub(elapsed.as_secs()));
-                if let (Some(left), Errand::One(request)) = (left, self) {
-                    request.params["arguments"]["timeout"] = json!(left);
-                }
-                true
-            }
-            (None, Errand::One(_)) => true,
-            (None, Errand::Batch(..)) => false,
-        }
-    }
-
-    /// The answer to what was sent and got none. That of a call is a text for the model, which can find out what became
-    /// of it.
-    fn lost(&self, why: &str, elapsed: Duration) -> Option<Value> {
-        let (Some(call), Errand::One(request)) = (self.call(), self) else { return self.failed(why) };
-        let text = if !call.is_read_only() {
-            let action = call.argument("action").and_then(Value::as_str).unwrap_or("it");
-            format!(
-                "{why}, so it is not known whether {action} was carried out: call list to see, before trying again\n"
-            )
-        } else if call.is_wait() {
-            let age = elapsed.as_secs() + 1;
-            format!("{why}, but no output is lost: read what came since you asked with output since_time=\"{age}s\"\n")
-        } else {
-            format!("{why}; nothing was changed by this call, so try it again\n")
-        };
-        let mut result = json!({"content": [{"type": "text", "text": text}], "isError": true});
-        if request.params["_meta"].get(KEY_VERSION).is_some() {
-            result["resultType"] = json!("complete");
-        }
-        Some(rpc::answer(&request.id, Ok(result)))
-    }
-}
-
-/// Says where the caller is, unless it did so itself.
-fn place(params: &mut Map<String, Value>, project: Option<&str>) {
-    let meta = params.entry("_meta").or_insert_with(|| json!({}));
-    if let (Some(meta), Some(project)) = (meta.as_object_mut(), project) {
-        meta.entry(META_DIRECTORY).or_insert_with(|| json!(project));
-    }
-}
-
-/// The parameters of `tools/call`.
-struct Call<'a>(&'a Map<String, Value>);
-
-impl Call<'_> {
-    fn argument(&self, name: &str) -> Option<&Value> {
-        self.0.get("arguments")?.get(name).filter(|value| !value.is_null())
-    }
-    /// As its definition says; a tool that we do not know may do anything.
-    fn is_read_only(&self) -> bool {
-        let is_it = |tool: &Value| Some(&tool["name"]) == self.0.get("name");
-        tools::definitions().iter().any(|tool| is_it(tool) && tool["annotations"]["readOnlyHint"] == true)
-    }
-    fn is_wait(&self) -> bool {
-        self.argument("wait_for").is_some()
-    }
-    /// Waits for what comes after the call, and not after a cursor: asked again, it would miss what came in between.
-    fn is_wait_for_anything_new(&self) -> bool {
-        self.is_wait() && self.argument("after").is_none()
-    }
-    /// In seconds. Models also write numbers in quotes.
-    fn timeout(&self) -> u64 {
-        let number = |value: &Value| value.as_f64().or_else(|| value.as_str()?.trim().parse().ok());
-        self.argument("timeout").and_then(number).map_or(15, |seconds| seconds as u64)
     }
 }

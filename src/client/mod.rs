@@ -2,6 +2,7 @@
 //! logs but what the server answers.
 
 mod bridge;
+mod errand;
 mod frames;
 mod lines;
 mod link;

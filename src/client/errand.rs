@@ -1,0 +1,247 @@
+//! What a bridge brings to the server: a request or a batch, the headers that repeat what it says, whether it may be sent
+//! a second time, and what its sender is told if it gets no answer.
+
+use super::link::Header;
+use crate::mcp::protocol::{KEY_VERSION, encode_header, routing_header};
+use crate::mcp::rpc::{self, Error, Message, Request, code};
+use crate::mcp::tools::{self, META_DIRECTORY};
+use serde_json::{Map, Value, json};
+use std::time::Duration;
+
+/// What is brought to the server.
+pub enum Errand {
+    One(Request),
+    /// Its messages, and the ids of the requests among them.
+    Batch(Value, Vec<Value>),
+}
+
+impl Errand {
+    /// `project` goes along with a call that does not say itself where its caller is.
+    pub fn one(mut request: Request, project: Option<&str>) -> Errand {
+        if request.method == "tools/call" {
+            place(&mut request.params, project);
+        }
+        Errand::One(request)
+    }
+
+    pub fn batch(mut messages: Vec<Value>, project: Option<&str>) -> Errand {
+        for message in messages.iter_mut().filter(|message| message["method"] == "tools/call") {
+            if let Some(params) = message["params"].as_object_mut() {
+                place(params, project);
+            }
+        }
+        let ids = messages.iter().filter_map(|message| match rpc::message(message.clone()) {
+            Ok(Message::Request(request)) => Some(request.id),
+            _ => None,
+        });
+        let ids = ids.collect();
+        Errand::Batch(Value::Array(messages), ids)
+    }
+
+    pub fn body(&self) -> Value {
+        match self {
+            Errand::One(Request { id, method, params }) => {
+                json!({"jsonrpc": "2.0", "id": id, "method": method, "params": params})
+            }
+            Errand::Batch(messages, _) => messages.clone(),
+        }
+    }
+
+    /// The headers that repeat what the body says, as its era wants them. `agreed` is the version of the handshake.
+    pub fn headers(&self, agreed: Option<String>) -> Vec<Header> {
+        let mut headers = vec![("Accept", "application/json, text/event-stream".to_string())];
+        match self {
+            Errand::One(request) if envelope(request).is_some() => headers.extend(modern_headers(request)),
+            Errand::One(request) if request.method == "initialize" => {}
+            _ => headers.extend(agreed.map(|version| ("MCP-Protocol-Version", version))),
+        }
+        headers
+    }
+
+    /// Whether this is the handshake, which decides on a version.
+    pub fn is_handshake(&self) -> bool {
+        matches!(self, Errand::One(request) if request.method == "initialize" && envelope(request).is_none())
+    }
+
+    /// The id by which it can be cancelled: the handshake cannot (2025-11-25, basic/utilities/cancellation), a batch not
+    /// in part.
+    pub fn cancelled_by(&self) -> Option<Value> {
+        match self {
+            Errand::One(request) if !self.is_handshake() => Some(request.id.clone()),
+            _ => None,
+        }
+    }
+
+    /// An answer for each request in it that says why there is no better one.
+    pub fn failed(&self, why: &str) -> Option<Value> {
+        let answer = |id: &Value| rpc::answer(id, Err(Error::new(code::INTERNAL, why)));
+        match self {
+            Errand::One(request) => Some(answer(&request.id)),
+            Errand::Batch(_, ids) if ids.is_empty() => None,
+            Errand::Batch(_, ids) => Some(ids.iter().map(answer).collect()),
+        }
+    }
+
+    fn call(&self) -> Option<Call<'_>> {
+        match self {
+            Errand::One(request) if request.method == "tools/call" => Some(Call(&request.params)),
+            _ => None,
+        }
+    }
+
+    /// Whether it may be sent again, `elapsed` after it was sent: then its time is what is left of it.
+    pub fn can_be_repeated(&mut self, elapsed: Duration) -> bool {
+        let Some(call) = self.call() else { return matches!(self, Errand::One(_)) };
+        if !call.is_read_only() || call.is_wait_for_anything_new() {
+            return false;
+        }
+        let left = call.is_wait().then(|| call.timeout().saturating_sub(elapsed.as_secs()));
+        if let (Some(left), Errand::One(request)) = (left, self) {
+            request.params["arguments"]["timeout"] = json!(left);
+        }
+        true
+    }
+
+    /// The answer to what was sent and got none. That of a call is a text for the model, which can find out what became
+    /// of it.
+    pub fn lost(&self, why: &str, elapsed: Duration) -> Option<Value> {
+        let (Some(call), Errand::One(request)) = (self.call(), self) else { return self.failed(why) };
+        let text = if !call.is_read_only() {
+            let action = call.argument("action").and_then(Value::as_str).unwrap_or("it");
+            format!(
+                "{why}, so it is not known whether {action} was carried out: call list to see, before trying again\n"
+            )
+        } else if call.is_wait() {
+            let age = elapsed.as_secs() + 1;
+            format!("{why}, but no output is lost: read what came since you asked with output since_time=\"{age}s\"\n")
+        } else {
+            format!("{why}; nothing was changed by this call, so try it again\n")
+        };
+        let mut result = json!({"content": [{"type": "text", "text": text}], "isError": true});
+        if envelope(request).is_some() {
+            result["resultType"] = json!("complete");
+        }
+        Some(rpc::answer(&request.id, Ok(result)))
+    }
+}
+
+/// The version in the envelope of a modern request.
+fn envelope(request: &Request) -> Option<&Value> {
+    request.params.get("_meta")?.get(KEY_VERSION)
+}
+
+fn modern_headers(request: &Request) -> Vec<Header> {
+    let version = envelope(request).and_then(Value::as_str);
+    let version = version.map(|version| ("MCP-Protocol-Version", encode_header(version)));
+    let name = routing_header(&request.method).map(|(header, member)| {
+        // A name that is missing is empty here, too: then the server says what is wrong with the body.
+        (header, encode_header(request.params.get(member).and_then(Value::as_str).unwrap_or("")))
+    });
+    version.into_iter().chain([("Mcp-Method", encode_header(&request.method))]).chain(name).collect()
+}
+
+/// Says where the caller is, unless it did so itself.
+fn place(params: &mut Map<String, Value>, project: Option<&str>) {
+    let Some(project) = project else { return };
+    let meta = params.entry("_meta").or_insert_with(|| json!({}));
+    if let Some(meta) = meta.as_object_mut() {
+        meta.entry(META_DIRECTORY).or_insert_with(|| json!(project));
+    }
+}
+
+/// The parameters of `tools/call`.
+struct Call<'a>(&'a Map<String, Value>);
+
+impl Call<'_> {
+    fn argument(&self, name: &str) -> Option<&Value> {
+        self.0.get("arguments")?.get(name).filter(|value| !value.is_null())
+    }
+    /// As its definition says; a tool that we do not know may do anything.
+    fn is_read_only(&self) -> bool {
+        let is_it = |tool: &Value| Some(&tool["name"]) == self.0.get("name");
+        tools::definitions().iter().any(|tool| is_it(tool) && tool["annotations"]["readOnlyHint"] == true)
+    }
+    fn is_wait(&self) -> bool {
+        self.argument("wait_for").is_some()
+    }
+    /// Waits for what comes after the call, and not after a cursor: asked again, it would miss what came in between.
+    fn is_wait_for_anything_new(&self) -> bool {
+        self.is_wait() && self.argument("after").is_none()
+    }
+    /// In seconds. Models also write numbers in quotes.
+    fn timeout(&self) -> u64 {
+        let number = |value: &Value| value.as_f64().or_else(|| value.as_str()?.trim().parse().ok());
+        self.argument("timeout").and_then(number).map_or(15, |seconds| seconds as u64)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn errand(method: &str, params: Value) -> Errand {
+        let params = params.as_object().unwrap().clone();
+        Errand::one(Request { id: json!(7), method: method.into(), params }, Some("/project"))
+    }
+    fn call(name: &str, arguments: Value) -> Errand {
+        errand("tools/call", json!({"name": name, "arguments": arguments}))
+    }
+
+    #[test]
+    fn only_what_changes_nothing_and_misses_nothing_is_sent_again() {
+        const LONG: Duration = Duration::from_millis(10_900);
+        for (mut errand, can_be_repeated) in [
+            (errand("initialize", json!({})), true),
+            (errand("tools/list", json!({})), true),
+            (call("list", json!({})), true),
+            (call("output", json!({"command_or_label": "web"})), true),
+            (call("output", json!({"wait_for": "x", "after": "c", "timeout": 45})), true),
+            (call("output", json!({"wait_for": "x", "after": null})), false),
+            (call("ctrl", json!({"action": "start"})), false),
+            (call("ctrl", json!({"action": "stop"})), false),
+            (call("unknown", json!({})), false),
+            (errand("tools/call", json!({})), false),
+            (Errand::batch(vec![json!({"jsonrpc": "2.0", "id": 1, "method": "ping"})], None), false),
+        ] {
+            assert_eq!(errand.can_be_repeated(LONG), can_be_repeated, "{}", errand.body());
+        }
+        for (timeout, left) in [(json!(45), 35), (json!("45"), 35), (json!(5), 0), (Value::Null, 5)] {
+            let mut wait = call("output", json!({"wait_for": "x", "after": "c", "timeout": timeout}));
+            assert!(wait.can_be_repeated(LONG));
+            assert_eq!(wait.body()["params"]["arguments"]["timeout"], left, "{timeout}");
+        }
+    }
+
+    #[test]
+    fn headers_are_those_of_the_era() {
+        let names = |errand: &Errand| -> Vec<String> {
+            let headers = errand.headers(Some("2025-06-18".into()));
+            headers.iter().skip(1).map(|(name, value)| format!("{name}: {value}")).collect()
+        };
+        let meta = json!({KEY_VERSION: "2026-07-28"});
+        assert!(names(&errand("initialize", json!({}))).is_empty());
+        assert_eq!(names(&errand("ping", json!({}))), ["MCP-Protocol-Version: 2025-06-18"]);
+        assert_eq!(
+            names(&errand("initialize", json!({"_meta": meta}))),
+            ["MCP-Protocol-Version: 2026-07-28", "Mcp-Method: initialize"]
+        );
+        assert_eq!(
+            names(&errand("tools/call", json!({"_meta": meta, "name": "a\r\nX: y"}))),
+            ["MCP-Protocol-Version: 2026-07-28", "Mcp-Method: tools/call", "Mcp-Name: =?base64?YQ0KWDogeQ==?="]
+        );
+        assert_eq!(
+            names(&errand("resources/read", json!({"_meta": meta, "uri": "file:///a"}))),
+            ["MCP-Protocol-Version: 2026-07-28", "Mcp-Method: resources/read", "Mcp-Name: file:///a"]
+        );
+    }
+
+    #[test]
+    fn a_call_says_where_it_comes_from_unless_it_does_already() {
+        let directory = |errand: &Errand| errand.body()["params"]["_meta"][META_DIRECTORY].clone();
+        assert_eq!(directory(&call("list", json!({}))), "/project");
+        assert_eq!(directory(&errand("tools/call", json!({"_meta": {META_DIRECTORY: "/other"}}))), "/other");
+        assert_eq!(directory(&errand("tools/list", json!({}))), Value::Null);
+        let params = json!({"_meta": "nonsense"});
+        assert_eq!(errand("tools/call", params.clone()).body()["params"], params);
+    }
+}
