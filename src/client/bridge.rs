@@ -23,9 +23,10 @@ use crate::sys;
 use serde_json::Value;
 use std::collections::BTreeMap;
 use std::io::{self, IsTerminal};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::sync::mpsc::{Receiver, SyncSender, TryRecvError, sync_channel};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -69,7 +70,7 @@ pub fn run(config: Config) -> Result<u8, Trouble> {
             Ok(Some(line)) => bridge.take(line, number),
             Ok(None) | Err(_) => break,
         }
-        if matches!(written.try_recv(), Err(std::sync::mpsc::TryRecvError::Disconnected)) {
+        if written.try_recv() == Err(TryRecvError::Disconnected) {
             break; // nobody reads the answers
         }
     }
@@ -198,9 +199,10 @@ impl Bridge {
         in_flight.insert(number, InFlight { id: errand.cancelled_by(), hangup: hangup.clone() });
         drop(in_flight);
         let refused = errand.failed("the system has no thread for it; try again in a moment");
+        let broken = errand.failed("this is a mistake in persistproc, please report it; its stderr says more");
         let bridge = self.clone();
         let carry = move || {
-            let answer = bridge.exchange(errand, link);
+            let answer = catch_unwind(AssertUnwindSafe(|| bridge.exchange(errand, link))).unwrap_or(broken);
             bridge.land(number, answer.filter(|_| !hangup.is_hung_up()));
         };
         if thread::Builder::new().name("request".into()).stack_size(STACK).spawn(carry).is_err() {
@@ -220,8 +222,7 @@ impl Bridge {
         let begun = Instant::now();
         let (mut starts, mut is_repeated) = (0, false);
         loop {
-            let agreed = self.agreed().clone(); // on its own, so that the lock is free while we wait
-            let sent = link.forward(errand.headers(agreed), errand.body().to_string().as_bytes(), PATIENCE);
+            let sent = link.forward(errand.headers(self.agreed()), errand.body().to_string().as_bytes(), PATIENCE);
             let trouble = match sent {
                 Ok(answer) => {
                     self.was_reached.store(true, Ordering::Relaxed);
@@ -256,8 +257,12 @@ impl Bridge {
         outcomes.recv_timeout(STARTING).map_err(|_| late)?
     }
 
-    fn agreed(&self) -> MutexGuard<'_, Option<String>> {
-        self.agreed.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+    fn agreed(&self) -> Option<String> {
+        self.agreed.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).clone()
+    }
+
+    fn agree(&self, version: &str) {
+        *self.agreed.lock().unwrap_or_else(|poisoned| poisoned.into_inner()) = Some(version.into());
     }
 
     /// What goes back to the host. A message of the protocol counts at any status; its id is the request's, also where
@@ -273,8 +278,8 @@ impl Bridge {
             (Errand::One(request), Some(mut message)) if message.get("jsonrpc").is_some() => {
                 message["id"] = request.id.clone();
                 let agreed = message["result"]["protocolVersion"].as_str().filter(|_| errand.is_handshake());
-                if let Some(agreed) = agreed {
-                    *self.agreed() = Some(agreed.to_string());
+                if let Some(version) = agreed {
+                    self.agree(version);
                 }
                 Some(message)
             }
