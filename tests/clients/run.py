@@ -97,18 +97,16 @@ def install_node():
     return directory / "node_modules" / name / "bin"
 
 
-def five_digit_port():
-    """A free port below those that the system gives away by itself, so that it stays free."""
-    for port in range(20000 + os.getpid() % 9000, 32000):
-        with socket.socket() as probe:
-            if probe.connect_ex(("127.0.0.1", port)) == 0:
-                continue
-            try:
-                probe.close()
+def free_port(taken=()):
+    """A port that nobody has, above those that systems give away by themselves, so that it stays free."""
+    for step in range(4000):
+        port = 61000 + (os.getpid() * 7 + step) % 4000
+        try:
+            if port not in taken:
                 socket.create_server(("127.0.0.1", port)).close()
                 return port
-            except OSError:
-                continue
+        except OSError:
+            pass
     raise SystemExit("no free port")
 
 
@@ -123,7 +121,7 @@ class Server:
         self.root = Path(tempfile.mkdtemp(prefix="persistproc-clients-"))
         self.work = self.root / "work"
         self.work.mkdir()
-        self.port = five_digit_port()
+        self.port = free_port()
         self.environment = {
             "PATH": os.pathsep.join([str(install_node()), os.environ["PATH"]]),
             "PERSISTPROC_DATA_DIR": str(self.root / "data"),
@@ -139,7 +137,7 @@ class Server:
         except BaseException:
             self.stop()
             raise
-        relay_port = five_digit_port()
+        relay_port = free_port(taken=[self.port])
         self.relay = Relay(self.port, relay_port)
         self.relay_url = f"http://127.0.0.1:{relay_port}/mcp"
         self.bridge = [str(binary), "mcp", "--port", str(relay_port)]
