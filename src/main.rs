@@ -16,7 +16,7 @@
 //!
 //! | room | owns |
 //! |---|---|
-//! | `client` | finding and starting the server, the wrapper, what is printed |
+//! | `client` | finding and starting the server, the wrapper, the bridge for agents on stdio, what is printed |
 //! | `cli` | commands and options as a table; the command line → what to do |
 //! | `server` | port and lock, signals, paths → handlers, who may come in |
 //! | `mcp` | the protocol and the three tools; knows no sockets |
