@@ -253,3 +253,13 @@ fn completions_are_understood_by_their_shells() {
         assert!(sandbox.run(&["completions", shell]).ok().out().contains("wait-for"));
     }
 }
+
+#[test]
+fn who_saw_a_program_end_may_start_the_next_one_at_once() {
+    let sandbox = Sandbox::new();
+    let _server = sandbox.serve();
+    for round in 0..40 {
+        let shown = sandbox.run(&["--label", "p", "sh", "-c", &format!("sleep 0.01; printf {round}")]).ok().out();
+        assert_eq!(shown, round.to_string());
+    }
+}

@@ -36,6 +36,8 @@ const BEYOND_GRACE: Duration = Duration::from_secs(12);
 
 /// How long a shim that was just being started by a server that is gone may take.
 const BIRTH: Duration = Duration::from_secs(5);
+/// How long the shim of a program that has ended may take to read its last bytes and go.
+const LAST_BYTES: Duration = Duration::from_millis(500);
 /// Input that is taken at once, in bytes.
 const INPUT_MAX: usize = 16 << 10;
 /// How long a message to a shim may take to be taken.
@@ -120,6 +122,9 @@ impl Manager {
         }
         let same = |run: &Run| run.meta.argv == request.argv && run.meta.working_directory == working_directory;
         let mut previous = None;
+        // Who saw a program end may start the next one at once.
+        let before = self.registry.all().into_iter().filter(|run| run.meta.label == label || same(run));
+        before.for_each(|run| run.let_go(LAST_BYTES));
         if let Some(live) = self.live_run(|run| run.meta.label == label) {
             match if_running {
                 IfRunning::Replace => {

@@ -137,6 +137,20 @@ impl Run {
         self.lock().is_over
     }
 
+    /// If its program has ended: waits at most `limit` until the shim, which may still be draining the pipes, is gone too.
+    /// What the program started and left behind keeps it there.
+    pub fn let_go(&self, limit: Duration) {
+        let end = Instant::now() + limit;
+        loop {
+            let generation = self.generation();
+            let left = end.saturating_duration_since(Instant::now());
+            if self.is_over() || self.status().leader_ended.is_none() || left.is_zero() {
+                return;
+            }
+            self.wait(generation, left);
+        }
+    }
+
     /// To be asked for *before* looking at status and logs, and then given to [`wait`](Self::wait): what happens in
     /// between is not missed.
     pub fn generation(&self) -> u64 {
