@@ -21,6 +21,41 @@ pub use libc::{
     SIGKILL, SIGTERM, SIGXFSZ,
 };
 
+/// geteuid(2).
+pub fn own_user() -> u32 {
+    unsafe { libc::geteuid() }
+}
+
+/// How many descriptors this process may have: getrlimit(2), the soft limit.
+pub fn descriptor_limit() -> u64 {
+    let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+    // The one type is as wide as the other, but not on every system by the same name.
+    #[allow(clippy::unnecessary_cast)]
+    if unsafe { libc::getrlimit(libc::RLIMIT_NOFILE, &mut limit) } == 0 { limit.rlim_cur as u64 } else { 256 }
+}
+
+/// unsetenv(3): takes a variable out of our environment, and so out of our children's. Only while there is one thread.
+pub fn forget_variable(name: &str) {
+    unsafe { std::env::remove_var(name) }
+}
+
+/// One question to sock_diag(7) and its answer, over a netlink socket that lives as long as that takes: the length of
+/// the answer. Fails where netlink sockets are forbidden, and everywhere but on Linux.
+#[cfg(target_os = "linux")]
+pub fn ask_sock_diag(question: &[u8], answer: &mut [u8]) -> io::Result<usize> {
+    use std::os::fd::OwnedFd;
+    let length = |n: isize| usize::try_from(n).map_err(|_| io::Error::last_os_error());
+    unsafe {
+        let kind = libc::SOCK_DGRAM | libc::SOCK_CLOEXEC;
+        let socket = OwnedFd::from_raw_fd(check(libc::socket(libc::AF_NETLINK, kind, libc::NETLINK_SOCK_DIAG))?);
+        let (fd, limit) = (socket.as_raw_fd(), libc::timeval { tv_sec: 1, tv_usec: 0 });
+        let size = size_of_val(&limit) as libc::socklen_t;
+        check(libc::setsockopt(fd, libc::SOL_SOCKET, libc::SO_RCVTIMEO, (&raw const limit).cast(), size))?;
+        length(libc::send(fd, question.as_ptr().cast(), question.len(), libc::MSG_NOSIGNAL))?;
+        length(libc::recv(fd, answer.as_mut_ptr().cast(), answer.len(), 0))
+    }
+}
+
 /// Signals by name, as `ctrl signal` takes them and as people read them. Not complete: the ones that make sense to
 /// send to, or to see as the end of, a process.
 const SIGNALS: [(&str, i32); 17] = [
@@ -122,6 +157,23 @@ fn poll<const N: usize>(fds: [RawFd; N], events: libc::c_short, timeout: Option<
     let ms = timeout.map_or(-1, |t| t.as_micros().div_ceil(1000).min(1 << 30) as i32);
     let ready = unsafe { libc::poll(polled.as_mut_ptr(), N as libc::nfds_t, ms) };
     polled.map(|p| ready > 0 && p.revents != 0)
+}
+
+/// Whether the other end of a connection has closed it, or at least its sending side, whatever is still unread of it.
+pub fn is_hung_up(socket: &impl AsRawFd) -> bool {
+    let fd = socket.as_raw_fd();
+    #[cfg(target_os = "linux")]
+    {
+        // poll(2): POLLRDHUP tells it also behind bytes that nobody has read yet.
+        let mut polled = libc::pollfd { fd, events: libc::POLLRDHUP, revents: 0 };
+        unsafe { libc::poll(&mut polled, 1, 0) > 0 }
+    }
+    #[cfg(not(target_os = "linux"))]
+    {
+        let mut byte = 0u8;
+        poll_readable([fd], Some(Duration::ZERO))[0]
+            && unsafe { libc::recv(fd, (&raw mut byte).cast(), 1, libc::MSG_PEEK) } <= 0
+    }
 }
 
 /// Moves an inherited descriptor out of the standard three (close-on-exec) and leaves /dev/null in its place.

@@ -17,7 +17,7 @@ const ROOMS: [(&str, &[&str]); 16] = [
     ("config", &[]),
     ("rundir", &["words"]),
     ("log", &[]),
-    ("procs", &[]),
+    ("procs", &["sys"]),
     ("words", &[]),
     ("fault", &[]),
     ("sys", &[]),

@@ -94,6 +94,10 @@ impl Head {
 
 /// Parses a request head at the start of `bytes`: the head and its length; `None` if more bytes are needed.
 pub fn parse_request(bytes: &[u8]) -> Result<Option<(Head, usize)>, Refused> {
+    // httparse skips any number of empty lines before the first one.
+    if matches!(bytes.first(), Some(b'\r' | b'\n')) {
+        return Err(Refused(400));
+    }
     check_line_ends(bytes)?;
     let mut headers = [httparse::EMPTY_HEADER; HEADERS_MAX];
     let mut request = httparse::Request::new(&mut headers);
@@ -242,6 +246,7 @@ mod tests {
     #[test]
     fn heads_that_could_be_read_in_two_ways_are_refused() {
         for (text, status) in [
+            ("\r\n\r\nGET / HTTP/1.1\nHost: a\n\n", 400),
             ("GET / HTTP/1.1\nHost: a\n\n", 400),
             ("GET / HTTP/1.1\r\nHost: a\nX: b\r\n\r\n", 400),
             ("GET / HTTP/1.1\r\n Host: a\r\n\r\n", 400),

@@ -2,7 +2,9 @@
 //! server on this machine. Knows no JSON and nothing of what is asked or answered.
 
 pub mod client;
+mod conversation;
 pub mod head;
+mod intake;
 pub mod server;
 
 /// Largest head of a request or an answer, in bytes.
