@@ -7,6 +7,47 @@ pub const DEFAULT_PORT: u16 = 8947;
 /// Size at which a log file is rotated, in bytes.
 pub const DEFAULT_MAX_LOG_BYTES: u64 = 64 << 20;
 
+/// The variable that holds the token.
+pub const TOKEN: &str = "PERSISTPROC_TOKEN";
+
+/// A secret that clients have to show. It is printed nowhere, not even by `Debug`.
+#[derive(Clone, PartialEq)]
+pub struct Token(String);
+
+impl Token {
+    const MOST: usize = 256;
+
+    /// What a `Bearer` may be (RFC 6750, 2.1), so that it needs no quoting anywhere.
+    fn parse(text: String) -> Result<Token, String> {
+        let is_fine = |b: u8| b.is_ascii_alphanumeric() || b"-._~+/=".contains(&b);
+        if text.len() > Token::MOST || !text.bytes().all(is_fine) {
+            return Err(format!("{TOKEN}: a token has at most {} letters, digits and -._~+/=", Token::MOST));
+        }
+        Ok(Token(text))
+    }
+
+    /// Value of the `Authorization` header.
+    pub fn authorization(&self) -> String {
+        format!("Bearer {}", self.0)
+    }
+
+    /// Whether `Authorization` shows this token. How long that takes tells nothing of it but its length.
+    pub fn is_shown_by(&self, authorization: &str) -> bool {
+        let Some((scheme, shown)) = authorization.split_once(' ') else { return false };
+        let shown = shown.trim_start_matches(' ').as_bytes();
+        let pairs = self.0.bytes().zip(shown.iter().copied());
+        // The optimizer must not see that the rest is in vain once there is a difference.
+        let difference = pairs.fold(0, |difference, (a, b)| std::hint::black_box(difference | (a ^ b)));
+        scheme.eq_ignore_ascii_case("bearer") && shown.len() == self.0.len() && difference == 0
+    }
+}
+
+impl std::fmt::Debug for Token {
+    fn fmt(&self, f: &mut std::fmt::Formatter) -> std::fmt::Result {
+        f.write_str("Token")
+    }
+}
+
 /// How results are printed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Format {
@@ -39,6 +80,8 @@ pub struct Config {
     /// Whether a command may start a server when none answers.
     pub autostart: bool,
     pub max_log_bytes: u64,
+    /// What the server asks of its clients, and we show to ours.
+    pub token: Option<Token>,
 }
 
 /// A port as users write it; 0 lets the system choose one.
@@ -81,6 +124,7 @@ pub fn resolve(flags: Flags, environment: impl Fn(&str) -> Option<OsString>) -> 
         is_quiet: flags.is_quiet,
         autostart: !flags.no_autostart && set("PERSISTPROC_NO_AUTOSTART").is_none_or(|value| value == "0"),
         max_log_bytes: max_log_bytes.unwrap_or(Ok(DEFAULT_MAX_LOG_BYTES))?,
+        token: text(TOKEN)?.map(Token::parse).transpose()?,
     })
 }
 
@@ -136,6 +180,36 @@ mod tests {
             Ok("/home/u/.local/share/persistproc".into())
         );
         assert!(dir(&[]).unwrap_err().contains("--data-dir"));
+    }
+
+    #[test]
+    fn a_token_is_recognised_and_never_shown() {
+        let token = |text: &str| with(&[("HOME", "/home/u"), (TOKEN, text)], Flags::default()).map(|c| c.token);
+        assert_eq!(token("").unwrap(), None);
+        let secret = token("s3cret-._~+/=").unwrap().unwrap();
+        assert_eq!(secret.authorization(), "Bearer s3cret-._~+/=");
+        for shown in ["Bearer s3cret-._~+/=", "bearer s3cret-._~+/=", "BEARER  s3cret-._~+/="] {
+            assert!(secret.is_shown_by(shown), "{shown}");
+        }
+        for other in [
+            "",
+            "Bearer",
+            "Bearer ",
+            "Bearer s3cret-._~+/",
+            "Bearer s3cret-._~+/==",
+            "Bearer S3cret-._~+/=",
+            "Bearer s3cret-._~+/= ",
+            "Basic s3cret-._~+/=",
+            "s3cret-._~+/=",
+            "Bearer, s3cret-._~+/=",
+        ] {
+            assert!(!secret.is_shown_by(other), "{other}");
+        }
+        assert_eq!(format!("{secret:?}"), "Token");
+        for text in ["two words", "quote\"", "new\nline", "\u{fc}", &"x".repeat(257)] {
+            let error = token(text).unwrap_err();
+            assert!(error.starts_with("PERSISTPROC_TOKEN: ") && !error.contains(text), "{error}");
+        }
     }
 
     #[test]

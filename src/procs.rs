@@ -3,6 +3,8 @@
 //! Linux reads /proc (proc(5)); elsewhere ps(1) is asked, which is slower and is used only when something is to be
 //! stopped. Reads only: signals are sent by the shim.
 
+pub mod owner;
+
 use std::collections::BTreeMap;
 
 /// One process, as of the moment it was looked at.

@@ -5,11 +5,14 @@ use crate::config::Config;
 use crate::http::client::{Answer, Call, Client, Hangup};
 use crate::http::head::encode;
 use crate::mcp::tools::{META_DIRECTORY, META_JSON};
+use crate::procs::{self, owner};
 use crate::server::follow::{Following, HEADER};
+use crate::server::is_persistproc;
 use crate::server::routes::{DATA_DIR, RunRequest};
-use crate::{procs, sys};
+use crate::sys;
 use serde_json::{Map, Value, json};
 use std::io::{self, Read};
+use std::net::Ipv4Addr;
 use std::os::fd::AsRawFd;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
@@ -65,7 +68,11 @@ impl Link {
         body: &[u8],
         patience: Duration,
     ) -> Result<Answer, Trouble> {
+        self.check_listener()?;
         headers.push(("Content-Type", "application/json".to_string()));
+        if let Some(token) = &self.config.token {
+            headers.push(("Authorization", token.authorization()));
+        }
         if self.config.is_data_dir_given {
             headers.push((DATA_DIR, encode(&self.config.data_dir.to_string_lossy())));
         }
@@ -78,7 +85,7 @@ impl Link {
         });
         self.is_unanswered = failure.is_some() && !self.is_nobody_there;
         let answer = answer.map_err(|error| self.unreachable(&error))?;
-        if answer.head.header("server").is_some_and(|name| name.starts_with("persistproc/")) {
+        if is_persistproc(&answer.head) {
             return Ok(answer);
         }
         if answer.head.status == 503 {
@@ -88,6 +95,20 @@ impl Link {
             "what answers on port {} is not persistproc; choose another with --port",
             self.config.port
         )))
+    }
+
+    /// Our environment and our token are not for another user who was faster to take the port.
+    fn check_listener(&mut self) -> Result<(), Trouble> {
+        let port = self.config.port;
+        match owner::listener((Ipv4Addr::LOCALHOST, port).into()) {
+            Some(user) if user != sys::own_user() && user != 0 => {
+                (self.is_nobody_there, self.is_cut, self.is_unanswered) = (false, false, false);
+                Err(Trouble::Unreachable(format!(
+                    "port {port} belongs to another user (uid {user}); choose another with --port"
+                )))
+            }
+            _ => Ok(()),
+        }
     }
 
     fn unreachable(&self, error: &io::Error) -> Trouble {

@@ -11,7 +11,7 @@ mod run;
 mod terminal;
 
 use crate::cli::{Command, Given, Parsed, Target};
-use crate::config::{Config, Format};
+use crate::config::{self, Config, Format};
 use crate::http::head::encode;
 use crate::log::stamp::now_ms;
 use crate::server::routes::RunRequest;
@@ -83,8 +83,10 @@ fn run_request(argv: Vec<OsString>, given: &Given, if_running: &str) -> Result<R
     let own = own_directory()?;
     let working_directory = given.working_directory.as_ref().map_or(own.clone(), |directory| own.join(directory));
     let is_added = |name: &OsString| given.environment.iter().any(|(added, _)| name == added.as_str());
-    let inherited =
-        std::env::vars_os().filter(|(name, _)| !is_added(name)).map(|(name, value)| (Word(name), Word(value)));
+    // Exactly as here, but for the token: it opens the server, is not for programs, and must not stand in files.
+    let inherited = std::env::vars_os()
+        .filter(|(name, _)| !is_added(name) && name != config::TOKEN)
+        .map(|(name, value)| (Word(name), Word(value)));
     let added = given.environment.iter().map(|(name, value)| (Word::from(name), Word::from(value)));
     Ok(RunRequest {
         argv: argv.into_iter().map(Word).collect(),

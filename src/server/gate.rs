@@ -3,25 +3,62 @@
 //! A TCP port on loopback is open to every web page that the user visits: a page may send what a form can send, and by
 //! DNS rebinding anything at all. So the names in `Host` and `Origin` must be ours, and a POST must say that it is JSON,
 //! which no form can. No CORS header is ever sent.
+//!
+//! It is also open to every user of the machine. So the other end of a connection must have been made by the user of this
+//! server, where the system tells (Linux); or by root, who can do everything anyway, and as whom relays of the system
+//! connect (WSL's, for one). And whoever has given the server a token is asked for it.
 
+use crate::config::Token;
 use crate::http::head::Head;
 use crate::http::server::Response;
+use crate::procs::owner::Way;
+use crate::sys;
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::time::Duration;
 
-/// The names under which the server on `port` may be called.
+const ROOT: u32 = 0;
+/// How often, and after which pause, to look for a connection. It is there before its first byte can be sent, but the
+/// tables are no snapshot.
+const LOOKS: usize = 4;
+const PAUSE: Duration = Duration::from_millis(2);
+
+/// What is asked of a client.
 pub struct Gate {
+    /// The names under which the server may be called.
     hosts: [String; 3],
+    address: SocketAddr,
+    /// How to tell whose a connection is; `None` if the system does not tell.
+    way: Option<Way>,
+    token: Option<Token>,
 }
 
 impl Gate {
-    pub fn new(port: u16) -> Gate {
-        Gate { hosts: ["127.0.0.1", "localhost", "[::1]"].map(|host| format!("{host}:{port}")) }
+    pub fn new(address: SocketAddr, way: Option<Way>, token: Option<Token>) -> Gate {
+        let hosts = ["127.0.0.1", "localhost", "[::1]"].map(|host| format!("{host}:{}", address.port()));
+        Gate { hosts, address, way, token }
     }
 
     fn is_ours(&self, host: &str) -> bool {
         self.hosts.iter().any(|own| own.eq_ignore_ascii_case(host))
     }
 
-    /// `Host` exactly once and ours; `Origin` absent, or exactly once and ours.
+    /// The user at the other end is ours, or root.
+    pub fn check_owner(&self, peer: SocketAddr) -> Result<(), Response> {
+        let Some(way) = self.way else { return Ok(()) };
+        let look = |again: usize| {
+            if again > 0 {
+                std::thread::sleep(PAUSE);
+            }
+            way.owner(peer, self.address)
+        };
+        match (0..LOOKS).find_map(look) {
+            Some(user) if user == sys::own_user() || user == ROOT => Ok(()),
+            Some(_) => Err(Response::text(403, "this server belongs to another user")),
+            None => Err(Response::text(403, "whose this connection is cannot be told")),
+        }
+    }
+
+    /// `Host` exactly once and ours; `Origin` absent, or exactly once and ours; the token, if there is one.
     pub fn check(&self, head: &Head) -> Result<(), Response> {
         let forbidden = |what: &str| Err(Response::text(403, what));
         let hosts: Vec<&str> = head.headers("host").collect();
@@ -31,11 +68,28 @@ impl Gate {
         let origins: Vec<&str> = head.headers("origin").collect();
         let is_ours = |origin: &str| origin.strip_prefix("http://").is_some_and(|host| self.is_ours(host));
         match origins.as_slice() {
-            [] => Ok(()),
-            [origin] if is_ours(origin) => Ok(()),
+            [] => self.check_token(head),
+            [origin] if is_ours(origin) => self.check_token(head),
             _ => forbidden("requests of web pages are refused (Origin)"),
         }
     }
+
+    fn check_token(&self, head: &Head) -> Result<(), Response> {
+        let Some(token) = &self.token else { return Ok(()) };
+        let shown: Vec<&str> = head.headers("authorization").collect();
+        if matches!(shown.as_slice(), [shown] if token.is_shown_by(shown)) {
+            return Ok(());
+        }
+        let what = "this server asks for its token: set PERSISTPROC_TOKEN to the one that it was started with";
+        Err(Response::text(401, what).with("WWW-Authenticate", "Bearer"))
+    }
+}
+
+/// How this system tells whose a connection to `listener` is, as tried with one of ours.
+pub fn way_that_works(listener: &TcpListener) -> Option<Way> {
+    let address = listener.local_addr().ok()?;
+    let own = TcpStream::connect_timeout(&address, Duration::from_secs(1)).ok()?;
+    Way::that_works(own.local_addr().ok()?, address, sys::own_user())
 }
 
 /// Whether a body is announced as JSON, once.
@@ -56,7 +110,7 @@ mod tests {
     fn status(headers: &str) -> u16 {
         let text = format!("POST /mcp HTTP/1.1\r\n{headers}\r\n");
         let (head, _) = parse_request(text.as_bytes()).unwrap().unwrap();
-        let gate = Gate::new(8947);
+        let gate = Gate::new(SocketAddr::from(([127, 0, 0, 1], 8947)), None, None);
         gate.check(&head).and_then(|()| check_is_json(&head)).map_or_else(|refused| refused.status, |()| 200)
     }
 

@@ -5,11 +5,13 @@ pub mod follow;
 mod gate;
 mod journal;
 pub mod routes;
+mod token_forms;
 mod welcome;
 
-use crate::config::Config;
+use crate::config::{self, Config};
 use crate::fault::Fault;
 use crate::http::client::{Call, Client};
+use crate::http::head::Head;
 use crate::http::server::{Limits, Server};
 use crate::log::stamp::now_ms;
 use crate::manager::watch::Run;
@@ -39,6 +41,18 @@ const LAST_ANSWERS: Duration = Duration::from_secs(3);
 const EVENTS: usize = 1024;
 /// While processes are being stopped, the person at the terminal hears something this often.
 const PROGRESS: Duration = Duration::from_secs(2);
+
+/// How the `Server` header begins by which ours are recognised.
+const PRODUCT: &str = "persistproc/";
+
+/// Whether an answer comes from a persistproc server.
+pub fn is_persistproc(answer: &Head) -> bool {
+    answer.header("server").is_some_and(|name| name.starts_with(PRODUCT))
+}
+
+/// Said where the gate cannot tell users apart.
+const OPEN_TO_ALL: &str = "this system does not tell whose a connection is: other users of this machine can use this server \
+unless it is started with a PERSISTPROC_TOKEN";
 
 /// Who has a data directory: content of `server.lock`, and of `GET /health`.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -82,6 +96,9 @@ impl Ready {
     /// Takes directory and port. Errors name who has them.
     pub fn new(config: Config) -> Result<Ready, Fault> {
         sys::close_on_exec_all();
+        // Ours, and not for what we start: who has the token can run anything as this user, and programs show their
+        // environment around, in crash reports and on error pages.
+        sys::forget_variable(config::TOKEN);
         sys::set_process_name(c"persistproc");
         let data_dir = config.data_dir.clone();
         make_private(&data_dir.join("runs")).map_err(|error| {
@@ -117,7 +134,7 @@ impl Ready {
     pub fn welcome(&self) -> String {
         let binary = std::env::current_exe().unwrap_or_else(|_| "persistproc".into());
         let data_dir = self.config.is_data_dir_given.then_some(self.holder.data_dir.as_path());
-        welcome::text(&self.holder, &binary, data_dir)
+        welcome::text(&self.holder, &binary, data_dir, self.config.token.is_some())
     }
 
     /// Serves until a signal or a request ends it. `say` tells the one at the terminal what it waits for.
@@ -138,12 +155,18 @@ impl Ready {
         let manager = Manager::open(&holder.data_dir, config.max_log_bytes, about, notify)
             .map_err(|error| failed("cannot read the runs", error))?;
         let manager = Arc::new(manager);
-        let gate = Gate::new(holder.port);
+        let address = listener.local_addr().map_err(|error| failed("cannot start the server", error))?;
+        let way = gate::way_that_works(&listener);
+        let gate = Gate::new(address, way, config.token);
         let routes = Routes { manager: manager.clone(), gate, holder: holder.clone(), events: events.clone() };
-        let name = format!("persistproc/{}", holder.version);
-        let server = Server::start(listener, Limits::default(), name, Box::new(routes))
+        let name = format!("{PRODUCT}{}", holder.version);
+        let server = Server::start(listener, Limits::within(sys::descriptor_limit()), name, Box::new(routes))
             .map_err(|error| failed("cannot start the server", error))?;
         journal.write(&format!("persistproc {} serves port {}, PID {}", holder.version, holder.port, holder.pid));
+        if way.is_none() {
+            journal.write(OPEN_TO_ALL);
+            say(OPEN_TO_ALL);
+        }
         let signalled = events.clone();
         std::thread::Builder::new()
             .name("signals".into())
@@ -323,12 +346,13 @@ fn bind(port: u16) -> Result<TcpListener, Fault> {
     Err(Fault::conflict(format!("cannot listen on port {port}: {who}; choose another with --port")))
 }
 
-/// Who has the port: a server of ours says so itself, others are looked up.
+/// Who has the port: a server of ours says so itself, others are looked up. No token is shown: it may be a stranger.
 fn port_holder(port: u16) -> String {
     let call = Call { method: "GET", target: "/health", ..Call::default() };
     let answer = Client::new(port).send(&call, Duration::from_secs(1)).ok();
-    let ours = answer.and_then(|answer| serde_json::from_slice::<Holder>(&answer.body).ok());
-    match (ours, procs::listener(port)) {
+    let is_ours = answer.as_ref().is_some_and(|answer| is_persistproc(&answer.head));
+    let holder = answer.and_then(|answer| serde_json::from_slice::<Holder>(&answer.body).ok());
+    match (holder, procs::listener(port)) {
         (Some(holder), _) => {
             format!(
                 "a persistproc server (PID {}) with the data directory {} has it",
@@ -336,6 +360,8 @@ fn port_holder(port: u16) -> String {
                 holder.data_dir.display()
             )
         }
+        (None, Some((pid, _))) if is_ours => format!("a persistproc server (PID {pid}) has it"),
+        (None, None) if is_ours => "a persistproc server of another user has it".into(),
         (None, Some((pid, name))) => format!("'{name}' (PID {pid}) has it"),
         (None, None) => "another program has it".into(),
     }

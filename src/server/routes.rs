@@ -61,15 +61,18 @@ pub struct RunRequest {
 }
 
 impl Service for Routes {
-    fn admit(&self, head: &Head, _peer: SocketAddr) -> Result<(), Response> {
+    fn receive(&self, peer: SocketAddr) -> Result<(), Response> {
+        self.gate.check_owner(peer)
+    }
+
+    fn admit(&self, head: &Head) -> Result<(), Response> {
         self.gate.check(head)?;
-        let allowed: Vec<&str> = ROUTES.iter().filter(|(path, ..)| *path == head.path()).map(|(_, m, _)| *m).collect();
-        match allowed.first() {
-            None => return Err(Response::text(404, "there is nothing here; the endpoint of MCP is /mcp")),
-            Some(method) if *method != head.method => {
-                return Err(Response::text(405, "use another method").with("Allow", *method));
-            }
-            Some(_) => {}
+        let allowed = ROUTES.iter().find(|(path, ..)| *path == head.path()).map(|(_, method, _)| *method);
+        match (allowed, head.method.as_str()) {
+            (None, _) => return Err(Response::text(404, "there is nothing here; the endpoint of MCP is /mcp")),
+            (Some("GET"), "GET" | "HEAD") | (Some("POST"), "POST") => {}
+            (Some("GET"), _) => return Err(Response::text(405, "use GET").with("Allow", "GET, HEAD")),
+            (Some(method), _) => return Err(Response::text(405, &format!("use {method}")).with("Allow", method)),
         }
         if head.method == "POST" {
             check_is_json(head)?;

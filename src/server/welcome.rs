@@ -4,6 +4,7 @@
 //! as user scope: project files need an approval in most agents. `make clients` runs the commands of this page.
 
 use super::Holder;
+use super::token_forms::{BRIDGE_ENTRY, with_token};
 use crate::config::DEFAULT_PORT;
 use crate::words;
 use serde_json::json;
@@ -12,7 +13,7 @@ use std::fmt::Write;
 use std::path::Path;
 
 /// An agent that is connected by a command; `URL` stands for the address.
-const COMMANDS: [(&str, &str); 9] = [
+pub const COMMANDS: [(&str, &str); 9] = [
     ("Claude Code", "claude mcp add --transport http --scope user persistproc URL"),
     ("Codex CLI", "codex mcp add persistproc --url URL"),
     ("Gemini CLI", "gemini mcp add -s user -t http persistproc URL"),
@@ -25,7 +26,7 @@ const COMMANDS: [(&str, &str); 9] = [
 ];
 
 /// An agent that is connected by an entry in a file.
-const FILES: [(&str, &str, &str); 7] = [
+pub const FILES: [(&str, &str, &str); 7] = [
     ("Cursor", "~/.cursor/mcp.json", r#"{"mcpServers":{"persistproc":{"url":"URL"}}}"#),
     ("Windsurf", "~/.codeium/windsurf/mcp_config.json", r#"{"mcpServers":{"persistproc":{"serverUrl":"URL"}}}"#),
     ("Zed", "~/.config/zed/settings.json", r#"{"context_servers":{"persistproc":{"url":"URL"}}}"#),
@@ -54,26 +55,34 @@ const STDIO: [(&str, &str); 2] =
     [("Claude Desktop", CLAUDE_DESKTOP), ("JetBrains", "~/.junie/mcp/mcp.json, or AI Assistant's settings")];
 
 /// The page. `binary` is what bridges are started from, by its whole path, since applications have no shell's `PATH`;
-/// `data_dir` is there if a bridge would not find it by itself.
-pub fn text(holder: &Holder, binary: &Path, data_dir: Option<&Path>) -> String {
+/// `data_dir` is there if a bridge would not find it by itself; `asks_token`: clients have to show one.
+pub fn text(holder: &Holder, binary: &Path, data_dir: Option<&Path>, asks_token: bool) -> String {
     let url = format!("http://127.0.0.1:{}/mcp", holder.port);
+    let line = |agent: &str, line: &str| {
+        let line = if asks_token { with_token(agent, line) } else { line.into() };
+        line.replace("URL", &url)
+    };
     let mut text = format!("persistproc {} serves {url}\n\nConnect your agents, once:\n\n", holder.version);
     for (agent, command) in COMMANDS {
-        let _ = writeln!(text, "  {agent:<14} {}", command.replace("URL", &url));
+        let _ = writeln!(text, "  {agent:<14} {}", line(agent, command));
     }
     text.push('\n');
     for (agent, file, entry) in FILES {
-        let _ = writeln!(text, "  {agent:<14} {file}\n  {:<14} {}", "", entry.replace("URL", &url));
+        let _ = writeln!(text, "  {agent:<14} {file}\n  {:<14} {}", "", line(agent, entry));
     }
     text.push_str("\nThose that start a program instead of connecting to a URL:\n\n");
     let words = bridge(holder.port, binary, data_dir);
     let shown: Vec<_> = words.iter().map(|word| word.to_string_lossy()).collect();
     let (command, arguments) = (json!(shown[0]), json!(shown[1..]));
-    let entry = format!(r#"{{"mcpServers":{{"persistproc":{{"command":{command},"args":{arguments}}}}}}}"#);
+    let token = if asks_token { BRIDGE_ENTRY } else { "" };
+    let entry = format!(r#"{{"mcpServers":{{"persistproc":{{"command":{command},"args":{arguments}{token}}}}}}}"#);
     for (agent, file) in STDIO {
         let _ = writeln!(text, "  {agent:<14} {file}\n  {:<14} {entry}", "");
     }
     let _ = writeln!(text, "  {:<14} {}", "Others", words::quote(&words));
+    if asks_token {
+        text.push_str("\nPERSISTPROC_TOKEN is set here, and must be where you and your agents work.\n");
+    }
     let _ = writeln!(
         text,
         "\nThen run a process that they and you share:  persistproc npm run dev\nCtrl+C ends the server and its processes."
@@ -100,7 +109,7 @@ mod tests {
 
     fn page(port: u16, data_dir: Option<&Path>) -> String {
         let holder = Holder { pid: 1, port, version: "1".into(), data_dir: "/d".into() };
-        text(&holder, Path::new("/opt/my tools/persistproc"), data_dir)
+        text(&holder, Path::new("/opt/my tools/persistproc"), data_dir, false)
     }
 
     #[test]
