@@ -4,7 +4,7 @@
 pub mod client;
 mod conversation;
 pub mod head;
-mod intake;
+pub mod intake;
 pub mod server;
 
 /// Largest head of a request or an answer, in bytes.

@@ -1,0 +1,26 @@
+//! The rooms of the program, as far as bytes of strangers reach them: it is a binary, so its sources are taken by path.
+
+#![allow(dead_code, unfulfilled_lint_expectations)]
+
+#[path = "../../src/config.rs"]
+pub mod config;
+#[path = "../../src/fault.rs"]
+pub mod fault;
+#[path = "../../src/http/mod.rs"]
+pub mod http;
+#[path = "../../src/log/mod.rs"]
+pub mod log;
+#[path = "../../src/manager/mod.rs"]
+pub mod manager;
+#[path = "../../src/mcp/mod.rs"]
+pub mod mcp;
+#[path = "../../src/output/mod.rs"]
+pub mod output;
+#[path = "../../src/procs/mod.rs"]
+pub mod procs;
+#[path = "../../src/rundir.rs"]
+pub mod rundir;
+#[path = "../../src/sys.rs"]
+pub mod sys;
+#[path = "../../src/words.rs"]
+pub mod words;

@@ -1,0 +1,126 @@
+//! Bodies of POST /mcp in both eras, against a server with one finished run and no others. It is closing, so that
+//! nothing can be started.
+
+#![no_main]
+
+use libfuzzer_sys::fuzz_target;
+use persistproc_fuzz::log::Stream;
+use persistproc_fuzz::log::stamp::format_ms;
+use persistproc_fuzz::manager::{About, Manager};
+use persistproc_fuzz::mcp::protocol::{LEGACY, MODERN, handle};
+use persistproc_fuzz::mcp::tools::Context;
+use persistproc_fuzz::output::wait::Caller;
+use persistproc_fuzz::rundir::{FORMAT, Meta, RunDir, State, Status};
+use persistproc_fuzz::words::Word;
+use serde_json::Value;
+use std::fs;
+use std::sync::OnceLock;
+
+/// One who is gone already: nobody waits for anything.
+struct Gone;
+
+impl Caller for Gone {
+    fn is_gone(&self) -> bool {
+        true
+    }
+    fn may_wait(&self) -> bool {
+        true
+    }
+}
+
+const LINES: u64 = 300;
+
+fn manager() -> &'static Manager {
+    static MANAGER: OnceLock<Manager> = OnceLock::new();
+    MANAGER.get_or_init(|| {
+        let data = std::env::temp_dir().join(format!("persistproc-fuzz-{}", std::process::id()));
+        let _ = fs::remove_dir_all(&data);
+        let dir = RunDir(data.join("runs/000001.make_watch"));
+        fs::create_dir_all(dir.path()).unwrap();
+        fs::write(dir.lock(), "").unwrap();
+        let lines = |marks: &dyn Fn(u64) -> &'static str| -> Vec<u8> {
+            let line = |i: u64| {
+                let stamp = format_ms(1_767_323_045_000 + i * 250);
+                format!("{}{} line {i} \u{1b}[32mof\u{1b}[0m \u{fc}\n", &stamp[..stamp.len() - 1], marks(i))
+            };
+            (0..LINES).flat_map(|i| line(i).into_bytes()).collect()
+        };
+        let logs = [
+            (Stream::Stdout, lines(&|_| "Z")),
+            (Stream::Stderr, Vec::new()),
+            (Stream::Combined, lines(&|i| if i % 7 == 0 { "z" } else { "Z" })),
+        ];
+        for (stream, bytes) in &logs {
+            fs::write(dir.path().join(format!("{}.log", stream.name())), bytes).unwrap();
+        }
+        let meta = Meta {
+            version: FORMAT,
+            argv: ["make", "watch"].map(Word::from).into(),
+            working_directory: Word::from("/"),
+            environment: Vec::new(),
+            label: "make watch in /".into(),
+            created: 1_767_323_045_000,
+            previous: None,
+            max_log_bytes: 0,
+            idempotency_key: None,
+        };
+        dir.write_meta(&meta).unwrap();
+        let status = Status {
+            version: FORMAT,
+            state: State::Exited,
+            pid: 4711,
+            exit_code: Some(1),
+            ended: Some(1_767_323_200_000),
+            bytes: [logs[0].1.len() as u64, 0, logs[2].1.len() as u64],
+            lines: [LINES, 0, LINES],
+            ..Status::default()
+        };
+        dir.write_status(&status).unwrap();
+        let about = About { pid: 1, port: 8947, started: 0, command: Vec::new(), log: data.join("server.log") };
+        let manager = Manager::open(&data, 0, about, Box::new(drop)).unwrap();
+        manager.close();
+        manager
+    })
+}
+
+/// Headers as a client of either era sends them, or a broken one.
+fn headers(kind: u8, name: &str, method: &str) -> Vec<String> {
+    let version = |text: &str| vec![text.to_string()];
+    match (name, kind % 8) {
+        ("mcp-protocol-version", 0) => vec![],
+        ("mcp-protocol-version", 1 | 2) => version(MODERN),
+        ("mcp-protocol-version", 3 | 4) => version(LEGACY[usize::from(kind / 8) % LEGACY.len()]),
+        ("mcp-protocol-version", 5) => version("1999-01-01"),
+        ("mcp-protocol-version", _) => vec![MODERN.into(), LEGACY[0].into()],
+        ("Mcp-Method", 1 | 6) => version(method),
+        ("Mcp-Name", 1) => version(["list", "output", "ctrl"][usize::from(kind / 8) % 3]),
+        ("Mcp-Name", 6) => version("=?base64?bGlzdA==?="),
+        _ => vec![],
+    }
+}
+
+fuzz_target!(|bytes: &[u8]| {
+    let Some((kind, body)) = bytes.split_first() else { return };
+    let asked: Option<Value> = serde_json::from_slice(body).ok();
+    let method = asked.as_ref().and_then(|v| v["method"].as_str()).unwrap_or("").to_string();
+    let headers = |name: &str| headers(*kind, name, &method);
+    let reply = handle(body, &headers, &Context::new(manager(), &Gone));
+    assert!([200, 202, 400, 404].contains(&reply.status), "{}", reply.status);
+    assert_eq!(reply.body.is_none(), reply.status == 202);
+    let Some(Value::Object(answer)) = reply.body else { return };
+    assert_eq!(answer["jsonrpc"], "2.0");
+    assert!(answer.contains_key("result") != answer.contains_key("error"));
+    if reply.status == 200 {
+        assert_eq!(Some(&answer["id"]), asked.as_ref().map(|value| &value["id"]), "the id goes back as it came");
+    }
+    if let Some(error) = answer.get("error") {
+        assert!(error["code"].is_i64() && error["message"].is_string());
+    }
+    if let Some(result) = answer.get("result").and_then(Value::as_object) {
+        assert!(!result.values().any(Value::is_null), "an absent member is left out");
+        if let Some(text) = result.get("content").and_then(|content| content[0]["text"].as_str()) {
+            // Errors repeat what was asked; everything else is made for a model.
+            assert!(text.len() <= 80_000 + 2 * body.len(), "{} bytes", text.len());
+        }
+    }
+});
