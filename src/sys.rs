@@ -358,6 +358,15 @@ pub fn trim_heap() {
     }
 }
 
+/// mallopt(3): one heap for all threads. glibc gives threads heaps of their own, up to eight for each core, and keeps
+/// what is freed at the top of each, where [`trim_heap`] does not reach. To be called before there are threads.
+pub fn share_heap() {
+    #[cfg(all(target_os = "linux", target_env = "gnu"))]
+    unsafe {
+        libc::mallopt(libc::M_ARENA_MAX, 1);
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -9,6 +9,7 @@ mod crash;
 mod damage;
 mod eras;
 mod gate;
+mod http_hostile;
 mod mcp;
 mod output;
 mod rooms;

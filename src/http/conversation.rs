@@ -70,6 +70,7 @@ impl<'a> Conversation<'a> {
     pub(super) fn run(&mut self) -> io::Result<()> {
         self.wire.stream.set_nodelay(true)?;
         let shared = self.wire.shared;
+        shared.count_used(4 * BLOCK); // a stack, a head, a buffer
         while !shared.is_stopping.load(Ordering::SeqCst) {
             let request = match self.read_request() {
                 Ok(request) => request,
@@ -96,6 +97,7 @@ impl<'a> Conversation<'a> {
         let Wire { stream, shared, .. } = self.wire;
         self.form = Form::USUAL;
         self.wire.begin(Phase::Idle, shared.limits.idle);
+        shared.give_back();
         self.intake.skip_empty_lines(&mut self.wire)?;
         self.wire.begin(Phase::Moving, shared.limits.request);
         let head = self.intake.head(&mut self.wire)?;
@@ -112,6 +114,7 @@ impl<'a> Conversation<'a> {
         }
         self.meet_expectation(&head)?;
         let body = self.intake.body(framing, most, &mut self.wire)?;
+        shared.count_used(body.len());
         Ok(Request { head, body, stream, shared })
     }
 
@@ -143,6 +146,7 @@ impl<'a> Conversation<'a> {
             (true, false) => {}
         }
         out.push_str(&format!("Content-Length: {}\r\n\r\n", response.body.len()));
+        self.wire.shared.count_used(response.body.len());
         let mut out = out.into_bytes();
         if self.form.has_body {
             out.extend_from_slice(&response.body);

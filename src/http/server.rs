@@ -54,6 +54,10 @@ const STACK: usize = 256 << 10;
 /// Pause of the accept loop when the system has nothing left to give.
 const EXHAUSTED: Duration = Duration::from_millis(20);
 
+/// Bytes used by connections after which memory is given back: when nothing goes on, and in any case.
+const MUCH: usize = 1 << 20;
+const VERY_MUCH: usize = 32 << 20;
+
 /// What the server is for.
 pub trait Service: Send + Sync {
     /// Whether this client may talk to us at all. Asked once for each connection, when its first head is there.
@@ -128,6 +132,8 @@ pub(super) struct Shared {
     pub(super) service: Box<dyn Service>,
     pub(super) is_stopping: AtomicBool,
     waiting: AtomicUsize,
+    /// Bytes that connections have taken, roughly, since memory was last given back.
+    used: AtomicUsize,
     connections: Mutex<BTreeMap<u64, Connection>>,
     one_ended: Condvar,
 }
@@ -161,6 +167,21 @@ impl Shared {
             connection.moved = Instant::now();
         }
     }
+    pub(super) fn count_used(&self, bytes: usize) {
+        self.used.fetch_add(bytes, Ordering::Relaxed);
+    }
+    /// Gives back what the allocator keeps after a lot was used: at once after very much, else when nothing goes on.
+    pub(super) fn give_back(&self) {
+        let used = self.used.load(Ordering::Relaxed);
+        if used < MUCH {
+            return;
+        }
+        let rests = self.connections().values().all(|connection| connection.phase == Phase::Idle);
+        if rests || used >= VERY_MUCH {
+            self.used.store(0, Ordering::Relaxed);
+            sys::trim_heap();
+        }
+    }
     /// Makes room for one more. False if all the others are being answered.
     fn make_room(&self) -> bool {
         let is_full = self.connections().len() >= self.limits.connections;
@@ -188,6 +209,7 @@ pub(super) struct Entry {
 impl Drop for Entry {
     fn drop(&mut self) {
         self.shared.connections().remove(&self.id);
+        self.shared.give_back();
         self.shared.one_ended.notify_all();
     }
 }
@@ -209,6 +231,7 @@ impl Server {
             service,
             is_stopping: AtomicBool::new(false),
             waiting: AtomicUsize::new(0),
+            used: AtomicUsize::new(0),
             connections: Mutex::default(),
             one_ended: Condvar::new(),
         });

@@ -96,6 +96,7 @@ impl Ready {
     /// Takes directory and port. Errors name who has them.
     pub fn new(config: Config) -> Result<Ready, Fault> {
         sys::close_on_exec_all();
+        sys::share_heap();
         // Ours, and not for what we start: who has the token can run anything as this user, and programs show their
         // environment around, in crash reports and on error pages.
         sys::forget_variable(config::TOKEN);
