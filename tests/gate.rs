@@ -213,7 +213,7 @@ const NOBODY: u32 = 65534;
 fn can_be_others() -> bool {
     let is_root = own_user() == 0;
     if !is_root {
-        println!("skipped: only root can act as another user");
+        skipped("only root can act as another user");
     }
     is_root
 }

@@ -434,8 +434,9 @@ fn a_hundred_thousand_requests_of_one_who_never_reads_hold_up_nobody() {
     // They are answered in their order, as far as they were sent, as soon as somebody reads.
     stream.shutdown(Shutdown::Write).unwrap();
     let whole = sent / request.len();
+    let mut answers = std::io::BufReader::new(&stream);
     for i in 0..whole {
-        let answer = Http::read(&mut stream).unwrap_or_else(|| panic!("{i} of {whole}"));
+        let answer = Http::read(&mut answers).unwrap_or_else(|| panic!("{i} of {whole}"));
         assert_eq!(answer.status, 200);
     }
     drop(stream);
@@ -465,7 +466,7 @@ fn five_thousand_connections_shut_nobody_out() {
     let victim = Victim::new();
     let most = raise_descriptor_limit(5200).saturating_sub(200).min(5000) as usize;
     if most < 5000 {
-        println!("only {most} connections: the limit of descriptors allows no more");
+        skipped(&format!("only {most} connections: the limit of descriptors allows no more"));
     }
     let mut idle = Vec::new();
     for i in 0..most {
@@ -507,16 +508,15 @@ fn clients_may_go_at_any_byte_and_in_any_way() {
     let victim = Victim::new();
     let head = format!("POST /mcp HTTP/1.1\r\nHost: 127.0.0.1:{}\r\nContent-Type: application/json\r\n", victim.port());
     let chunked = format!("{head}Transfer-Encoding: chunked\r\n\r\n{:x};x\r\n{PING}\r\n0\r\nA: b\r\n\r\n", PING.len());
-    let ways: [(&str, fn(&TcpStream)); 3] = [
-        ("with a reset", reset_at_close),
-        ("half", |stream| drop(stream.shutdown(Shutdown::Write))),
-        ("in order", |_| {}),
-    ];
-    for (way, leave) in ways {
+    for way in ["with a reset", "half", "in order"] {
         for end in 0..=chunked.len() {
             let mut stream = victim.connect();
             stream.write_all(&chunked.as_bytes()[..end]).unwrap();
-            leave(&stream);
+            match way {
+                "with a reset" => reset_at_close(&stream),
+                "half" => drop(stream.shutdown(Shutdown::Write)),
+                _ => {}
+            }
             if way == "half" && end == chunked.len() {
                 assert_eq!(Http::read(&mut stream).unwrap().status, 200, "who says no more may still listen");
             }

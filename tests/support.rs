@@ -348,6 +348,12 @@ pub fn post(target: &str, port: u16, headers: &str, body: &str) -> Vec<u8> {
     .into_bytes()
 }
 
+/// Says why a test does less than it could.
+#[allow(clippy::print_stdout)]
+pub fn skipped(reason: &str) {
+    println!("skipped: {reason}");
+}
+
 #[allow(unsafe_code)]
 pub fn signal(pid: i32, number: i32) -> bool {
     pid > 0 && unsafe { libc::kill(pid, number) == 0 }
