@@ -10,6 +10,7 @@ mod damage;
 mod eras;
 mod gate;
 mod http_hostile;
+mod http_peers;
 mod mcp;
 mod output;
 mod rooms;

@@ -1,6 +1,7 @@
 //! A blocking HTTP/1.1 client for one server on this machine: one kept connection, bounded answers, no host names.
 
 use super::HEAD_MAX;
+use super::buffer::Buffer;
 use super::head::{Body, Head, parse_response};
 use crate::sys;
 use std::io::{self, Read, Write};
@@ -11,6 +12,9 @@ use std::time::{Duration, Instant};
 
 /// Larger answers than this are a fault of the server.
 const BODY_MAX: usize = 64 << 20;
+const TRAILERS_MAX: usize = 100;
+/// Answers like 100 Continue before the one that counts.
+const INTERIM_MAX: usize = 16;
 const CONNECT: Duration = Duration::from_secs(2);
 const BLOCK: usize = 64 << 10;
 
@@ -80,7 +84,7 @@ impl Hangup {
 struct Connection {
     stream: Arc<TcpStream>,
     /// Read and not yet used.
-    buffer: Vec<u8>,
+    buffer: Buffer,
 }
 
 impl Client {
@@ -100,7 +104,7 @@ impl Client {
         let end = Instant::now() + patience;
         let connection = match self.kept.take().filter(Connection::is_usable) {
             Some(kept) => kept,
-            None => Connection { stream: Arc::new(connect(self.address)?), buffer: Vec::new() },
+            None => Connection { stream: Arc::new(connect(self.address)?), buffer: Buffer::default() },
         };
         self.hangup.hold(&connection.stream)?;
         self.exchange(connection, call, end)
@@ -117,11 +121,13 @@ impl Client {
         connection.stream.set_write_timeout(Some(left(end)?))?;
         // A server that refuses early answers and closes while we still write: then its answer counts, not our error.
         let written = (&*connection.stream).write_all(&out);
+        let mut interim = 0;
         let head = loop {
             match connection.read_head(end) {
                 Err(_) if written.is_err() => return Err(written.err().unwrap_or(io::ErrorKind::BrokenPipe.into())),
                 Err(error) => return Err(error),
-                Ok(head) if head.status < 200 => {}
+                Ok(head) if head.status < 200 && interim < INTERIM_MAX => interim += 1,
+                Ok(head) if head.status < 200 => return Err(bad("it never comes to the point")),
                 Ok(head) => break head,
             }
         };
@@ -152,21 +158,21 @@ fn connect(address: SocketAddr) -> io::Result<TcpStream> {
 impl Connection {
     /// Whether the server has neither closed it in the meantime nor said something unasked.
     fn is_usable(&self) -> bool {
-        self.buffer.is_empty() && !sys::poll_readable([self.stream.as_raw_fd()], Some(Duration::ZERO))[0]
+        self.buffer.rest().is_empty() && !sys::poll_readable([self.stream.as_raw_fd()], Some(Duration::ZERO))[0]
     }
 
     fn read_head(&mut self, end: Instant) -> io::Result<Head> {
         loop {
-            let parsed = parse_response(&self.buffer).map_err(|_| bad("it does not speak HTTP/1.1"))?;
+            let parsed = parse_response(self.buffer.rest()).map_err(|_| bad("it does not speak HTTP/1.1"))?;
             if let Some((head, length)) = parsed {
-                self.buffer.drain(..length);
+                self.buffer.skip(length);
                 return Ok(head);
             }
-            if self.buffer.len() > HEAD_MAX {
+            if self.buffer.rest().len() > HEAD_MAX {
                 return Err(bad("its head is too long"));
             }
             if self.fill(end)? == 0 {
-                let nothing = self.buffer.is_empty();
+                let nothing = self.buffer.rest().is_empty();
                 return Err(if nothing {
                     io::ErrorKind::ConnectionAborted.into()
                 } else {
@@ -178,36 +184,36 @@ impl Connection {
 
     fn fill(&mut self, end: Instant) -> io::Result<usize> {
         self.stream.set_read_timeout(Some(left(end)?))?;
-        let filled = self.buffer.len();
-        self.buffer.resize(filled + BLOCK, 0);
-        let read = loop {
-            match (&*self.stream).read(&mut self.buffer[filled..]) {
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => break Err(io::ErrorKind::TimedOut.into()),
-                read => break read,
+        let mut stream = &*self.stream;
+        self.buffer.fill(BLOCK, |room| {
+            loop {
+                match stream.read(room) {
+                    Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                        break Err(io::ErrorKind::TimedOut.into());
+                    }
+                    read => break read,
+                }
             }
-        };
-        self.buffer.truncate(filled + *read.as_ref().unwrap_or(&0));
-        read
+        })
     }
 
     fn take(&mut self, length: usize, end: Instant) -> io::Result<Vec<u8>> {
         if length > BODY_MAX {
             return Err(bad("its body is too long"));
         }
-        while self.buffer.len() < length {
+        while self.buffer.rest().len() < length {
             if self.fill(end)? == 0 {
                 return Err(io::ErrorKind::UnexpectedEof.into());
             }
         }
-        let rest = self.buffer.split_off(length);
-        Ok(std::mem::replace(&mut self.buffer, rest))
+        Ok(self.buffer.take(length))
     }
 
     fn take_all(&mut self, end: Instant) -> io::Result<Vec<u8>> {
-        while self.buffer.len() <= BODY_MAX {
+        while self.buffer.rest().len() <= BODY_MAX {
             if self.fill(end)? == 0 {
-                return Ok(std::mem::take(&mut self.buffer));
+                return Ok(self.buffer.take(BODY_MAX));
             }
         }
         Err(bad("its body is too long"))
@@ -215,12 +221,12 @@ impl Connection {
 
     fn take_line(&mut self, end: Instant) -> io::Result<Vec<u8>> {
         loop {
-            if let Some(newline) = memchr::memchr(b'\n', &self.buffer) {
+            if let Some(newline) = memchr::memchr(b'\n', self.buffer.rest()) {
                 let mut line = self.take(newline + 1, end)?;
                 line.truncate(line.trim_ascii_end().len());
                 return Ok(line);
             }
-            if self.buffer.len() > HEAD_MAX {
+            if self.buffer.rest().len() > HEAD_MAX {
                 return Err(bad("a line of it is too long"));
             }
             if self.fill(end)? == 0 {
@@ -239,8 +245,12 @@ impl Connection {
                 .filter(|size| *size <= BODY_MAX - body.len())
                 .ok_or_else(|| bad("a chunk of it makes no sense"))?;
             if size == 0 {
-                while !self.take_line(end)?.is_empty() {}
-                return Ok(body);
+                for _ in 0..TRAILERS_MAX {
+                    if self.take_line(end)?.is_empty() {
+                        return Ok(body);
+                    }
+                }
+                return Err(bad("it has too many trailers"));
             }
             body.extend(self.take(size, end)?);
             self.take_line(end)?;

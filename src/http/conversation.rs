@@ -1,6 +1,7 @@
 //! One connection of the server, from the first request to the last: what is read from it and written to it, and until
 //! when each may take.
 
+use super::buffer::Buffer;
 use super::head::{Body, Head, reason};
 use super::intake::{Halt, Intake, Source};
 use super::server::{Entry, Phase, Request, Response, Shared};
@@ -216,16 +217,14 @@ impl Wire<'_> {
 
 impl Source for Wire<'_> {
     /// Past the deadline it is a 408.
-    fn fill(&mut self, buffer: &mut Vec<u8>) -> Result<(), Halt> {
+    fn fill(&mut self, buffer: &mut Buffer) -> Result<(), Halt> {
         let left = self.deadline.saturating_duration_since(Instant::now());
         if left.is_zero() {
             return Err(Halt::Status(408));
         }
         self.stream.set_read_timeout(Some(left)).map_err(|_| Halt::Closed)?;
-        let filled = buffer.len();
-        buffer.resize(filled + BLOCK, 0);
-        let read = self.stream.read(&mut buffer[filled..]);
-        buffer.truncate(filled + *read.as_ref().unwrap_or(&0));
+        let mut stream = self.stream;
+        let read = buffer.fill(BLOCK, |room| stream.read(room));
         match read {
             Ok(0) => Err(Halt::Closed),
             Ok(_) => {

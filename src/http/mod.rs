@@ -1,6 +1,7 @@
 //! HTTP/1.1 on blocking sockets: a server with a thread per connection and an end to every wait, and a client for one
 //! server on this machine. Knows no JSON and nothing of what is asked or answered.
 
+pub mod buffer;
 pub mod client;
 mod conversation;
 pub mod head;

@@ -3,6 +3,7 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
+use persistproc_fuzz::http::buffer::Buffer;
 use persistproc_fuzz::http::head::{decode, encode, parse_request, parse_response};
 use persistproc_fuzz::http::intake::{Halt, Intake, Source};
 
@@ -14,11 +15,14 @@ struct Pieces<'a> {
 }
 
 impl Source for Pieces<'_> {
-    fn fill(&mut self, buffer: &mut Vec<u8>) -> Result<(), Halt> {
+    fn fill(&mut self, buffer: &mut Buffer) -> Result<(), Halt> {
         let (piece, rest) = self.left.split_at(self.size.min(self.left.len()));
         self.left = rest;
-        buffer.extend_from_slice(piece);
-        if piece.is_empty() { Err(Halt::Closed) } else { Ok(()) }
+        let read = |room: &mut [u8]| {
+            room.copy_from_slice(piece);
+            if piece.is_empty() { Err(Halt::Closed) } else { Ok(piece.len()) }
+        };
+        buffer.fill(piece.len(), read).map(drop)
     }
 }
 

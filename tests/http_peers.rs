@@ -1,0 +1,339 @@
+//! Our server with clients that we did not write, and our client with servers that we did not write. Those that are not
+//! here are skipped, and said to be.
+
+use crate::support::*;
+use serde_json::{Value, json};
+use std::io::{Read, Write};
+use std::net::{Ipv4Addr, TcpListener, TcpStream};
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+/// Runs a program that may not be here.
+fn foreign(program: &str, words: &[&str]) -> Option<Ended> {
+    let mut command = Command::new(program);
+    command.args(words).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    match command.spawn() {
+        Ok(child) => Some(finish(child, DEADLINE)),
+        Err(error) => {
+            skipped(&format!("{program} cannot be run: {error}"));
+            None
+        }
+    }
+}
+
+const PING: &str = r#"{"jsonrpc":"2.0","id":7,"method":"ping"}"#;
+
+#[test]
+fn curl_is_served() {
+    let sandbox = Sandbox::new();
+    let _server = sandbox.serve();
+    let url = |path: &str| format!("http://127.0.0.1:{}{path}", sandbox.port);
+    let (health, mcp) = (url("/health"), url("/mcp"));
+    let curl = |words: &[&str]| foreign("curl", &[&["-sS", "--max-time", "30"], words].concat());
+    let json = ["-H", "Content-Type: application/json"];
+    let Some(first) = curl(&["-w", "#%{num_connects}#", &health, &health, &health]) else { return };
+    let first = first.ok().out();
+    assert_eq!((first.matches("#1#").count(), first.matches("#0#").count()), (1, 2), "it is kept: {first}");
+    let post = |more: &[&str]| curl(&[&json[..], &["-d", PING], more, &[mcp.as_str()]].concat()).unwrap().ok();
+    for more in [&[][..], &["--http1.0"], &["-H", "Transfer-Encoding: chunked"], &["-H", "Expect: 100-continue"]] {
+        assert_eq!(post(more).json()["id"], 7, "{more:?}");
+    }
+    let big = sandbox.root.join("big.json");
+    std::fs::write(
+        &big,
+        json!({"jsonrpc": "2.0", "id": 8, "method": "ping", "params": {"x": "y".repeat(3 << 20)}}).to_string(),
+    )
+    .unwrap();
+    let upload = format!("@{}", big.display());
+    // curl asks before it sends that much.
+    assert_eq!(curl(&[&json[..], &["--data-binary", &upload, &mcp]].concat()).unwrap().ok().json()["id"], 8);
+    let head = curl(&["-I", &health]).unwrap().ok().out();
+    assert!(head.starts_with("HTTP/1.1 200 OK") && head.contains("Content-Length: "), "{head}");
+    let status =
+        |words: &[&str]| curl(&[&["-o", "/dev/null", "-w", "%{http_code}"], words].concat()).unwrap().ok().out();
+    assert_eq!(status(&["-H", "Host: evil.example", &health]), "403");
+    assert_eq!(status(&["-H", "Origin: null", &health]), "403");
+    assert_eq!(status(&["-d", PING, &mcp]), "415");
+    assert_eq!(status(&["-L", &url("/.well-known/oauth-protected-resource")]), "404");
+    // What curl calls HTTP/2 from the start, and TLS: refused, not left waiting.
+    assert_ne!(curl(&["--http2-prior-knowledge", &health]).unwrap().code, 0);
+    assert_ne!(curl(&["-k", &health.replace("http:", "https:")]).unwrap().code, 0);
+    sandbox.wait_for_server();
+}
+
+#[test]
+fn python_is_served() {
+    let sandbox = Sandbox::new();
+    let _server = sandbox.serve();
+    let script = r#"
+import http.client, json, sys, threading
+port = int(sys.argv[1])
+ping = json.dumps({"jsonrpc": "2.0", "id": 7, "method": "ping"}).encode()
+head = {"Content-Type": "application/json"}
+
+def talk():
+    c = http.client.HTTPConnection("127.0.0.1", port, timeout=30)
+    c.connect()
+    sock = c.sock
+    for i in range(50):
+        if i % 3 == 2:
+            c.request("POST", "/mcp", iter([ping[:9], ping[9:]]), head, encode_chunked=True)
+        elif i % 3:
+            c.request("POST", "/mcp", ping, head)
+        else:
+            c.request("HEAD" if i % 2 else "GET", "/health")
+        r = c.getresponse()
+        body = r.read()
+        assert r.status == 200, (i, r.status, body)
+        assert i % 3 == 0 or json.loads(body)["id"] == 7, body
+    assert c.sock is sock, "the connection was not kept"
+    c.close()
+
+threads = [threading.Thread(target=talk) for _ in range(16)]
+[t.start() for t in threads]
+[t.join() for t in threads]
+print("done")
+"#;
+    let Some(ended) = foreign("python3", &["-c", script, &sandbox.port.to_string()]) else { return };
+    assert_eq!((ended.stderr.as_str(), ended.out().as_str()), ("", "done\n"));
+}
+
+#[test]
+fn httpx_is_served() {
+    if foreign("python3", &["-c", "import httpx"]).is_none_or(|ended| ended.code != 0) {
+        return skipped("there is no httpx for python3");
+    }
+    let sandbox = Sandbox::new();
+    let _server = sandbox.serve();
+    let script = r#"
+import asyncio, httpx, sys
+url = f"http://localhost:{sys.argv[1]}"
+ping = {"jsonrpc": "2.0", "id": 7, "method": "ping"}
+
+async def main():
+    limits = httpx.Limits(max_connections=40, max_keepalive_connections=40)
+    async with httpx.AsyncClient(timeout=30, limits=limits, trust_env=False, follow_redirects=True) as c:
+        for r in await asyncio.gather(*[c.post(url + "/mcp", json=ping) for _ in range(400)]):
+            assert r.status_code == 200 and r.json()["id"] == 7 and not r.history, r
+        async def pieces():
+            for piece in (b'{"jsonrpc":"2.0",', b'"id":8,"method":"ping"}'):
+                yield piece
+        r = await c.post(url + "/mcp", content=pieces(), headers={"Content-Type": "application/json"})
+        assert r.json()["id"] == 8
+        assert (await c.head(url + "/health")).status_code == 200
+        assert (await c.get(url + "/.well-known/oauth-authorization-server")).status_code == 404
+
+asyncio.run(main())
+print("done")
+"#;
+    let ended = foreign("python3", &["-c", script, &sandbox.port.to_string()]).unwrap();
+    assert_eq!((ended.stderr.as_str(), ended.out().as_str()), ("", "done\n"));
+}
+
+#[test]
+fn node_is_served() {
+    let sandbox = Sandbox::new();
+    let _server = sandbox.serve();
+    let script = r#"
+const url = `http://127.0.0.1:${process.argv[1]}`;
+const ping = JSON.stringify({jsonrpc: "2.0", id: 7, method: "ping"});
+const post = body => fetch(url + "/mcp", {method: "POST", headers: {"Content-Type": "application/json"}, body, duplex: "half"});
+(async () => {
+  for (let round = 0; round < 10; round++) {
+    const all = await Promise.all(Array.from({length: 25}, () => post(ping).then(r => r.json())));
+    if (!all.every(a => a.id === 7)) throw new Error("wrong answer");
+  }
+  const stream = new ReadableStream({start(c) {
+    for (const piece of [ping.slice(0, 9), ping.slice(9)]) c.enqueue(new TextEncoder().encode(piece));
+    c.close();
+  }});
+  if ((await (await post(stream)).json()).id !== 7) throw new Error("wrong answer to chunks");
+  // Given up in the middle of a wait: nobody minds.
+  const given = new AbortController();
+  const waiting = fetch(url + "/output?run=99&wait=20", {signal: given.signal}).catch(() => {});
+  given.abort();
+  await waiting;
+  const r = await fetch(url + "/.well-known/oauth-protected-resource", {redirect: "manual"});
+  if (r.status !== 404) throw new Error("status " + r.status);
+  console.log("done");
+})().catch(e => { console.error(e); process.exit(1); });
+"#;
+    let Some(ended) = foreign("node", &["-e", script, &sandbox.port.to_string()]) else { return };
+    assert_eq!((ended.stderr.as_str(), ended.out().as_str()), ("", "done\n"));
+}
+
+#[test]
+fn under_the_load_of_wrk_every_request_is_answered() {
+    let sandbox = Sandbox::new();
+    let _server = sandbox.serve();
+    let url = format!("http://127.0.0.1:{}/health", sandbox.port);
+    let Some(ended) = foreign("wrk", &["-t2", "-c100", "-d2s", "--timeout", "10s", &url]) else { return };
+    let report = ended.ok().out();
+    let requests =
+        report.lines().find_map(|line| line.trim().strip_suffix(" read")?.split_once(" requests in")?.0.parse().ok());
+    assert!(requests.is_some_and(|requests: u64| requests > 100), "{report}");
+    assert!(!report.contains("Socket errors") && !report.contains("Non-2xx"), "{report}");
+    sandbox.wait_for_server();
+}
+
+/// Commands that talk to a server, of every kind.
+const COMMANDS: [&[&str]; 7] = [
+    &["list"],
+    &["start", "true"],
+    &["run", "true"],
+    &["output", "x"],
+    &["stop", "x"],
+    &["serve", "--background"],
+    &["shutdown"],
+];
+
+/// None of our commands takes what answers on this port for ours, hangs, or says more than a line.
+#[track_caller]
+fn is_recognised_as_a_stranger(name: &str, port: u16) {
+    let sandbox = Sandbox::new();
+    for words in COMMANDS {
+        let begun = Instant::now();
+        let ended = sandbox.run(&[&["--port", &port.to_string()], words].concat());
+        assert!(begun.elapsed() < Duration::from_secs(30), "{name} {words:?}: {:?}", begun.elapsed());
+        assert_eq!(ended.code, 3, "{name} {words:?}: {ended:?}");
+        assert_eq!(ended.stderr.lines().count(), 1, "{name} {words:?}: {}", ended.stderr);
+        assert!(ended.stdout.is_empty() && ended.stderr.contains(&port.to_string()), "{name} {words:?}: {ended:?}");
+    }
+    assert!(sandbox.runs().is_empty());
+}
+
+#[test]
+fn tiny_http_is_recognised_as_a_stranger() {
+    let server = tiny_http::Server::http("127.0.0.1:0").unwrap();
+    let port = server.server_addr().to_ip().unwrap().port();
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            for request in server.incoming_requests() {
+                let _ = request.respond(tiny_http::Response::from_string(r#"{"pid": 1}"#));
+            }
+        });
+        is_recognised_as_a_stranger("tiny_http", port);
+        server.unblock();
+    });
+}
+
+/// A program that listens on this port, as soon as it does.
+fn listening(program: &str, words: &[&str], port: u16) -> Option<Guard> {
+    let mut command = Command::new(program);
+    command.args(words).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+    match command.spawn() {
+        Ok(child) => {
+            let guard = Guard(child);
+            wait_until(program, || TcpStream::connect((Ipv4Addr::LOCALHOST, port)).is_ok());
+            Some(guard)
+        }
+        Err(error) => {
+            skipped(&format!("{program} cannot be run: {error}"));
+            None
+        }
+    }
+}
+
+#[test]
+fn pythons_server_is_recognised_as_a_stranger() {
+    let sandbox = Sandbox::new();
+    let (port, root) = (sandbox.port.to_string(), sandbox.work().display().to_string());
+    let words = ["-m", "http.server", &port, "--bind", "127.0.0.1", "--directory", &root];
+    let Some(_server) = listening("python3", &words, sandbox.port) else { return };
+    is_recognised_as_a_stranger("http.server", sandbox.port);
+}
+
+#[test]
+fn nginx_is_recognised_as_a_stranger() {
+    let sandbox = Sandbox::new();
+    let root = sandbox.root.display().to_string();
+    let paths: String = ["client_body", "proxy", "fastcgi", "uwsgi", "scgi"]
+        .map(|kind| format!("{kind}_temp_path {root}/{kind}; "))
+        .concat();
+    let text = format!(
+        "daemon off; master_process off; pid {root}/nginx.pid; error_log {root}/error.log; events {{}}
+         http {{ access_log off; {paths} server {{ listen 127.0.0.1:{}; location / {{ return 200 '{{}}'; }} }} }}",
+        sandbox.port
+    );
+    let file = sandbox.root.join("nginx.conf");
+    std::fs::write(&file, text).unwrap();
+    let words = ["-e", &format!("{root}/error.log"), "-p", &root, "-c", &file.display().to_string()];
+    let Some(_server) = listening("nginx", &words, sandbox.port) else { return };
+    is_recognised_as_a_stranger("nginx", sandbox.port);
+}
+
+/// Answers every connection with these bytes, and keeps it open for as long as it is told to.
+fn babbler(bytes: Vec<u8>, is_endless: bool) -> u16 {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+    let port = listener.local_addr().unwrap().port();
+    std::thread::spawn(move || {
+        for stream in listener.incoming() {
+            let (mut stream, bytes) = (stream.unwrap(), bytes.clone());
+            std::thread::spawn(move || {
+                let _ = stream.set_read_timeout(Some(Duration::from_millis(50)));
+                let _ = stream.read(&mut [0; 4096]);
+                while stream.write_all(&bytes).is_ok() && is_endless {}
+                if !is_endless && !bytes.is_empty() {
+                    let _ = stream.set_read_timeout(Some(DEADLINE));
+                    let _ = stream.read_to_end(&mut Vec::new());
+                }
+            });
+        }
+    });
+    port
+}
+
+#[test]
+fn what_speaks_no_http_or_a_broken_one_neither_hangs_nor_crashes_us() {
+    let ok = "HTTP/1.1 200 OK\r\nServer: persistproc/9\r\n";
+    for (name, text, is_endless) in [
+        ("it closes at once", String::new(), false),
+        ("SSH", "SSH-2.0-OpenSSH_9.6\r\n".into(), false),
+        ("zeros without end", "\0".repeat(4096), true),
+        ("headers without end", format!("HTTP/1.1 200 OK\r\n{}", "A: b\r\n".repeat(1000)), true),
+        ("100 Continue without end", "HTTP/1.1 100 Continue\r\n\r\n".repeat(100), true),
+        ("a huge length", format!("{ok}Content-Length: 18446744073709551615\r\n\r\n{{}}"), false),
+        ("two lengths", format!("{ok}Content-Length: 2\r\nContent-Length: 3\r\n\r\n{{}}"), false),
+        ("a chunk that is none", format!("{ok}Transfer-Encoding: chunked\r\n\r\nxyz\r\n"), false),
+        ("a chunk that is too large", format!("{ok}Transfer-Encoding: chunked\r\n\r\nFFFFFFFFFFFFFFFF\r\n"), false),
+        (
+            "chunks without end",
+            format!("{ok}Transfer-Encoding: chunked\r\n\r\n{}", "5\r\nabcde\r\n".repeat(9000)),
+            true,
+        ),
+    ] {
+        is_recognised_as_a_stranger(name, babbler(text.into_bytes(), is_endless));
+    }
+}
+
+#[test]
+fn our_client_reads_answers_however_others_frame_them() {
+    let sandbox = Sandbox::new();
+    let server = tiny_http::Server::http(("127.0.0.1", sandbox.port)).unwrap();
+    let label = "a label ".repeat(6000);
+    let process = json!({"pid": 1, "label": label.trim(), "command": ["x"], "status": "running", "run": "r1"});
+    let listing = json!({"processes": [process]}).to_string();
+    let answer =
+        json!({"jsonrpc": "2.0", "id": 1, "result": {"content": [{"type": "text", "text": listing}]}}).to_string();
+    let name = tiny_http::Header::from_bytes("Server", "persistproc/9").unwrap();
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            for (i, mut request) in server.incoming_requests().enumerate() {
+                let mut body = String::new();
+                request.as_reader().read_to_string(&mut body).unwrap();
+                let call: Value = serde_json::from_str(&body).unwrap();
+                assert_eq!(call["params"]["name"], "list");
+                // Of known length, of unknown length (chunked), and chunked because it is large.
+                let length = (i % 2 == 0).then_some(answer.len());
+                let data = std::io::Cursor::new(answer.clone());
+                let response = tiny_http::Response::new(200.into(), vec![name.clone()], data, length, None);
+                let _ = request.respond(response.with_chunked_threshold(if i % 4 < 2 { usize::MAX } else { 1 }));
+            }
+        });
+        for _ in 0..8 {
+            let ended = sandbox.run(&["--format", "json", "list"]).ok();
+            assert_eq!(ended.json()["processes"][0]["label"], label.trim());
+        }
+        server.unblock();
+    });
+}
