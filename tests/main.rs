@@ -11,6 +11,7 @@ mod eras;
 mod gate;
 mod http_hostile;
 mod http_peers;
+mod json;
 mod mcp;
 mod output;
 mod rooms;

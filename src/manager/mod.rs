@@ -29,6 +29,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 use watch::Run;
 
+/// Characters of a label.
+const LABEL_MAX: usize = 500;
 /// Between asking nicely and killing.
 pub const GRACE: Duration = Duration::from_secs(8);
 /// What stopping may take beyond the grace: rounds of KILL, the last bytes onto a slow disk.
@@ -367,6 +369,10 @@ impl Manager {
 fn check_label(label: &str) -> Result<(), Fault> {
     if label.is_empty() || label.chars().any(char::is_control) {
         return Err(Fault::invalid("a label is one line of text"));
+    }
+    // It stands in every list and in every error that names candidates.
+    if label.chars().count() > LABEL_MAX {
+        return Err(Fault::invalid(format!("a label has at most {LABEL_MAX} characters")));
     }
     if label.bytes().all(|byte| byte.is_ascii_digit()) {
         return Err(Fault::invalid(format!("the label '{label}' could be a PID; use at least one letter")));

@@ -4,6 +4,7 @@
 
 use super::rpc::{self, Body, Error, Message, Request, code};
 use super::tools::{self, Context};
+use crate::output::view::clip;
 use serde_json::{Map, Value, json};
 
 /// The modern revision.
@@ -14,6 +15,9 @@ pub const LEGACY: [&str; 4] = ["2025-11-25", "2025-06-18", "2025-03-26", "2024-1
 const WITH_BATCHES: [&str; 2] = ["2025-03-26", "2024-11-05"];
 /// Messages in a batch: each may wait and each may answer with 18 KB.
 const BATCH_MAX: usize = 32;
+
+/// Characters of an error that a model is shown.
+const ERROR_MAX: usize = 4000;
 
 pub const KEY_VERSION: &str = "io.modelcontextprotocol/protocolVersion";
 const KEY_CAPABILITIES: &str = "io.modelcontextprotocol/clientCapabilities";
@@ -323,7 +327,11 @@ fn call_tool(params: &Map<String, Value>, context: &Context) -> Result<Value, Er
     // A failure of the tool is a result: the model reads it and corrects itself (2025-11-25, server/tools).
     Ok(match tools::call(tool, arguments, &context) {
         Ok(text) => json!({"content": [{"type": "text", "text": text}]}),
-        Err(fault) => json!({"content": [{"type": "text", "text": format!("{}\n", fault.text)}], "isError": true}),
+        Err(fault) => {
+            // Which may repeat what was asked for, of any length.
+            let text = format!("{}\n", clip(&fault.text, ERROR_MAX));
+            json!({"content": [{"type": "text", "text": text}], "isError": true})
+        }
     })
 }
 

@@ -337,6 +337,12 @@ fn start(arguments: &Arguments, context: &Context) -> Result<Control, Fault> {
     let until = arguments.text("wait_for").map(wait::regex).transpose()?;
     let argv = words::split(command).map_err(Fault::invalid)?.into_iter().map(Word::from).collect();
     let added = arguments.strings("environment");
+    let is_name = |name: &str| !name.is_empty() && !name.contains(['=', '\0']);
+    if command.contains('\0') || added.iter().any(|(name, value)| !is_name(name) || value.contains('\0')) {
+        return Err(Fault::invalid(
+            "no program can be given this: NUL in the command or in a variable, or a variable whose name is empty or holds =",
+        ));
+    }
     let inherited = std::env::vars_os().filter(|(name, _)| !added.iter().any(|(added, _)| name == added));
     let environment = inherited
         .map(|(name, value)| (Word(name), Word(value)))
