@@ -299,3 +299,140 @@ fn take_in(stream: TcpStream, peer: SocketAddr, id: u64, shared: &Arc<Shared>) {
         turn_away(&stream); // the closure is gone, and with it the entry
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::Read;
+
+    const LONG: Duration = Duration::from_secs(30);
+
+    /// `/panic`, `/large`, `/slow` and everything else.
+    struct Odd;
+
+    impl Service for Odd {
+        fn receive(&self, _: SocketAddr) -> Result<(), Response> {
+            Ok(())
+        }
+        fn admit(&self, _: &Head) -> Result<(), Response> {
+            Ok(())
+        }
+        fn answer(&self, request: &Request) -> Response {
+            match request.head.path() {
+                "/panic" => panic!("on purpose"),
+                "/large" => Response::new(200, "text/plain", vec![b'x'; 64 << 20]),
+                "/slow" => {
+                    thread::sleep(Duration::from_secs(2));
+                    Response::empty(200)
+                }
+                _ => Response::empty(202),
+            }
+        }
+    }
+
+    fn serve(limits: Limits) -> (Server, impl Fn(&str) -> TcpStream) {
+        let listener = TcpListener::bind(("127.0.0.1", 0)).unwrap();
+        let address = listener.local_addr().unwrap();
+        let ask = move |path: &str| {
+            let mut stream = TcpStream::connect(address).unwrap();
+            stream.set_read_timeout(Some(LONG)).unwrap();
+            stream.write_all(format!("GET {path} HTTP/1.1\r\n\r\n").as_bytes()).unwrap();
+            stream
+        };
+        (Server::start(listener, limits, "test".into(), Box::new(Odd)).unwrap(), ask)
+    }
+
+    fn status(stream: &mut TcpStream) -> u16 {
+        let mut bytes = [0; 12];
+        stream.read_exact(&mut bytes).unwrap();
+        std::str::from_utf8(&bytes[9..]).unwrap().parse().unwrap()
+    }
+
+    /// All that comes, and how long it took until the end.
+    fn read_all(stream: &mut TcpStream) -> (usize, Duration) {
+        let begun = Instant::now();
+        let mut bytes = Vec::new();
+        let _ = stream.read_to_end(&mut bytes);
+        (bytes.len(), begun.elapsed())
+    }
+
+    #[test]
+    fn an_idle_connection_is_closed_without_a_word() {
+        let (server, ask) = serve(Limits { idle: Duration::from_millis(300), ..Limits::within(1024) });
+        let mut stream = ask("/");
+        assert_eq!(status(&mut stream), 202);
+        let (rest, waited) = read_all(&mut stream);
+        assert!(rest < 100 && waited > Duration::from_millis(200) && waited < LONG, "{rest} {waited:?}");
+        server.stop(LONG);
+    }
+
+    #[test]
+    fn who_does_not_read_or_reads_too_slowly_is_let_go() {
+        let write = Duration::from_millis(300);
+        let (server, ask) = serve(Limits { write, answer: Duration::from_secs(1), ..Limits::within(1024) });
+        let mut deaf = ask("/large");
+        let mut slow = ask("/large");
+        thread::sleep(Duration::from_secs(2));
+        assert!(read_all(&mut deaf).0 < 64 << 20);
+        let begun = Instant::now();
+        let mut bytes = vec![0; 64 << 10];
+        let mut total = 0;
+        while let Ok(n) = slow.read(&mut bytes) {
+            if n == 0 || begun.elapsed() > LONG {
+                break;
+            }
+            total += n;
+            thread::sleep(Duration::from_millis(2));
+        }
+        assert!(total < 64 << 20 && begun.elapsed() < LONG, "{total}");
+        server.stop(LONG);
+    }
+
+    #[test]
+    fn a_panic_ends_only_its_request() {
+        let (server, ask) = serve(Limits::within(1024));
+        let mut stream = ask("/panic");
+        assert_eq!(status(&mut stream), 500);
+        assert_eq!(status(&mut ask("/")), 202);
+        server.stop(LONG);
+    }
+
+    #[test]
+    fn when_all_are_being_answered_a_newcomer_is_told_to_come_again() {
+        let (server, ask) = serve(Limits { connections: 3, ..Limits::within(1024) });
+        let mut busy: Vec<TcpStream> = (0..3).map(|_| ask("/slow")).collect();
+        let end = Instant::now() + LONG;
+        while server.shared.connections().values().filter(|c| c.phase == Phase::Answering).count() < 3 {
+            assert!(Instant::now() < end);
+            thread::sleep(Duration::from_millis(1));
+        }
+        assert_eq!(status(&mut ask("/")), 503);
+        assert_eq!(busy.iter_mut().map(status).collect::<Vec<_>>(), [200; 3]);
+        assert_eq!(status(&mut ask("/")), 202);
+        server.stop(LONG);
+    }
+
+    #[test]
+    fn stopping_waits_for_the_busy_and_not_for_the_idle() {
+        let (server, ask) = serve(Limits::within(1024));
+        let mut idle = ask("/");
+        assert_eq!(status(&mut idle), 202);
+        let mut busy = ask("/slow");
+        let end = Instant::now() + LONG;
+        while !server.shared.connections().values().any(|c| c.phase == Phase::Answering) {
+            assert!(Instant::now() < end);
+            thread::sleep(Duration::from_millis(1));
+        }
+        server.stop(LONG);
+        assert_eq!(status(&mut busy), 200);
+        assert!(read_all(&mut idle).1 < LONG);
+    }
+
+    #[test]
+    fn few_descriptors_mean_few_connections() {
+        assert_eq!(Limits::within(20_000).connections, 128);
+        assert_eq!(Limits::within(64).connections, 32);
+        assert_eq!(Limits::within(64).waiting, 24);
+        assert_eq!(Limits::within(0).connections, 8);
+    }
+}
