@@ -5,6 +5,7 @@
 #   make lint                      formatting and clippy, both clean
 #   make clients                   real MCP clients and agents against the binary; installs them below target/ (npm, pip)
 #   make bench                     speed and memory, as ratios against public tools
+#   make fuzz                      HTTP, MCP and the parsers with arbitrary bytes, ten minutes each; needs cargo-fuzz
 #   make static                    one binary without dependencies, in target/TARGET/release
 #   make install PREFIX=~/.local   the static binary, in PREFIX/bin
 
@@ -16,7 +17,7 @@ STATIC := target/$(TARGET)/release/persistproc
 STATIC_FLAGS := RUSTFLAGS="-C target-feature=+crt-static -C relocation-model=static"
 CMD ?= sh -c 'echo "make run CMD=\"npm run dev\" runs your own command"'
 
-.PHONY: build run test lint clients bench static install clean
+.PHONY: build run test lint clients bench fuzz static install clean
 
 build:
 	cargo build --locked --release
@@ -44,6 +45,18 @@ static:
 # Against tools that every system has, in the same run: figures of one machine mean little, ratios more.
 bench:
 	$(STATIC_FLAGS) cargo bench --locked --target $(TARGET) --bench bench
+
+# Its sanitizers are an unstable flag of the compiler, which this turns on also without a nightly one. What is found goes
+# to tests/fuzz/artifacts; the corpus in the repository stays as it is, `make fuzz SECONDS=60` looks shortly.
+SECONDS ?= 600
+FUZZ := RUSTC_BOOTSTRAP=1 cargo fuzz run --fuzz-dir tests/fuzz
+
+fuzz:
+	for target in http mcp text; do \
+	    mkdir -p tests/fuzz/target/corpus/$$target; \
+	    $(FUZZ) $$target tests/fuzz/target/corpus/$$target tests/fuzz/corpus/$$target -- \
+	        -max_total_time=$(SECONDS) -timeout=60 -max_len=4096 || exit; \
+	done
 
 install: static
 	install -d $(DESTDIR)$(PREFIX)/bin
