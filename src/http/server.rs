@@ -178,7 +178,8 @@ impl Shared {
         }
         let rests = self.connections().values().all(|connection| connection.phase == Phase::Idle);
         if rests || used >= VERY_MUCH {
-            self.used.store(0, Ordering::Relaxed);
+            // What others still hold now, nobody counts again: then it is looked at once more when all rest.
+            self.used.store(if rests { 0 } else { MUCH }, Ordering::Relaxed);
             sys::trim_heap();
         }
     }

@@ -40,7 +40,6 @@ impl Way {
 pub fn listener(address: SocketAddr) -> Option<u32> {
     let nobody = SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0));
     let at_all = SocketAddr::from((Ipv4Addr::UNSPECIFIED, address.port()));
-    // In the tables those who listen come first, so that looking there costs nothing here.
     let search = || [address, at_all].into_iter().find_map(|address| Way::Tables.find(address, nobody));
     let found = Way::Diag.find(address, nobody).or_else(search);
     found.filter(|socket| socket.state == LISTEN && socket.inode != 0).map(|socket| socket.user)
@@ -132,13 +131,17 @@ mod platform {
         let mapped = |ip: Ipv4Addr| if ip.is_unspecified() { Ipv6Addr::UNSPECIFIED } else { ip.to_ipv6_mapped() };
         let old = (column(local.0.into(), local.1), column(remote.0.into(), remote.1));
         let new = (column(mapped(local.0).into(), local.1), column(mapped(remote.0).into(), remote.1));
+        // Never whole in memory: there may be hundreds of thousands of lines. Those who listen come first, and the kernel
+        // looks no further than it has room to write.
+        let room = if remote.1 == 0 { LINE } else { 32 << 10 };
         let search = |table: &str, (local, remote): &(String, String)| {
-            // Never whole in memory: there may be hundreds of thousands of lines.
-            find_line(BufReader::with_capacity(32 << 10, File::open(table).ok()?), local, remote)
+            find_line(BufReader::with_capacity(room, File::open(table).ok()?), local, remote)
         };
         search("/proc/net/tcp", &old).or_else(|| search("/proc/net/tcp6", &new))
     }
 
+    /// A line of /proc/net/tcp, in bytes.
+    const LINE: usize = 150;
     /// Longer lines are none of a table.
     const LINE_MAX: u64 = 1024;
 
