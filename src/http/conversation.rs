@@ -4,7 +4,7 @@
 use super::buffer::Buffer;
 use super::head::{Body, Head, reason};
 use super::intake::{Halt, Intake, Source};
-use super::server::{Entry, Phase, Request, Response, Shared};
+use super::server::{Entry, Large, Phase, Request, Response, Shared};
 use std::io::{self, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -63,7 +63,9 @@ impl Form {
 
 impl<'a> Conversation<'a> {
     pub(super) fn new(stream: &'a TcpStream, peer: SocketAddr, entry: &'a Entry) -> Conversation<'a> {
-        let wire = Wire { stream, shared: &entry.shared, id: entry.id, phase: Phase::Idle, deadline: Instant::now() };
+        let Entry { shared, id } = entry;
+        let (phase, deadline) = (Phase::Idle, Instant::now());
+        let wire = Wire { stream, shared, id: *id, phase, deadline, large: None };
         Conversation { wire, peer, intake: Intake::default(), is_received: false, form: Form::USUAL }
     }
 
@@ -95,8 +97,9 @@ impl<'a> Conversation<'a> {
     }
 
     fn read_request(&mut self) -> Result<Request<'a>, End> {
-        let Wire { stream, shared, .. } = self.wire;
+        let (stream, shared) = (self.wire.stream, self.wire.shared);
         self.form = Form::USUAL;
+        self.wire.large = None;
         self.wire.begin(Phase::Idle, shared.limits.idle);
         shared.give_back();
         self.intake.skip_empty_lines(&mut self.wire)?;
@@ -164,6 +167,8 @@ struct Wire<'a> {
     phase: Phase,
     /// Of reading.
     deadline: Instant,
+    /// Held from the body to the end of the answer.
+    large: Option<Large<'a>>,
 }
 
 impl Wire<'_> {
@@ -199,6 +204,7 @@ impl Wire<'_> {
 
     /// Lets the client read our last answer: closing with its bytes unread would be a reset, which can destroy it.
     fn linger(&mut self) -> io::Result<()> {
+        self.large = None;
         self.stream.shutdown(Shutdown::Write)?;
         let end = Instant::now() + LINGER;
         let mut sink = [0; 4096];
@@ -216,6 +222,14 @@ impl Wire<'_> {
 }
 
 impl Source for Wire<'_> {
+    /// What the client could not send in the meantime, it has its time for afterwards.
+    fn wait_for_room(&mut self) -> Result<(), Halt> {
+        let limit = self.shared.limits.request;
+        self.large = Some(self.shared.wait_for_room(limit).ok_or(Halt::Status(503))?);
+        self.begin(Phase::Moving, limit);
+        Ok(())
+    }
+
     /// Past the deadline it is a 408.
     fn fill(&mut self, buffer: &mut Buffer) -> Result<(), Halt> {
         let left = self.deadline.saturating_duration_since(Instant::now());

@@ -10,6 +10,9 @@ const EMPTY_LINES: usize = 4;
 /// One line of chunked framing, in bytes.
 const LINE_MAX: usize = 256;
 
+/// Bodies from this size on, in bytes, have to wait for each other.
+pub const LARGE: usize = 256 << 10;
+
 /// Why there is no request.
 #[derive(Debug, PartialEq, Eq, Clone, Copy)]
 pub enum Halt {
@@ -29,6 +32,11 @@ impl From<Refused> for Halt {
 pub trait Source {
     /// Adds at least one byte to `buffer`, or says why there will be none.
     fn fill(&mut self, buffer: &mut Buffer) -> Result<(), Halt>;
+
+    /// Asked once before a body takes more than [`LARGE`]: until it may, or that it may not.
+    fn wait_for_room(&mut self) -> Result<(), Halt> {
+        Ok(())
+    }
 }
 
 /// What was read from a connection and not yet used.
@@ -72,7 +80,12 @@ impl Intake {
     pub fn body(&mut self, body: Body, most: usize, source: &mut impl Source) -> Result<Vec<u8>, Halt> {
         match body {
             Body::Sized(length) if length > most => Err(Halt::Status(413)),
-            Body::Sized(length) => self.take(length, source),
+            Body::Sized(length) => {
+                if length >= LARGE {
+                    source.wait_for_room()?;
+                }
+                self.take(length, source)
+            }
             Body::Chunked => self.chunked(most, source),
             Body::UntilClose => Err(Halt::Status(400)), // never of a request
         }
@@ -112,6 +125,9 @@ impl Intake {
             }
             if size == 0 {
                 return self.skip_trailers(source).map(|()| body);
+            }
+            if body.len() < LARGE && body.len() + size >= LARGE {
+                source.wait_for_room()?;
             }
             body.extend(self.take(size, source)?);
             if !self.line(source)?.is_empty() {

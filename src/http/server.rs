@@ -24,6 +24,8 @@ pub struct Limits {
     /// Requests that wait for something at the same time.
     pub waiting: usize,
     pub body_bytes: usize,
+    /// Large bodies that are read and answered at the same time: what is made of one can be twenty times its size.
+    pub large: usize,
     /// From the first byte of a request to the last one of its body.
     pub request: Duration,
     /// How long a connection may sit idle.
@@ -42,6 +44,7 @@ impl Limits {
             connections,
             waiting: connections / 4 * 3,
             body_bytes: 4 << 20,
+            large: 4,
             request: Duration::from_secs(10),
             idle: Duration::from_secs(60),
             write: Duration::from_secs(10),
@@ -136,6 +139,19 @@ pub(super) struct Shared {
     used: AtomicUsize,
     connections: Mutex<BTreeMap<u64, Connection>>,
     one_ended: Condvar,
+    /// Large bodies at present.
+    large: Mutex<usize>,
+    one_less: Condvar,
+}
+
+/// The right to hold a large body.
+pub(super) struct Large<'a>(&'a Shared);
+
+impl Drop for Large<'_> {
+    fn drop(&mut self) {
+        *self.0.large.lock().unwrap_or_else(|poisoned| poisoned.into_inner()) -= 1;
+        self.0.one_less.notify_one();
+    }
 }
 
 struct Connection {
@@ -166,6 +182,18 @@ impl Shared {
             connection.phase = phase;
             connection.moved = Instant::now();
         }
+    }
+    /// Waits until one large body less is there than there may be; `None` if that takes longer than `limit`.
+    pub(super) fn wait_for_room(&self, limit: Duration) -> Option<Large<'_>> {
+        let large = self.large.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+        let is_full = |large: &mut usize| *large >= self.limits.large;
+        let waited = self.one_less.wait_timeout_while(large, limit, is_full);
+        let (mut large, waited) = waited.unwrap_or_else(|poisoned| poisoned.into_inner());
+        if waited.timed_out() && *large >= self.limits.large {
+            return None;
+        }
+        *large += 1;
+        Some(Large(self))
     }
     pub(super) fn count_used(&self, bytes: usize) {
         self.used.fetch_add(bytes, Ordering::Relaxed);
@@ -235,6 +263,8 @@ impl Server {
             used: AtomicUsize::new(0),
             connections: Mutex::default(),
             one_ended: Condvar::new(),
+            large: Mutex::default(),
+            one_less: Condvar::new(),
         });
         let accepting = shared.clone();
         let acceptor = thread::Builder::new().name("accept".into()).spawn(move || accept(&listener, &accepting))?;
@@ -308,8 +338,12 @@ mod tests {
 
     const LONG: Duration = Duration::from_secs(30);
 
-    /// `/panic`, `/large`, `/slow` and everything else.
-    struct Odd;
+    /// `/panic`, `/large`, `/slow`, `/together` and everything else.
+    #[derive(Default)]
+    struct Odd {
+        /// Requests for `/together` at present, and the most there ever were.
+        together: Mutex<(usize, usize)>,
+    }
 
     impl Service for Odd {
         fn receive(&self, _: SocketAddr) -> Result<(), Response> {
@@ -326,6 +360,17 @@ mod tests {
                     thread::sleep(Duration::from_secs(2));
                     Response::empty(200)
                 }
+                "/together" => {
+                    let change = |by: isize| {
+                        let mut together = self.together.lock().unwrap();
+                        together.0 = together.0.strict_add_signed(by);
+                        together.1 = together.1.max(together.0);
+                        together.1
+                    };
+                    change(1);
+                    thread::sleep(Duration::from_millis(100));
+                    Response::text(200, &change(-1).to_string())
+                }
                 _ => Response::empty(202),
             }
         }
@@ -340,7 +385,7 @@ mod tests {
             stream.write_all(format!("GET {path} HTTP/1.1\r\n\r\n").as_bytes()).unwrap();
             stream
         };
-        (Server::start(listener, limits, "test".into(), Box::new(Odd)).unwrap(), ask)
+        (Server::start(listener, limits, "test".into(), Box::new(Odd::default())).unwrap(), ask)
     }
 
     fn status(stream: &mut TcpStream) -> u16 {
@@ -427,6 +472,63 @@ mod tests {
         server.stop(LONG);
         assert_eq!(status(&mut busy), 200);
         assert!(read_all(&mut idle).1 < LONG);
+    }
+
+    fn large(path: &str, sent: usize) -> Vec<u8> {
+        const LENGTH: usize = 300 << 10;
+        let mut bytes = format!("POST {path} HTTP/1.1\r\nContent-Length: {LENGTH}\r\n\r\n").into_bytes();
+        bytes.extend(vec![b'x'; LENGTH.min(sent)]);
+        bytes
+    }
+
+    #[test]
+    fn only_so_many_large_bodies_are_held_at_once_and_all_have_their_turn() {
+        let (server, ask) = serve(Limits { large: 2, ..Limits::within(1024) });
+        let address = server.address;
+        let post = |i: usize| {
+            let mut stream = TcpStream::connect(address).unwrap();
+            let chunked = [
+                b"POST /together HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n".to_vec(),
+                [&b"10000\r\n"[..], &[b'x'; 0x10000], b"\r\n"].concat().repeat(5),
+                b"0\r\n\r\n".to_vec(),
+            ];
+            stream
+                .write_all(&if i.is_multiple_of(2) { large("/together", usize::MAX) } else { chunked.concat() })
+                .unwrap();
+            let mut text = String::new();
+            stream.shutdown(Shutdown::Write).unwrap();
+            stream.read_to_string(&mut text).unwrap();
+            assert!(text.starts_with("HTTP/1.1 200") && !text.contains("\r\n\r\n3"), "{text}");
+        };
+        thread::scope(|scope| {
+            (0..10).for_each(|i| drop(scope.spawn(move || post(i))));
+            assert_eq!(status(&mut ask("/")), 202);
+        });
+        server.stop(LONG);
+    }
+
+    #[test]
+    fn stalled_large_bodies_hold_up_only_large_bodies_and_not_for_long() {
+        let request = Duration::from_secs(1);
+        let (server, ask) = serve(Limits { large: 2, request, ..Limits::within(1024) });
+        let send = |sent: usize| {
+            let mut stream = TcpStream::connect(server.address).unwrap();
+            stream.set_read_timeout(Some(LONG)).unwrap();
+            stream.write_all(&large("/", sent)).unwrap();
+            stream
+        };
+        let mut stalled: Vec<TcpStream> = (0..2).map(|_| send(1000)).collect();
+        let end = Instant::now() + LONG;
+        while *server.shared.large.lock().unwrap() < 2 {
+            assert!(Instant::now() < end);
+            thread::sleep(Duration::from_millis(1));
+        }
+        let mut next = send(usize::MAX);
+        assert_eq!(status(&mut ask("/")), 202);
+        assert!([202, 503].contains(&status(&mut next)), "its turn comes when theirs is over, at the same moment");
+        assert_eq!(stalled.iter_mut().map(status).collect::<Vec<_>>(), [408; 2]);
+        assert_eq!(status(&mut send(usize::MAX)), 202);
+        server.stop(LONG);
     }
 
     #[test]
