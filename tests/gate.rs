@@ -426,6 +426,11 @@ fn the_token_reaches_our_own_commands_and_nothing_else() {
     with_token(&sandbox, &["start", "--label", "up", "sh", "-c", "echo up; read never"]).ok();
     with_token(&sandbox, &["restart", "up"]).ok();
     assert!(with_token(&sandbox, &["output", "up"]).ok().out().contains("up"));
+    let mut bridge = sandbox.command(&["mcp"]);
+    bridge.env("PERSISTPROC_TOKEN", TOKEN).stdin(std::process::Stdio::piped());
+    let mut bridge = spawn(&mut bridge);
+    bridge.stdin.take().unwrap().write_all(format!("{PING}\n").as_bytes()).unwrap();
+    assert_eq!(finish(bridge, DEADLINE).ok().json()["result"], json!({}));
     // An agent that starts something is given the environment of the server, which is not the token either.
     let call = json!({"jsonrpc": "2.0", "id": 1, "method": "tools/call", "params": {"name": "ctrl", "arguments":
         {"action": "start", "command_or_label": "sh -c 'printenv PERSISTPROC_TOKEN || echo none'", "working_directory": "/",

@@ -14,6 +14,7 @@ use persistproc_fuzz::rundir::{FORMAT, Meta, RunDir, State, Status};
 use persistproc_fuzz::words::Word;
 use serde_json::Value;
 use std::fs;
+use std::path::Path;
 use std::sync::OnceLock;
 
 /// One who is gone already: nobody waits for anything.
@@ -33,7 +34,8 @@ const LINES: u64 = 300;
 fn manager() -> &'static Manager {
     static MANAGER: OnceLock<Manager> = OnceLock::new();
     MANAGER.get_or_init(|| {
-        let data = std::env::temp_dir().join(format!("persistproc-fuzz-{}", std::process::id()));
+        // Beside what is built: nobody tidies up after a fuzzer.
+        let data = Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("target/data-{}", std::process::id()));
         let _ = fs::remove_dir_all(&data);
         let dir = RunDir(data.join("runs/000001.make_watch"));
         fs::create_dir_all(dir.path()).unwrap();
