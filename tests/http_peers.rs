@@ -62,6 +62,33 @@ fn curl_is_served() {
 }
 
 #[test]
+fn ureq_is_served() {
+    let sandbox = Sandbox::new();
+    let _server = sandbox.serve();
+    let url = |path: &str| format!("http://localhost:{}{path}", sandbox.port);
+    let config = ureq::Agent::config_builder().timeout_global(Some(DEADLINE)).http_status_as_error(false).proxy(None);
+    let agent = ureq::Agent::new_with_config(config.build());
+    let ping = |agent: &ureq::Agent| {
+        let sent = agent.post(url("/mcp")).header("Content-Type", "application/json").send(PING);
+        let answer: Value = serde_json::from_str(&sent.unwrap().body_mut().read_to_string().unwrap()).unwrap();
+        assert_eq!(answer["id"], 7);
+    };
+    std::thread::scope(|scope| {
+        for _ in 0..8 {
+            scope.spawn(|| (0..20).for_each(|_| ping(&agent)));
+        }
+    });
+    assert_eq!(agent.head(url("/health")).call().unwrap().status(), 200);
+    assert_eq!(agent.get(url("/health")).header("Origin", "null").call().unwrap().status(), 403);
+    assert_eq!(agent.post(url("/mcp")).send(PING).unwrap().status(), 415);
+    // Without a length: in chunks.
+    let mut reader = PING.as_bytes();
+    let body = ureq::SendBody::from_reader(&mut reader);
+    let sent = agent.post(url("/mcp")).header("Content-Type", "application/json").send(body);
+    assert_eq!(sent.unwrap().status(), 200);
+}
+
+#[test]
 fn python_is_served() {
     let sandbox = Sandbox::new();
     let _server = sandbox.serve();
