@@ -27,11 +27,13 @@
 //! | `config` | port, paths, limits |
 //! | `rundir` | the directory of a run: the contract between shims and servers |
 //! | `log` | how logs are written, rotated and read |
+//! | `agents` | which variables tell that an AI agent is at work |
 //! | `procs`, `words`, `fault` | processes of the machine, words as bytes, why something failed |
 //! | `sys` | system calls: the only `unsafe` |
 //!
 //! No lock is held across I/O, every wait has an end, and news goes up only as an event or a condition variable.
 
+mod agents;
 mod cli;
 mod client;
 mod config;

@@ -4,12 +4,12 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Room → rooms that its `use` lines may name. The order is the way down.
-const ROOMS: [(&str, &[&str]); 16] = [
+const ROOMS: [(&str, &[&str]); 18] = [
     ("main", &["cli", "client", "config", "fault", "server", "shim", "sys"]),
-    ("client", &["cli", "config", "http", "log", "mcp", "output", "procs", "server", "sys", "words"]),
+    ("client", &["agents", "cli", "config", "http", "log", "mcp", "output", "procs", "server", "sys", "words"]),
     ("cli", &["config", "words"]),
     ("server", &["config", "fault", "http", "log", "manager", "mcp", "output", "procs", "sys", "words"]),
-    ("mcp", &["fault", "log", "manager", "output", "rundir", "sys", "words"]),
+    ("mcp", &["agents", "fault", "log", "manager", "output", "rundir", "sys", "words"]),
     ("output", &["fault", "log", "manager"]),
     ("manager", &["fault", "log", "rundir", "sys", "words"]),
     ("shim", &["log", "procs", "rundir", "sys"]),
@@ -17,6 +17,7 @@ const ROOMS: [(&str, &[&str]); 16] = [
     ("config", &[]),
     ("rundir", &["words"]),
     ("log", &[]),
+    ("agents", &[]),
     ("procs", &["sys"]),
     ("words", &[]),
     ("fault", &[]),

@@ -32,6 +32,7 @@ pub struct Given {
     pub follow: bool,
     pub keep: bool,
     pub background: bool,
+    pub keep_agent_env: bool,
     pub on_exit: OnExit,
     pub label: Option<String>,
     pub environment: Vec<(String, String)>,

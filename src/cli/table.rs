@@ -126,7 +126,7 @@ Example:\n  claude mcp add --scope user persistproc -- persistproc mcp",
     },
 ];
 
-pub static FLAGS: [Flag; 31] = [
+pub static FLAGS: [Flag; 32] = [
     Flag {
         long: "fresh",
         short: None,
@@ -186,6 +186,15 @@ pub static FLAGS: [Flag; 31] = [
             given.environment.extend(members);
             Ok(())
         },
+    },
+    Flag {
+        long: "keep-agent-env",
+        short: None,
+        value: None,
+        of: PROGRAMS,
+        help: "also pass on what tells that an AI agent is at work (CLAUDECODE, …)",
+        choices: &[],
+        set: |given, _| on(&mut given.keep_agent_env),
     },
     Flag {
         long: "working-directory",

@@ -1,6 +1,7 @@
 //! The way to the server: finding it, starting it when nobody answers, and calling it.
 
 use super::{Trouble, query, terminal};
+use crate::agents::is_of_agent;
 use crate::config::Config;
 use crate::http::client::{Answer, Call, Client, Hangup};
 use crate::http::head::encode;
@@ -266,6 +267,10 @@ pub fn start_server(config: &Config) -> Result<u16, Trouble> {
     std::os::unix::process::CommandExt::arg0(&mut command, "persistproc");
     command.arg("__serve").arg(config.port.to_string()).arg(&config.data_dir);
     command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null());
+    // It serves everybody and outlives the agent whose shell this may be.
+    for (name, _) in std::env::vars_os().filter(|(name, value)| is_of_agent(name, value)) {
+        command.env_remove(name);
+    }
     let mut server = command.spawn().map_err(|error| failed(error.to_string()))?;
     let mut said = Vec::new();
     let end = Instant::now() + STARTING;

@@ -10,6 +10,7 @@ mod render;
 mod run;
 mod terminal;
 
+use crate::agents::is_of_agent;
 use crate::cli::{Command, Given, Parsed, Target};
 use crate::config::{self, Config, Format};
 use crate::http::head::encode;
@@ -83,9 +84,10 @@ fn run_request(argv: Vec<OsString>, given: &Given, if_running: &str) -> Result<R
     let own = own_directory()?;
     let working_directory = given.working_directory.as_ref().map_or(own.clone(), |directory| own.join(directory));
     let is_added = |name: &OsString| given.environment.iter().any(|(added, _)| name == added.as_str());
+    let is_meant_for_it = |name: &OsString, value: &OsString| given.keep_agent_env || !is_of_agent(name, value);
     // Exactly as here, but for the token: it opens the server, is not for programs, and must not stand in files.
     let inherited = std::env::vars_os()
-        .filter(|(name, _)| !is_added(name) && name != config::TOKEN)
+        .filter(|(name, value)| !is_added(name) && name != config::TOKEN && is_meant_for_it(name, value))
         .map(|(name, value)| (Word(name), Word(value)));
     let added = given.environment.iter().map(|(name, value)| (Word::from(name), Word::from(value)));
     Ok(RunRequest {

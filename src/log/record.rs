@@ -89,9 +89,11 @@ pub fn parse(line: &[u8], file: Stream) -> Option<Record<'_>> {
 
 /// Appends stamp and separator of a record; `stamp` is that of stdout.
 pub fn push_prefix(out: &mut Vec<u8>, stamp: &[u8; STAMP], marks_stderr: bool, part: Part) {
-    out.extend_from_slice(&stamp[..STAMP - 1]);
-    out.push(if marks_stderr { b'z' } else { b'Z' });
-    out.push(part.separator());
+    let mut prefix = [0; PREFIX];
+    prefix[..STAMP - 1].copy_from_slice(&stamp[..STAMP - 1]);
+    prefix[STAMP - 1] = if marks_stderr { b'z' } else { b'Z' };
+    prefix[STAMP] = part.separator();
+    out.extend_from_slice(&prefix);
 }
 
 /// Whether a line of the child begins at this record of a log file. Only its first [`PREFIX`] bytes are looked at.

@@ -3,6 +3,7 @@
 
 use super::arguments::{Arguments, Kind, Parameter, optional, required, schema};
 use super::text;
+use crate::agents::is_of_agent;
 use crate::fault::Fault;
 use crate::log::Stream;
 use crate::log::stamp::{now_ms, parse_time};
@@ -343,7 +344,9 @@ fn start(arguments: &Arguments, context: &Context) -> Result<Control, Fault> {
             "no program can be given this: NUL in the command or in a variable, or a variable whose name is empty or holds =",
         ));
     }
-    let inherited = std::env::vars_os().filter(|(name, _)| !added.iter().any(|(added, _)| name == added));
+    // The server may have been started from the shell of one agent, and starts things for all.
+    let inherited = std::env::vars_os()
+        .filter(|(name, value)| !is_of_agent(name, value) && !added.iter().any(|(added, _)| name == added));
     let environment = inherited
         .map(|(name, value)| (Word(name), Word(value)))
         .chain(added.iter().map(|(name, value)| (Word::from(*name), Word::from(*value))))

@@ -45,6 +45,12 @@ struct Source {
     mid_line: bool,
 }
 
+impl Source {
+    fn is_between_lines(&self) -> bool {
+        self.held.is_empty() && !self.mid_line
+    }
+}
+
 /// Records on their way to the two files of a stream, reused from read to read.
 #[derive(Default)]
 struct Batch {
@@ -228,8 +234,13 @@ impl Capture {
         let mut batch = std::mem::take(&mut self.batch);
         let mut rest = bytes;
         while let Some(newline) = memchr(b'\n', rest) {
-            self.push(&mut batch, s, &stamp, &rest[..newline], true);
-            rest = &rest[newline + 1..];
+            let (line, after) = rest.split_at(newline + 1);
+            if self.sources[s].is_between_lines() {
+                self.push_whole(&mut batch, s, &stamp, line);
+            } else {
+                self.push(&mut batch, s, &stamp, &line[..newline], true);
+            }
+            rest = after;
             if batch.combined.len() >= BATCH {
                 self.write(&mut batch, s);
             }
@@ -256,6 +267,22 @@ impl Capture {
         self.push(&mut batch, s, &stamp, b"", false);
         self.write(&mut batch, s);
         self.batch = batch;
+    }
+
+    /// Puts a whole line, with its newline, into the batch: as [`push`](Self::push) would, but nearly every line comes
+    /// this way, so it is short.
+    fn push_whole(&mut self, batch: &mut Batch, s: usize, stamp: &[u8; STAMP], line: &[u8]) {
+        self.lines[s] += 1;
+        self.lines[COMBINED] += 1;
+        if batch.combined.is_empty() {
+            batch.is_split = s == STDERR;
+        }
+        push_prefix(&mut batch.combined, stamp, s == STDERR, Part::Whole);
+        batch.combined.extend_from_slice(line);
+        if batch.is_split {
+            push_prefix(&mut batch.own, stamp, false, Part::Whole);
+            batch.own.extend_from_slice(line);
+        }
     }
 
     /// Puts what is held and `text` into the batch: the rest of a line, or with `ends` false a part of it.

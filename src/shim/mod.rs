@@ -36,6 +36,9 @@ const COUNTS: Duration = Duration::from_secs(1);
 const REPUBLISH: Duration = Duration::from_millis(500);
 /// With the run over and the disk still full: how long to hope.
 const LAST_HOPE: Duration = Duration::from_secs(5);
+/// While output comes, the doorbell rings at most this often: under a flood, waking the server for every read costs more
+/// than the reading. What comes after a pause rings at once.
+const RINGS: Duration = Duration::from_millis(1);
 /// Input that the child does not read: how much is kept for it, in bytes, and how often it is offered.
 const INPUT_MAX: usize = 64 << 10;
 const INPUT_RETRY: Duration = Duration::from_millis(50);
@@ -114,6 +117,9 @@ struct Shim {
     /// The leader is gone, and what it wrote is not all read yet.
     drain_due: bool,
     publish_at: Option<Instant>,
+    rang_at: Instant,
+    /// Output that has not been rung for yet is, then.
+    ring_at: Option<Instant>,
 }
 
 impl Shim {
@@ -180,6 +186,8 @@ impl Shim {
             alone: false,
             drain_due: false,
             publish_at: None,
+            rang_at: Instant::now(),
+            ring_at: None,
         };
         shim.publish();
         let _ = std::env::set_current_dir("/"); // the child has its directory; we do not keep it busy
@@ -217,8 +225,11 @@ impl Shim {
         // stderr, say why: so stdout comes first.
         let grew = (out && self.capture.read(0)) | (err && self.capture.read(1)) | self.capture.tick();
         if grew {
-            self.ring(LOG_GREW);
+            self.ring_at.get_or_insert(self.rang_at + RINGS);
             self.publish_by(COUNTS);
+        }
+        if self.ring_at.is_some_and(|at| at <= Instant::now()) {
+            self.ring(LOG_GREW);
         }
         if self.capture.trouble().is_some() != was_in_trouble {
             self.publish(); // the disk is full, or well again
@@ -243,7 +254,8 @@ impl Shim {
     fn deadline(&self) -> Option<Instant> {
         let input = (!self.input.pending.is_empty()).then(|| Instant::now() + INPUT_RETRY);
         let look = (!Tree::IS_EXACT && self.status.leader_ended.is_some()).then(|| Instant::now() + COUNTS);
-        [self.capture.deadline(), self.stop.deadline(), self.publish_at, input, look].into_iter().flatten().min()
+        let times = [self.capture.deadline(), self.stop.deadline(), self.publish_at, self.ring_at, input, look];
+        times.into_iter().flatten().min()
     }
 
     /// Collects the dead. The leader's outcome is told at once; the run is over when nobody is left.
@@ -376,6 +388,7 @@ impl Shim {
     /// A doorbell, not a message: "look again". If nobody answers it, the files have the truth.
     fn ring(&mut self, tone: u8) {
         let _ = self.events.write(&[tone]);
+        (self.rang_at, self.ring_at) = (Instant::now(), None);
     }
 
     fn publish_by(&mut self, delay: Duration) {
