@@ -134,7 +134,7 @@ fn memory() {
     let shim = sandbox.status(burst)["shim"].as_i64().unwrap() as i32;
     let settled = wait_for("quiet", || {
         let value = private(shim);
-        std::thread::sleep(Duration::from_millis(400));
+        std::thread::sleep(Duration::from_millis(2500)); // longer than a shim waits before it gives its buffers back
         (private(shim) == value).then_some(value)
     });
     row("shim after a burst of 4 M lines; cat private", settled, private(cat), "kB");
