@@ -12,6 +12,7 @@
 //!   shim.log     what a shim that broke had to say
 //! ```
 
+use crate::sys;
 use crate::words::Word;
 use serde::{Deserialize, Serialize};
 use std::fs::{self, File, OpenOptions, TryLockError};
@@ -156,6 +157,8 @@ pub enum Unreadable {
     /// Written by a newer persistproc, with this version of the format.
     Newer(u32),
     Damaged(String),
+    /// The system had no room for opening it. Nothing is known of the file.
+    NotNow(String),
 }
 
 /// Paths and files of one run.
@@ -192,7 +195,11 @@ impl RunDir {
 
     /// Whether the shim of this run is alive.
     pub fn shim_lives(&self) -> bool {
-        File::open(self.lock()).is_ok_and(|file| matches!(file.try_lock_shared(), Err(TryLockError::WouldBlock)))
+        match File::open(self.lock()) {
+            Ok(file) => matches!(file.try_lock_shared(), Err(TryLockError::WouldBlock)),
+            // Nobody is to be thought dead because we have no descriptor left to look.
+            Err(error) => sys::is_exhaustion(&error),
+        }
     }
 
     pub fn write_meta(&self, meta: &Meta) -> io::Result<()> {
@@ -264,6 +271,7 @@ fn read_json<T: serde::de::DeserializeOwned>(path: &Path) -> Result<T, Unreadabl
     let mut bytes = Vec::new();
     match File::open(path).and_then(|file| file.take(LARGEST).read_to_end(&mut bytes)) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Err(Unreadable::Missing),
+        Err(error) if sys::is_exhaustion(&error) => return Err(Unreadable::NotNow(error.to_string())),
         Err(error) => return Err(damaged(&error)),
         Ok(_) => {}
     }

@@ -96,6 +96,12 @@ fn check(result: libc::c_int) -> io::Result<libc::c_int> {
     if result < 0 { Err(io::Error::last_os_error()) } else { Ok(result) }
 }
 
+/// Whether the system had no room for it (descriptors, memory, processes): a reason to try again, and no news about
+/// whatever was asked for.
+pub fn is_exhaustion(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(EMFILE | ENFILE | ENOMEM | EAGAIN))
+}
+
 /// mkfifo(3), mode 0600. Fails on file systems without FIFOs (vfat, some network mounts).
 pub fn mkfifo(path: &Path) -> io::Result<()> {
     let path = CString::new(path.as_os_str().as_bytes())?;

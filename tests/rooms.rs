@@ -4,18 +4,18 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Room → rooms that its `use` lines may name. The order is the way down.
-const ROOMS: [(&str, &[&str]); 18] = [
+const ROOMS: [(&str, &[&str]); 17] = [
     ("main", &["cli", "client", "config", "fault", "server", "shim", "sys"]),
     ("client", &["agents", "cli", "config", "http", "log", "mcp", "output", "procs", "server", "sys", "words"]),
     ("cli", &["config", "words"]),
     ("server", &["config", "fault", "http", "log", "manager", "mcp", "output", "procs", "sys", "words"]),
     ("mcp", &["agents", "fault", "log", "manager", "output", "rundir", "sys", "words"]),
     ("output", &["fault", "log", "manager"]),
-    ("manager", &["fault", "log", "rundir", "sys", "words"]),
+    ("manager", &["fault", "log", "rundir", "shim", "sys", "words"]),
     ("shim", &["log", "procs", "rundir", "sys"]),
     ("http", &["sys"]),
     ("config", &[]),
-    ("rundir", &["words"]),
+    ("rundir", &["sys", "words"]),
     ("log", &[]),
     ("agents", &[]),
     ("procs", &["sys"]),

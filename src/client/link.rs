@@ -8,14 +8,17 @@ use crate::http::head::encode;
 use crate::mcp::tools::{META_DIRECTORY, META_JSON};
 use crate::procs::{self, owner};
 use crate::server::follow::{Following, HEADER};
+use crate::server::handover;
 use crate::server::is_persistproc;
 use crate::server::routes::{DATA_DIR, RunRequest};
 use crate::sys;
 use serde_json::{Map, Value, json};
+use std::cmp::Ordering;
 use std::io::{self, Read};
 use std::net::Ipv4Addr;
 use std::os::fd::AsRawFd;
 use std::process::{Command, Stdio};
+use std::sync::atomic::{self, AtomicBool};
 use std::time::{Duration, Instant};
 
 /// Name and value of a header.
@@ -87,6 +90,8 @@ impl Link {
         self.is_unanswered = failure.is_some() && !self.is_nobody_there;
         let answer = answer.map_err(|error| self.unreachable(&error))?;
         if is_persistproc(&answer.head) {
+            let version = answer.head.header("server").and_then(|name| name.split_once('/'));
+            self.compare_versions(version.map_or("", |(_, version)| version));
             return Ok(answer);
         }
         if answer.head.status == 503 {
@@ -110,6 +115,27 @@ impl Link {
             }
             _ => Ok(()),
         }
+    }
+
+    /// Says once if the server is of another version. What it has in common with us works all the same.
+    fn compare_versions(&self, version: &str) {
+        static IS_TOLD: AtomicBool = AtomicBool::new(false);
+        let what = match handover::compare(version) {
+            Some(Ordering::Less) => "older; `persistproc serve` takes its place, and the processes go on",
+            Some(Ordering::Greater) => "newer, and may not be understood; update this one",
+            _ => return,
+        };
+        if !self.config.is_quiet && !IS_TOLD.swap(true, atomic::Ordering::Relaxed) {
+            terminal::note(&format!(
+                "the server ({version}) and this command ({}) differ: it is {what}",
+                handover::VERSION
+            ));
+        }
+    }
+
+    /// Whether the last call failed because the server has gone. Another one may come.
+    pub fn is_gone(&self) -> bool {
+        self.is_cut || self.is_nobody_there
     }
 
     fn unreachable(&self, error: &io::Error) -> Trouble {
@@ -168,7 +194,7 @@ impl Link {
                 Err(trouble) => return Err(trouble),
             }
             match self.ask("POST", "/run", &json!(request)) {
-                Err(_) if (self.is_cut || self.is_nobody_there) && is_patient => {}
+                Err(_) if self.is_gone() && is_patient => {}
                 answer => return answer,
             }
         }

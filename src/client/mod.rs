@@ -21,6 +21,7 @@ use link::Link;
 use serde_json::{Map, Value, json};
 use std::ffi::OsString;
 use std::path::PathBuf;
+use std::time::{Duration, Instant};
 
 pub use link::start_server;
 pub use terminal::complain;
@@ -29,6 +30,11 @@ pub use terminal::complain;
 pub fn print(text: &str) {
     let _ = terminal::print(text.as_bytes());
 }
+
+/// How long a wait takes if nobody said, in seconds.
+const WAIT: u64 = 15;
+/// Between two looks for another server.
+const RECONNECT: Duration = Duration::from_millis(50);
 
 /// Why a command did not do what it was asked for. The text is one line for a person.
 #[derive(Debug, PartialEq)]
@@ -152,11 +158,40 @@ fn output(mut link: Link, target: &Target, given: &Given, is_json: bool) -> Resu
         return run::follow(link, &arguments);
     }
     if is_json {
-        let answer = link.call_tool("output", &arguments)?;
+        let answer = through_restarts(&mut link, arguments, |link, arguments| link.call_tool("output", arguments))?;
         return terminal::print(render::json(&answer).as_bytes()).map(|()| 0);
     }
-    let (bytes, _) = link.read_output(&arguments)?;
+    let (bytes, _) = through_restarts(&mut link, arguments, Link::read_output)?;
     terminal::print(&bytes).map(|()| 0)
+}
+
+/// Reads output. If that waits, and the server goes meanwhile, the next one is asked for the rest of the time, from the
+/// same place: what was written in between is not missed.
+fn through_restarts<T>(
+    link: &mut Link,
+    mut arguments: Map<String, Value>,
+    read: impl Fn(&mut Link, &Map<String, Value>) -> Result<T, Trouble>,
+) -> Result<T, Trouble> {
+    if !arguments.contains_key("wait_for") {
+        return read(link, &arguments);
+    }
+    let seconds = arguments.get("timeout").and_then(|text| text.as_str()?.parse().ok()).unwrap_or(WAIT);
+    let end = Instant::now() + Duration::from_secs(seconds);
+    if !arguments.contains_key("after") {
+        let target = ["pid", "command_or_label", "working_directory", "stream"];
+        let mut newest: Map<String, Value> =
+            target.iter().filter_map(|name| Some((name.to_string(), arguments.get(*name)?.clone()))).collect();
+        newest.insert("lines".into(), json!("1"));
+        arguments.insert("after".into(), json!(link.read_output(&newest)?.1));
+    }
+    loop {
+        let left = end.saturating_duration_since(Instant::now());
+        arguments.insert("timeout".into(), json!(left.as_millis().div_ceil(1000).to_string()));
+        match read(link, &arguments) {
+            Err(_) if link.is_gone() && !left.is_zero() => std::thread::sleep(RECONNECT),
+            answer => return answer,
+        }
+    }
 }
 
 fn shutdown(link: &mut Link, given: &Given, is_json: bool) -> Result<u8, Trouble> {

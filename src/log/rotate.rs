@@ -7,7 +7,7 @@
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 /// Length of the first line of a file that is not the first of its run, in bytes.
@@ -95,11 +95,23 @@ impl LogFile {
     }
 
     fn rotate(&mut self) -> io::Result<()> {
+        self.begin_anew(|path| std::fs::rename(path, previous(path)))
+    }
+
+    /// Goes on in a new file if somebody has removed this one, which would else grow where nobody sees it. The header
+    /// tells readers how much is gone with it.
+    pub fn revive(&mut self) {
+        if self.file.metadata().is_ok_and(|file| file.nlink() == 0) {
+            let _ = self.begin_anew(|_| Ok(())); // without a directory to put it there is nothing to be done
+        }
+    }
+
+    fn begin_anew(&mut self, put_away: impl FnOnce(&Path) -> io::Result<()>) -> io::Result<()> {
         let new = self.path.with_extension("new");
         let _ = std::fs::remove_file(&new);
         let mut file = create(&new)?;
         file.write_all(header(self.end).as_bytes())?;
-        std::fs::rename(&self.path, previous(&self.path))?;
+        put_away(&self.path)?;
         std::fs::rename(new, &self.path)?;
         self.file = file;
         self.kept = 0;

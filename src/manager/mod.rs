@@ -8,6 +8,7 @@ mod claims;
 mod door;
 mod launch;
 pub mod lookup;
+mod lost;
 pub mod registry;
 pub mod watch;
 
@@ -15,6 +16,7 @@ use crate::fault::Fault;
 use crate::log::Stream;
 use crate::log::stamp::{format_ms, now_ms};
 use crate::rundir::{FORMAT, MESSAGE, Meta, RunDir, State, Status, Unreadable};
+use crate::shim::orphans;
 use crate::sys;
 use crate::words::{self, Word};
 use claims::{Claim, Claims};
@@ -133,14 +135,14 @@ impl Manager {
                     self.stop(&live, GRACE)?;
                     previous = Some(live.id);
                 }
-                IfRunning::Attach if same(&live) => return Ok(Started { run: live, is_new: false }),
+                IfRunning::Attach if same(&live) && !live.is_over() => return Ok(Started { run: live, is_new: false }),
                 _ => return Err(already_running(&live)),
             }
         } else if let Some(live) = self.live_run(same).filter(|_| request.label.is_none()) {
             // It runs under a label of its own.
             match if_running {
-                IfRunning::Attach => return Ok(Started { run: live, is_new: false }),
-                IfRunning::Refuse => return Err(already_running(&live)),
+                IfRunning::Attach if !live.is_over() => return Ok(Started { run: live, is_new: false }),
+                IfRunning::Refuse | IfRunning::Attach => return Err(already_running(&live)),
                 IfRunning::Replace => {
                     self.stop(&live, GRACE)?;
                     previous = Some(live.id);
@@ -183,11 +185,6 @@ impl Manager {
         (run.status().pid != 0).then_some(run)
     }
 
-    fn live_run(&self, fits: impl Fn(&Run) -> bool) -> Option<Arc<Run>> {
-        let runs = self.registry.all();
-        runs.into_iter().rev().find(|run| !run.is_over() && fits(run))
-    }
-
     fn launch(&self, meta: Meta) -> Result<Arc<Run>, Fault> {
         let _inside = self.door.enter()?;
         let id = self.registry.next_id();
@@ -205,11 +202,11 @@ impl Manager {
     /// no harm. An error names the survivors.
     pub fn stop(&self, run: &Run, grace: Duration) -> Result<Stopped, Fault> {
         if run.is_over() {
-            return Ok(Stopped { status: run.status(), was_over: true });
+            return self.stop_orphans(run, grace);
         }
         let requests = run.status().stop.as_ref().map_or(0, |stop| stop.requests);
         let end = Instant::now() + grace + BEYOND_GRACE;
-        tell(&run.dir, &format!("stop {}\n", grace.as_millis()), end)?;
+        self.ask_to_stop(run, grace, end)?;
         loop {
             let generation = run.generation();
             let status = run.status();
@@ -218,12 +215,7 @@ impl Manager {
             }
             let survivors = status.stop.as_ref().filter(|stop| stop.requests > requests && !stop.survivors.is_empty());
             if let Some(stop) = survivors {
-                let pids: Vec<String> = stop.survivors.iter().map(i32::to_string).collect();
-                return Err(Fault::failed(format!(
-                    "'{}' is not gone: PID {} could not be stopped (another user's, or stuck in the system)",
-                    run.meta.label,
-                    pids.join(", ")
-                )));
+                return Err(not_gone(run, &stop.survivors));
             }
             let left = end.saturating_duration_since(Instant::now());
             if left.is_zero() {
@@ -234,6 +226,14 @@ impl Manager {
             }
             run.wait(generation, left);
         }
+    }
+
+    fn ask_to_stop(&self, run: &Run, grace: Duration, end: Instant) -> Result<(), Fault> {
+        tell(&run.dir, &format!("stop {}\n", grace.as_millis()), end)?;
+        if !run.dir.ctl().exists() {
+            let _ = orphans::ask_shim(&run.dir, run.status().shim); // its directory was removed
+        }
+        Ok(())
     }
 
     /// Writes to the stdin of a live process.
@@ -299,15 +299,10 @@ impl Manager {
         self.is_leaving.load(Ordering::SeqCst)
     }
 
-    /// Runs that are not over.
-    pub fn live(&self) -> Vec<Arc<Run>> {
-        self.registry.all().into_iter().filter(|run| !run.is_over()).collect()
-    }
-
     /// Asks all of `runs` to stop, without waiting for any; [`stop`](Self::stop) waits.
     pub fn ask_all(&self, runs: &[Arc<Run>], grace: Duration) {
         for run in runs {
-            let _ = tell(&run.dir, &format!("stop {}\n", grace.as_millis()), Instant::now() + Duration::from_secs(1));
+            let _ = self.ask_to_stop(run, grace, Instant::now() + Duration::from_secs(1));
         }
     }
 
@@ -389,10 +384,25 @@ fn check_live(run: &Run) -> Result<(), Fault> {
 }
 
 fn already_running(run: &Run) -> Fault {
+    if let Some(pids) = lost::shown(&run.orphans()) {
+        return Fault::conflict(format!(
+            "the shim of '{}' was killed, but its processes live on ({pids}); restart it, or stop it first",
+            run.meta.label
+        ));
+    }
     Fault::conflict(format!(
         "'{}' is already running with PID {}; restart it, or stop it first",
         run.meta.label,
         run.status().pid
+    ))
+}
+
+fn not_gone(run: &Run, survivors: &[i32]) -> Fault {
+    let pids: Vec<String> = survivors.iter().map(i32::to_string).collect();
+    Fault::failed(format!(
+        "'{}' is not gone: PID {} could not be stopped (another user's, or stuck in the system)",
+        run.meta.label,
+        pids.join(", ")
     ))
 }
 
@@ -459,7 +469,7 @@ pub fn overview(run: &Run) -> Overview {
         log_stdout: log(Stream::Stdout),
         log_stderr: log(Stream::Stderr),
         log_combined: log(Stream::Combined),
-        error: problem(&status),
+        error: problem_of(run),
     }
 }
 
@@ -469,16 +479,30 @@ pub fn describe_unreadable(problem: &Unreadable) -> String {
         Unreadable::Missing => "is missing".into(),
         Unreadable::Newer(version) => format!("has format {version}, which is newer than this persistproc"),
         Unreadable::Damaged(error) => format!("is damaged ({error})"),
+        Unreadable::NotNow(error) => format!("cannot be read now ({error})"),
+    }
+}
+
+/// What is wrong with a run now, in a few words: as [`problem`] says it, and who is still alive of a lost one.
+pub fn problem_of(run: &Run) -> Option<String> {
+    let problem = problem(&run.status());
+    match lost::shown(&run.orphans()) {
+        Some(pids) => Some(format!("{}; {pids} of it live on until it is stopped", problem.unwrap_or_default())),
+        None => problem,
     }
 }
 
 /// What is wrong with a run, in a few words.
 pub fn problem(status: &Status) -> Option<String> {
-    let lost = (status.lost_bytes > 0).then(|| format!("{} bytes of output were lost", status.lost_bytes));
-    let capture = || status.trouble.as_ref().map(|trouble| format!("output is held up: {trouble}"));
-    let unknown =
-        || (status.state == State::Lost).then(|| "its shim was killed, so nobody knows how it ended".to_string());
-    status.error.as_ref().map(|error| error.text.clone()).or(lost).or_else(capture).or_else(unknown)
+    let trouble = status.trouble.as_deref();
+    let unknown = || trouble.unwrap_or("its shim was killed, so nobody knows how it ended").to_string();
+    let why = trouble.map_or(String::new(), |trouble| format!(" ({trouble})"));
+    let missing = || format!("{} bytes of output were lost{why}", status.lost_bytes);
+    let error = status.error.as_ref().map(|error| error.text.clone());
+    error
+        .or_else(|| (status.state == State::Lost).then(unknown))
+        .or_else(|| (status.lost_bytes > 0).then(missing))
+        .or_else(|| trouble.map(|trouble| format!("output is held up: {trouble}")))
 }
 
 /// `exited with code 1`, `was ended by SIGKILL`, `could not be started: …`: the end of a run, for people and models.

@@ -5,6 +5,7 @@
 //! somebody else swallowed (`cat events`) costs a second and not the answer.
 
 use crate::rundir::{Meta, RunDir, STATUS_CHANGED, StartError, State, Status, Unreadable};
+use crate::shim::orphans;
 use crate::sys;
 use std::io::Read;
 use std::process::Child;
@@ -15,7 +16,13 @@ use std::time::{Duration, Instant};
 const LOOK: Duration = Duration::from_secs(1);
 /// A dying process closes its descriptors one by one: the lock may go a moment after the FIFO.
 const LAST_BREATH: Duration = Duration::from_secs(2);
+/// When the system has no descriptors or threads left: how often to try again, and how long it may take to read the last
+/// status of a run.
+const EXHAUSTED: Duration = Duration::from_millis(100);
+const EXHAUSTED_MAX: Duration = Duration::from_secs(60);
 const STACK: usize = 256 << 10;
+/// What is wrong with a run without a directory.
+const REMOVED: &str = "its directory was removed, so its output is not kept";
 
 /// One run. Cheap to share; holds no file open.
 pub struct Run {
@@ -31,6 +38,10 @@ struct Seen {
     status: Arc<Status>,
     /// The shim is gone, so nothing changes any more.
     is_over: bool,
+    /// A thread follows its events; without one (the system had no room for it) whoever waits looks by himself.
+    is_followed: bool,
+    /// Lost, and nothing of it is alive any more. Who is not marked cannot start anybody who is, so this stays true.
+    is_clean: bool,
     /// Counts what happened; tells a waiter that it must look.
     generation: u64,
 }
@@ -42,7 +53,7 @@ impl Run {
     /// A run whose shim has just been started or was found on disk; call [`follow`](Self::follow) next.
     pub fn new(id: u64, dir: RunDir, meta: Meta) -> Run {
         let meta = Meta { environment: Vec::new(), ..meta };
-        let seen = Seen { status: Arc::default(), is_over: false, generation: 0 };
+        let seen = Seen { status: Arc::default(), is_over: false, is_followed: true, is_clean: false, generation: 0 };
         Run { id, dir, meta, seen: Mutex::new(seen), changed: Condvar::new() }
     }
 
@@ -69,16 +80,23 @@ impl Run {
             while run.dir.shim_lives() && begun.elapsed() < LAST_BREATH {
                 std::thread::sleep(Duration::from_millis(1));
             }
-            let _ = run.refresh(true);
+            run.conclude();
             on_end(&run);
         };
         let thread = std::thread::Builder::new().name(self.name()).stack_size(STACK).spawn(follow);
+        self.lock().is_followed = thread.is_ok();
         read.and(thread.map(drop).map_err(|error| format!("no thread to follow it: {error}")))
     }
 
     /// Until the shim is gone: its end of the FIFO closes with it.
     fn listen(&self) {
-        let Ok(mut bell) = sys::open_fifo_reader(&self.dir.events()) else { return };
+        let mut bell = loop {
+            match sys::open_fifo_reader(&self.dir.events()) {
+                Ok(bell) => break bell,
+                Err(error) if sys::is_exhaustion(&error) => std::thread::sleep(EXHAUSTED),
+                Err(_) => return self.look_until_the_end(),
+            }
+        };
         let mut tones = [0; 512];
         // What rang before the FIFO was open is caught up with here.
         let _ = self.refresh(false);
@@ -88,9 +106,26 @@ impl Run {
                 Ok(n) if tones[..n].contains(&STATUS_CHANGED) => drop(self.refresh(false)),
                 Ok(_) => self.notify(),
                 Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
-                Err(_) => return,
+                Err(_) => return self.look_until_the_end(),
             }
         }
+    }
+
+    /// For a run whose FIFO somebody has removed.
+    fn look_until_the_end(&self) {
+        while self.dir.shim_lives() {
+            std::thread::sleep(LOOK);
+            let _ = self.refresh(false);
+        }
+    }
+
+    /// The shim is gone: takes the final status, also if that needs patience.
+    fn conclude(&self) {
+        let begun = Instant::now();
+        while matches!(self.dir.read_status(), Err(Unreadable::NotNow(_))) && begun.elapsed() < EXHAUSTED_MAX {
+            std::thread::sleep(EXHAUSTED);
+        }
+        let _ = self.refresh(true);
     }
 
     fn lock(&self) -> MutexGuard<'_, Seen> {
@@ -105,10 +140,16 @@ impl Run {
             Err(Unreadable::Missing) => (None, None),
             Err(problem) => (None, Some(format!("status.json {}", super::describe_unreadable(&problem)))),
         };
+        let is_removed = read.is_none() && problem.is_none() && !self.dir.path().exists();
         let mut seen = self.lock();
         if seen.is_over {
             return Ok(());
         }
+        // What was known before its directory was removed is better than nothing.
+        let read = read.or_else(|| {
+            let known = Some(Status::clone(&seen.status)).filter(|status| is_removed && status.pid > 0);
+            known.map(|status| Status { trouble: Some(REMOVED.into()), ..status })
+        });
         if shim_gone {
             seen.status = Arc::new(conclude(read, problem.as_deref()));
             seen.is_over = true;
@@ -119,6 +160,26 @@ impl Run {
         drop(seen);
         self.changed.notify_all();
         problem.map_or(Ok(()), Err)
+    }
+
+    /// Replaces the status of a run that is over by what is known better now.
+    pub fn settle(&self, status: Status) {
+        self.lock().status = Arc::new(status);
+        self.notify();
+    }
+
+    /// Pids of what a killed shim has left alive; none for a run that is not lost.
+    pub fn orphans(&self) -> Vec<i32> {
+        let may_have_some = {
+            let seen = self.lock();
+            seen.is_over && !seen.is_clean && seen.status.state == State::Lost
+        };
+        if !may_have_some || self.dir.shim_lives() {
+            return Vec::new();
+        }
+        let pids = orphans::of(&self.dir);
+        self.lock().is_clean = pids.is_empty();
+        pids
     }
 
     /// Wakes whoever waits, to look again.
@@ -166,9 +227,10 @@ impl Run {
             .changed
             .wait_timeout_while(seen, limit.min(LOOK), unchanged)
             .unwrap_or_else(|poisoned| poisoned.into_inner());
+        let is_followed = seen.is_followed;
         drop(seen);
-        if waited.timed_out() && limit >= LOOK {
-            let _ = self.refresh(false);
+        if waited.timed_out() && (limit >= LOOK || !is_followed) {
+            let _ = self.refresh(!is_followed && !self.dir.shim_lives());
         }
     }
 }

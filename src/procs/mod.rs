@@ -36,15 +36,16 @@ impl Process {
 
 /// All living descendants of `root`, without those that `skip` names and all that is below these.
 pub fn below(root: i32, skip: impl Fn(&Process) -> bool) -> Vec<Process> {
-    select_below(everybody(), root, skip)
+    select_below(everybody(), vec![root], skip)
 }
 
-fn select_below(all: Vec<Process>, root: i32, skip: impl Fn(&Process) -> bool) -> Vec<Process> {
+/// Everybody below `roots`, who are not below each other.
+fn select_below(all: Vec<Process>, roots: Vec<i32>, skip: impl Fn(&Process) -> bool) -> Vec<Process> {
     let mut children: BTreeMap<i32, Vec<Process>> = BTreeMap::new();
     for process in all {
         children.entry(process.parent).or_default().push(process);
     }
-    let (mut found, mut todo) = (Vec::new(), vec![root]);
+    let (mut found, mut todo) = (Vec::new(), roots);
     while let Some(parent) = todo.pop() {
         for child in children.remove(&parent).unwrap_or_default() {
             if skip(&child) {
@@ -59,13 +60,15 @@ fn select_below(all: Vec<Process>, root: i32, skip: impl Fn(&Process) -> bool) -
     found
 }
 
-#[cfg_attr(target_os = "linux", expect(dead_code, reason = "the shim's subtree is exact there"))]
-/// Everybody alive whose environment holds `mark` (`NAME=value`), as inherited at their start. A process that cleaned
-/// its environment, or belongs to another user, is not found.
-pub fn marked(mark: &str) -> Vec<Process> {
-    let mut all = everybody();
-    all.retain(|process| !process.is_dead() && environment_holds(process.pid, mark));
-    all
+/// Everybody alive whose environment holds `mark` (`NAME=value`), as inherited at their start, and all below these;
+/// without those that `skip` names and all below them. Who cleaned its environment is found only below somebody who did
+/// not, another user's process only by root.
+pub fn marked(mark: &str, skip: impl Fn(&Process) -> bool) -> Vec<Process> {
+    let all = everybody();
+    let is_marked = |process: &Process| !process.is_dead() && environment_holds(process.pid, mark) && !skip(process);
+    let (mut found, others): (Vec<Process>, Vec<Process>) = all.into_iter().partition(is_marked);
+    found.extend(select_below(others, found.iter().map(|process| process.pid).collect(), skip));
+    found
 }
 
 #[cfg(target_os = "linux")]
@@ -242,7 +245,7 @@ mod tests {
             process(7, 6, "below-foreign"),
             process(8, 1, "stranger"),
         ];
-        let mut found: Vec<i32> = select_below(all, 2, |p| p.name == "foreign").iter().map(|p| p.pid).collect();
+        let mut found: Vec<i32> = select_below(all, vec![2], |p| p.name == "foreign").iter().map(|p| p.pid).collect();
         found.sort();
         assert_eq!(found, [3, 4]);
     }

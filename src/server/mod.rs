@@ -3,6 +3,7 @@
 
 pub mod follow;
 mod gate;
+pub mod handover;
 mod journal;
 pub mod routes;
 mod token_forms;
@@ -35,6 +36,8 @@ use std::time::{Duration, Instant};
 /// A server that was killed while it started a shim leaves a child between fork and exec that holds its lock and its
 /// port for a moment more. So both are asked for this long before another server is believed in.
 const PATIENCE: Duration = Duration::from_millis(500);
+/// How long an older server may take to go after it said that it will.
+const HANDOVER: Duration = Duration::from_secs(10);
 /// How long answers that are on their way may take at the end.
 const LAST_ANSWERS: Duration = Duration::from_secs(3);
 /// Events that may wait to be looked at; notices beyond that are dropped.
@@ -88,6 +91,8 @@ pub struct Ready {
     listener: TcpListener,
     journal: Journal,
     signals: Signals,
+    /// The older server whose place this one took.
+    predecessor: Option<Holder>,
     /// Kept for the lock on it.
     _lock: File,
 }
@@ -108,11 +113,11 @@ impl Ready {
                 data_dir.display()
             ))
         })?;
-        let mut lock = take_lock(&data_dir)?;
+        let (mut lock, predecessor) = take_over(&data_dir)?;
         let listener = bind(config.port)?;
         let unusable = |error: io::Error| Fault::failed(format!("cannot use {}: {error}", data_dir.display()));
         let port = listener.local_addr().map_err(unusable)?.port();
-        let version = env!("CARGO_PKG_VERSION").to_string();
+        let version = handover::VERSION.to_string();
         let holder = Holder { pid: std::process::id(), port, version, data_dir: data_dir.clone() };
         lock.set_len(0)
             .and_then(|()| lock.rewind())
@@ -124,7 +129,9 @@ impl Ready {
         let wanted = [SIGINT, SIGTERM, SIGHUP];
         let signals = Signals::new(wanted.iter().filter(|&&number| number != SIGHUP || !sys::is_ignored(SIGHUP)))
             .map_err(unusable)?;
-        Ok(Ready { config, holder, listener, journal, signals, _lock: lock })
+        // At a file size limit (`ulimit -f`) server.log stops growing; that is no reason to die.
+        signal_hook::flag::register(sys::SIGXFSZ, Arc::default()).map_err(unusable)?;
+        Ok(Ready { config, holder, listener, journal, signals, predecessor, _lock: lock })
     }
 
     pub fn port(&self) -> u16 {
@@ -140,7 +147,7 @@ impl Ready {
 
     /// Serves until a signal or a request ends it. `say` tells the one at the terminal what it waits for.
     pub fn serve(self, say: &mut dyn FnMut(&str)) -> Result<(), Fault> {
-        let Ready { config, holder, listener, mut journal, mut signals, _lock } = self;
+        let Ready { config, holder, listener, mut journal, mut signals, predecessor, _lock } = self;
         let (events, received) = sync_channel(EVENTS);
         log_panics(events.clone());
         let about = About {
@@ -167,6 +174,11 @@ impl Ready {
         if way.is_none() {
             journal.write(OPEN_TO_ALL);
             say(OPEN_TO_ALL);
+        }
+        if let Some(Holder { version, pid, .. }) = predecessor {
+            let text = format!("took the place of the server of version {version} (PID {pid}); its processes go on");
+            journal.write(&text);
+            say(&text);
         }
         let signalled = events.clone();
         std::thread::Builder::new()
@@ -215,7 +227,14 @@ impl Desk {
         loop {
             match self.received.recv() {
                 Ok(Event::Notice(text)) => self.file(&text, say),
-                Ok(Event::Leave(leave)) => return leave,
+                Ok(Event::Leave(leave)) => {
+                    let what = if leave.keep { "asked to leave; the processes go on" } else { "asked to shut down" };
+                    self.journal.write(what);
+                    if leave.keep || self.is_verbose {
+                        say(what);
+                    }
+                    return leave;
+                }
                 Ok(Event::Signal(number)) => {
                     self.file(&format!("received {}", sys::signal_name(number)), say);
                     // A closed terminal ends the server alone; the next one finds the processes.
@@ -300,36 +319,43 @@ fn make_private(dir: &Path) -> io::Result<()> {
     std::fs::remove_file(probe)
 }
 
-/// Takes `server.lock`. Its content says who has it, if somebody does.
-fn take_lock(data_dir: &Path) -> Result<File, Fault> {
+/// Takes `server.lock`, if need be from an older server, which is asked to leave.
+fn take_over(data_dir: &Path) -> Result<(File, Option<Holder>), Fault> {
     let path = data_dir.join("server.lock");
     let failed = |error: io::Error| Fault::failed(format!("cannot open {}: {error}", path.display()));
-    let mut file = OpenOptions::new()
-        .read(true)
-        .write(true)
-        .create(true)
-        .truncate(false)
-        .mode(0o600)
-        .open(&path)
-        .map_err(failed)?;
-    let begun = Instant::now();
-    loop {
-        match file.try_lock() {
-            Ok(()) => return Ok(file),
-            Err(TryLockError::WouldBlock) if begun.elapsed() < PATIENCE => std::thread::sleep(Duration::from_millis(2)),
-            Err(TryLockError::WouldBlock) => break,
-            Err(TryLockError::Error(error)) => return Err(failed(error)),
-        }
+    let mut options = OpenOptions::new();
+    let file = options.read(true).write(true).create(true).truncate(false).mode(0o600).open(&path).map_err(failed)?;
+    if lock_within(&file, PATIENCE).map_err(failed)? {
+        return Ok((file, None));
     }
     let mut text = String::new();
-    let _ = file.read_to_string(&mut text);
-    let who = serde_json::from_str(&text).map_or("another persistproc server".into(), |holder: Holder| {
+    let _ = (&file).read_to_string(&mut text);
+    let holder: Option<Holder> = serde_json::from_str(&text).ok();
+    if let Some(older) = holder.as_ref().filter(|holder| handover::is_older(holder)) {
+        handover::ask_to_leave(older)?;
+        if lock_within(&file, HANDOVER).map_err(failed)? {
+            return Ok((file, holder));
+        }
+    }
+    let who = holder.map_or("another persistproc server".into(), |holder| {
         format!("a persistproc server (PID {}, port {}, version {})", holder.pid, holder.port, holder.version)
     });
     Err(Fault::conflict(format!(
         "{who} has the data directory {}; use that one, end it with `persistproc shutdown`, or choose another --data-dir",
         data_dir.display()
     )))
+}
+
+fn lock_within(file: &File, patience: Duration) -> io::Result<bool> {
+    let begun = Instant::now();
+    loop {
+        match file.try_lock() {
+            Ok(()) => return Ok(true),
+            Err(TryLockError::WouldBlock) if begun.elapsed() < patience => std::thread::sleep(Duration::from_millis(2)),
+            Err(TryLockError::WouldBlock) => return Ok(false),
+            Err(TryLockError::Error(error)) => return Err(error),
+        }
+    }
 }
 
 fn bind(port: u16) -> Result<TcpListener, Fault> {

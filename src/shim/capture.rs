@@ -79,6 +79,8 @@ pub struct Capture {
     buffer: Vec<u8>,
     batch: Batch,
     stamper: Stamper,
+    /// Milliseconds since 1970, from a clock that may be set.
+    clock: fn() -> u64,
     last_ms: u64,
     /// When the last large read was, until the buffers are given back.
     busy_since: Option<Instant>,
@@ -96,6 +98,7 @@ impl Capture {
             buffer: Vec::new(),
             batch: Batch::default(),
             stamper: Stamper::new(),
+            clock: now_ms,
             last_ms: 0,
             busy_since: None,
             lost: 0,
@@ -110,6 +113,11 @@ impl Capture {
         }
         self.buffer = vec![0; READ];
         Ok(())
+    }
+
+    /// Begins the logs that somebody has removed anew.
+    pub fn revive_logs(&mut self) {
+        self.logs.iter_mut().for_each(LogFile::revive);
     }
 
     /// What to poll; -1 for a stream that has ended, and for both while a log cannot be written.
@@ -326,7 +334,7 @@ impl Capture {
 
     /// One clock reading per batch. Never goes back, so that a file can be searched by time.
     fn stamp(&mut self) -> [u8; STAMP] {
-        self.last_ms = self.last_ms.max(now_ms());
+        self.last_ms = self.last_ms.max((self.clock)());
         *self.stamper.stamp(self.last_ms)
     }
 }
@@ -338,6 +346,7 @@ mod tests {
     use std::io::Write;
     use std::os::fd::OwnedFd;
     use std::path::PathBuf;
+    use std::sync::atomic::{AtomicU64, Ordering};
 
     struct Rig {
         dir: PathBuf,
@@ -436,6 +445,48 @@ mod tests {
         assert!(rig.rebuilt() == said);
         assert!(rig.stripped(Stream::Stdout) == said[0] && rig.stripped(Stream::Stderr) == said[1]);
         assert_eq!(rig.capture.bytes()[2], rig.file(Stream::Combined).len() as u64);
+    }
+
+    #[test]
+    fn stamps_never_go_back_when_the_clock_is_set() {
+        static NOW: AtomicU64 = AtomicU64::new(0);
+        let mut rig = Rig::new("clock", 0);
+        rig.capture.clock = || NOW.load(Ordering::SeqCst);
+        // Forward by an hour, back by a day, before 1970, and to the end of time.
+        for (now, text) in
+            [(7_200_000, "a\n"), (10_800_000, "b\n"), (1000, "c\nunfinished"), (0, "d\n"), (10_800_001, "e\n")]
+        {
+            NOW.store(now, Ordering::SeqCst);
+            rig.say(0, text.as_bytes());
+            rig.say(1, text.as_bytes());
+            rig.lose_patience();
+        }
+        for stream in [Stream::Stdout, Stream::Stderr, Stream::Combined] {
+            let file = String::from_utf8(rig.file(stream)).unwrap();
+            let stamps: Vec<u64> =
+                file.lines().map(|line| record::parse(line.as_bytes(), stream).unwrap().ms).collect();
+            assert!(stamps.len() >= 5 && stamps.is_sorted(), "{stamps:?}");
+            assert_eq!((stamps[0], stamps[stamps.len() - 1]), (7_200_000, 10_800_001));
+        }
+        NOW.store(u64::MAX, Ordering::SeqCst);
+        rig.say(0, b"f\n");
+        NOW.store(5, Ordering::SeqCst);
+        rig.say(0, b"g\n");
+        assert!(rig.file(Stream::Stdout).ends_with(b"9999-12-31T23:59:59.999Z g\n"));
+    }
+
+    #[test]
+    fn a_log_that_was_removed_begins_anew_where_it_was() {
+        let mut rig = Rig::new("removed", 0);
+        rig.say(0, b"one\n");
+        std::fs::remove_file(rig.dir.join(Stream::Stdout.file_name())).unwrap();
+        rig.say(0, b"two\n"); // into a file without a name
+        rig.capture.revive_logs();
+        rig.say(0, b"three\n");
+        let file = rig.file(Stream::Stdout);
+        assert_eq!(crate::log::rotate::parse_header(&file), Some(2 * 25 + 8));
+        assert!(file.ends_with(b"Z three\n"));
+        assert_eq!(rig.rebuilt()[0], b"one\ntwo\nthree\n", "the others are as they were");
     }
 
     #[test]

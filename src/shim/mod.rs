@@ -12,6 +12,7 @@
 //! Models: conmon and containerd's shim, and s6-supervise for "control by a FIFO, state by a file".
 
 mod capture;
+pub mod orphans;
 mod tree;
 
 use crate::log::stamp::now_ms;
@@ -209,7 +210,8 @@ impl Shim {
         }
         self.status.ended = Some(now_ms());
         let begun = Instant::now();
-        while !self.publish() && begun.elapsed() < LAST_HOPE {
+        // Without its directory there is nobody left to tell.
+        while !self.publish() && self.dir.path().exists() && begun.elapsed() < LAST_HOPE {
             std::thread::sleep(REPUBLISH);
         }
     }
@@ -406,6 +408,7 @@ impl Shim {
 
     /// Writes the status and rings. False if it could not be written; then it is tried again later.
     fn publish(&mut self) -> bool {
+        self.capture.revive_logs();
         self.status.state = self.state();
         self.status.bytes = self.capture.bytes();
         self.status.lines = self.capture.lines();

@@ -21,30 +21,36 @@ const GIVE_UP: Duration = Duration::from_secs(5);
 pub struct Tree {
     leader: i32,
     own_name: String,
-    #[cfg_attr(target_os = "linux", expect(dead_code, reason = "the subtree is exact there"))]
     mark: String,
+    /// The shim that looks is the one above them.
+    is_ours: bool,
 }
 
 impl Tree {
     /// Whether "no child is left" says that nobody of the run is left.
     pub const IS_EXACT: bool = cfg!(target_os = "linux");
 
+    /// Everybody below this shim.
     pub fn new(leader: i32, mark: String) -> Tree {
-        let own_name = procs::look_up(std::process::id() as i32).map_or(String::new(), |own| own.name);
-        Tree { leader, own_name, mark }
+        Tree { leader, own_name: own_name(), mark, is_ours: true }
     }
 
-    #[cfg(target_os = "linux")]
-    pub fn alive(&self) -> Vec<Process> {
-        procs::below(std::process::id() as i32, |process| self.is_foreign(process))
+    /// What a shim that was killed has left behind: below nobody in particular, so only its mark tells.
+    pub fn left_behind(mark: String) -> Tree {
+        Tree { leader: 0, own_name: own_name(), mark, is_ours: false }
     }
 
-    #[cfg(not(target_os = "linux"))]
     pub fn alive(&self) -> Vec<Process> {
-        let mut all = procs::below(std::process::id() as i32, |process| self.is_foreign(process));
-        all.extend(procs::marked(&self.mark).into_iter().filter(|p| !self.is_foreign(p)));
-        all.sort_by_key(|process| process.pid);
-        all.dedup_by_key(|process| process.pid);
+        let is_foreign = |process: &Process| self.is_foreign(process);
+        let mut all = match self.is_ours {
+            true => procs::below(std::process::id() as i32, is_foreign),
+            false => Vec::new(),
+        };
+        if !(self.is_ours && Self::IS_EXACT) {
+            all.extend(procs::marked(&self.mark, is_foreign));
+            all.sort_by_key(|process| process.pid);
+            all.dedup_by_key(|process| process.pid);
+        }
         all
     }
 
@@ -59,6 +65,10 @@ impl Tree {
         matches!(first, "__shim" | "__serve" | "serve")
             || first.starts_with('-') && arguments.iter().any(|word| word == "serve")
     }
+}
+
+fn own_name() -> String {
+    procs::look_up(std::process::id() as i32).map_or(String::new(), |own| own.name)
 }
 
 /// The ladder: TERM once each, a grace, then rounds of KILL.

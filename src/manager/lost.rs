@@ -1,0 +1,59 @@
+//! Runs whose shim was killed: nobody knows how they end, but what they left behind is found, told and stopped.
+
+use super::watch::Run;
+use super::{Manager, Stopped};
+use crate::fault::Fault;
+use crate::log::stamp::now_ms;
+use crate::rundir::{State, Status, Unreadable};
+use crate::shim::orphans;
+use std::sync::Arc;
+use std::time::Duration;
+
+impl Manager {
+    /// Stops what a run that is over has left behind, if it has.
+    pub(super) fn stop_orphans(&self, run: &Run, grace: Duration) -> Result<Stopped, Fault> {
+        if run.status().state != State::Lost {
+            return Ok(Stopped { status: run.status(), was_over: true });
+        }
+        let _turn = self.claims.take(&format!("what is left of {}", run.name()))?; // nobody is to hear TERM twice
+        if run.orphans().is_empty() {
+            return Ok(Stopped { status: run.status(), was_over: true });
+        }
+        let report = orphans::stop(&run.dir, grace);
+        let survivors = report.survivors.clone();
+        let status = Status { stop: Some(report), ended: Some(now_ms()), ..Status::clone(&run.status()) };
+        if !matches!(run.dir.read_status(), Err(Unreadable::Newer(_))) {
+            let _ = run.dir.write_status(&status); // it is as lost without
+        }
+        run.settle(status);
+        self.registry.notice(format!("{} '{}': what it left behind was stopped", run.name(), run.meta.label));
+        if survivors.is_empty() {
+            Ok(Stopped { status: run.status(), was_over: false })
+        } else {
+            Err(super::not_gone(run, &survivors))
+        }
+    }
+
+    /// Runs of which something is alive.
+    pub fn live(&self) -> Vec<Arc<Run>> {
+        self.registry.all().into_iter().filter(|run| is_alive(run)).collect()
+    }
+
+    pub(super) fn live_run(&self, fits: impl Fn(&Run) -> bool) -> Option<Arc<Run>> {
+        self.registry.all().into_iter().rev().find(|run| fits(run) && is_alive(run))
+    }
+}
+
+fn is_alive(run: &Run) -> bool {
+    !run.is_over() || !run.orphans().is_empty()
+}
+
+/// `PID 12, PID 13 and 2 more`, or nothing.
+pub fn shown(orphans: &[i32]) -> Option<String> {
+    const NAMED: usize = 4;
+    let mut parts: Vec<String> = orphans.iter().take(NAMED).map(|pid| format!("PID {pid}")).collect();
+    if orphans.len() > NAMED {
+        parts.push(format!("{} more", orphans.len() - NAMED));
+    }
+    (!parts.is_empty()).then(|| parts.join(", "))
+}

@@ -1,0 +1,48 @@
+//! What is left when a shim, or its directory, was taken away from a run: a killed shim leaves processes that nobody
+//! watches, a removed directory leaves a shim that nobody can write to.
+//!
+//! Servers call this. It stands here and not in `manager`, because only this room signals processes, and by one ladder.
+
+use super::tree::{Stop, Tree};
+use crate::procs;
+use crate::rundir::{RunDir, StopReport};
+use crate::sys;
+use std::io;
+use std::time::{Duration, Instant};
+
+/// How often it is looked whether they are gone.
+const LOOK: Duration = Duration::from_millis(50);
+
+/// Pids of the living processes of a run whose shim is gone.
+pub fn of(dir: &RunDir) -> Vec<i32> {
+    Tree::left_behind(dir.mark()).alive().iter().map(|process| process.pid).collect()
+}
+
+/// Ends the processes of a run whose shim is gone, as the shim would have: TERM, `grace`, rounds of KILL. The report
+/// names who survived. Two at once would send TERM twice; that is the caller's to avoid.
+pub fn stop(dir: &RunDir, grace: Duration) -> StopReport {
+    let tree = Tree::left_behind(dir.mark());
+    let (mut stop, mut report) = (Stop::No, StopReport::default());
+    // The leader is not our child, so nothing pins its number, and with it that of its group.
+    stop.ask(&tree, false, grace, &mut report);
+    while let Some(deadline) = stop.deadline()
+        && !tree.alive().is_empty()
+    {
+        stop.tick(&tree, &mut report);
+        std::thread::sleep(deadline.saturating_duration_since(Instant::now()).clamp(Duration::from_millis(1), LOOK));
+    }
+    report
+}
+
+/// Asks the living shim of a run to stop it, by signal: for when the FIFO for such messages is gone. `NotFound` if `shim`
+/// is not the process of that shim any more.
+pub fn ask_shim(dir: &RunDir, shim: i32) -> io::Result<()> {
+    let is_it = || {
+        let words = procs::arguments(shim);
+        words.get(1).is_some_and(|word| word == "__shim") && words.iter().any(|word| dir.path().as_os_str() == &**word)
+    };
+    if !is_it() {
+        return Err(io::ErrorKind::NotFound.into());
+    }
+    sys::kill_exactly(shim, sys::SIGTERM, is_it)
+}
