@@ -1,15 +1,10 @@
 //! The server may be killed at any moment: no line is lost, doubled or torn, and no child notices.
 
 use crate::support::*;
+use crate::torture::kill_servers_under_load;
 use serde_json::json;
 use std::io::Read;
 use std::time::Duration;
-
-fn pid_of_server(sandbox: &Sandbox) -> Option<i32> {
-    let lock: serde_json::Value =
-        serde_json::from_slice(&std::fs::read(sandbox.data().join("server.lock")).ok()?).ok()?;
-    lock["pid"].as_i64().map(|pid| pid as i32).filter(|pid| is_alive(*pid))
-}
 
 #[test]
 fn twenty_kills_in_the_middle_of_output_lose_and_double_no_line() {
@@ -24,7 +19,7 @@ fn twenty_kills_in_the_middle_of_output_lose_and_double_no_line() {
     });
     let mut kills = 0;
     while kills < 20 {
-        let pid = wait_for("a server", || pid_of_server(&sandbox));
+        let pid = wait_for("a server", || sandbox.pid_of_server());
         sandbox.wait_for_server();
         assert!(signal(pid, libc::SIGKILL));
         kills += 1;
@@ -56,7 +51,7 @@ fn what_ends_while_no_server_is_there_keeps_its_output_and_its_exit_code() {
     for i in 0..3 {
         sandbox.run(&["start", "--label", &format!("p{i}"), "sh", "-c", script]).ok();
     }
-    let pid = pid_of_server(&sandbox).unwrap();
+    let pid = sandbox.pid_of_server().unwrap();
     signal(pid, libc::SIGKILL);
     wait_until("its death", || !is_alive(pid));
     std::fs::write(flag, "").unwrap();
@@ -115,7 +110,7 @@ fn a_command_whose_server_dies_before_it_answers_is_run_exactly_once() {
         drop(server); // kill -9
         finish(start, DEADLINE).ok();
         // The one that took its place, unless it was not needed.
-        if let Some(pid) = pid_of_server(&sandbox) {
+        if let Some(pid) = sandbox.pid_of_server() {
             signal(pid, libc::SIGKILL);
             wait_until("its death", || !is_alive(pid));
         }
@@ -147,4 +142,92 @@ fn a_killed_shim_makes_its_run_lost_and_disturbs_nobody_else() {
     sandbox.run(&["output", "victim", "-n", "1"]).ok();
     sandbox.run(&["restart", "victim"]).ok();
     assert_eq!(sandbox.status(2)["state"], "running");
+}
+
+#[test]
+fn kills_under_load_are_noticed_by_no_wrapper_no_wait_and_no_process() {
+    assert!(kill_servers_under_load(8).lines > 1000);
+}
+
+#[test]
+fn a_wait_goes_on_at_the_next_server_from_the_same_place() {
+    let sandbox = Sandbox::new();
+    let server = sandbox.serve();
+    let script = "while [ ! -e flag ]; do sleep 0.01; done; echo ready; seq 1 2000; read never";
+    sandbox.run(&["start", "--label", "slow", "sh", "-c", script]).ok();
+    let words = ["output", "slow", "--wait-for", "^ready", "--timeout", "30", "--lines", "10000"];
+    let wait = sandbox.spawn(&words);
+    // Waiting has begun when the server has a thread for it, beside those for life, signals and the run.
+    let threads = || std::fs::read_dir(format!("/proc/{}/task", server.pid())).map_or(0, Iterator::count);
+    wait_until("it waits", || threads() >= 5);
+    drop(server); // kill -9
+    // What is waited for comes while there is no server.
+    std::fs::write(sandbox.work().join("flag"), "").unwrap();
+    wait_until("all is written", || sandbox.status(0)["lines"][0] == 2001);
+    let _server = sandbox.serve();
+    let answer = finish(wait, DEADLINE).ok().out();
+    assert_eq!((answer.lines().count(), answer.contains("Z ready\n")), (2001, true), "{answer}");
+}
+
+#[test]
+fn what_a_killed_shim_left_behind_is_told_and_can_be_stopped() {
+    let sandbox = Sandbox::new();
+    let _server = sandbox.serve();
+    sandbox.run(&["start", "--label", "other", "sh", "-c", "read never"]).ok();
+    // One of them has cleaned its environment, but not its parentage; one ignores TERM.
+    let script =
+        "trap '' TERM; setsid sleep 5000 & (setsid sh -c 'env -i sleep 5000; :' &); while :; do sleep 5000; done";
+    sandbox.run(&["start", "--label", "web", "sh", "-c", script]).ok();
+    wait_until("the tree", || pids_with("sleep 5000").len() >= 3);
+    let tree: Vec<i32> = sandbox.leftovers();
+    signal(sandbox.status(1)["shim"].as_i64().unwrap() as i32, libc::SIGKILL);
+    let list =
+        || sandbox.run(&["--format", "json", "list", "--command-or-label", "web"]).ok().json()["processes"][0].clone();
+    wait_until("lost", || list()["status"] == "lost");
+    let told = list()["error"].as_str().unwrap().to_string();
+    assert!(told.contains("live on") && told.contains(&format!("PID {}", tree[1])), "{told}");
+    assert!(std::fs::read_to_string(sandbox.data().join("server.log")).unwrap().contains("live on"));
+
+    // It still has its port: nothing takes its place before it is gone.
+    for words in [&["start", "--label", "web", "true"][..], &["--label", "web", "true"]] {
+        let refused = sandbox.run(words);
+        assert!(refused.code == 1 && refused.stderr.contains("live on"), "{refused:?}");
+    }
+    let stops: Vec<_> = (0..2).map(|_| sandbox.spawn(&["--format", "json", "stop", "web"])).collect();
+    for stop in stops {
+        finish(stop, DEADLINE).ok();
+    }
+    wait_until("only the other one", || sandbox.leftovers().len() == 1);
+    assert_eq!(
+        (sandbox.status(1)["state"].clone(), sandbox.status(1)["stop"]["killed"].as_u64() >= Some(1)),
+        (json!("lost"), true)
+    );
+    assert!(!list()["error"].as_str().unwrap().contains("live on"));
+    assert_eq!(sandbox.status(0)["state"], "running");
+    sandbox.run(&["start", "--label", "web", "true"]).ok();
+}
+
+#[test]
+fn restart_and_shutdown_stop_what_a_killed_shim_left_behind() {
+    let sandbox = Sandbox::new();
+    let server = sandbox.serve();
+    let script =
+        "mkdir taken || { echo OVERLAP; exit 9; }; trap 'rmdir taken; exit 0' TERM; while :; do sleep 0.05; done";
+    sandbox.run(&["start", "--label", "web", "sh", "-c", script]).ok();
+    wait_until("it is up", || sandbox.work().join("taken").exists());
+    let kill = |run: usize| signal(sandbox.status(run)["shim"].as_i64().unwrap() as i32, libc::SIGKILL);
+    kill(0);
+    let states = || sandbox.run(&["list"]).ok().out();
+    wait_until("lost", || states().contains("lost"));
+    sandbox.run(&["restart", "web"]).ok();
+    wait_until("it is up", || sandbox.work().join("taken").exists());
+    assert_eq!(sandbox.status(1)["state"], "running");
+    kill(1);
+    wait_until("lost", || states().contains("lost"));
+    // Also by a server that finds it so.
+    drop(server);
+    let _server = sandbox.serve();
+    sandbox.run(&["shutdown"]).ok();
+    assert_eq!(sandbox.leftovers(), Vec::<i32>::new());
+    assert!(!sandbox.work().join("taken").exists(), "it was asked, not only killed");
 }

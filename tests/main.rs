@@ -17,6 +17,7 @@ mod output;
 mod rooms;
 mod server;
 mod stop;
+mod torture;
 mod usage;
 mod waits;
 mod wrapper;

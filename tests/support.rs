@@ -190,6 +190,12 @@ impl Sandbox {
         wait_for("a status file", || serde_json::from_slice(&read()?).ok())
     }
 
+    /// The server that has the data directory, if it is alive.
+    pub fn pid_of_server(&self) -> Option<i32> {
+        let lock: Value = serde_json::from_slice(&fs::read(self.data().join("server.lock")).ok()?).ok()?;
+        lock["pid"].as_i64().map(|pid| pid as i32).filter(|pid| is_alive(*pid))
+    }
+
     /// Everybody alive who belongs to a run of this sandbox, shims aside.
     pub fn leftovers(&self) -> Vec<i32> {
         let mark = format!("PERSISTPROC_RUN={}/", self.data().display());

@@ -94,6 +94,9 @@ impl Registry {
         let on_end: OnEnd = Box::new(move |run| {
             let status = run.status();
             registry.notice(format!("{} '{}' {}", run.name(), run.meta.label, super::describe_end(&status)));
+            if let Some(pids) = super::lost::shown(&run.orphans()) {
+                registry.notice(format!("{} has left behind {pids}, who live on until it is stopped", run.name()));
+            }
             registry.retire();
         });
         if let Err(problem) = run.follow(shim, on_end) {
