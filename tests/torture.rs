@@ -120,36 +120,48 @@ pub fn kill_servers_under_load(kills: usize) -> Kills {
     Kills { lines, megabytes_per_second, gap, waits }
 }
 
-/// Waits for the last line of the first run, in as many calls as it takes; each must be answered. How many it took.
+/// Waits for the last line of the first run, in as many calls as it takes, each from where the one before ended. A call
+/// that begins while no server is there is told so, as any other. How many were answered.
 fn wait_for_the_end(sandbox: &Sandbox) -> JoinHandle<u32> {
-    let call = |after: Option<String>| {
-        let words = ["--format", "json", "output", "w0", "--wait-for", "^end ", "--timeout", "10", "--lines", "1"];
-        let mut command = sandbox.command(&words);
-        command.args(after.iter().flat_map(|after| ["--after", after]));
-        command
-    };
-    let mut command = call(None);
-    let template = |after: String| call(Some(after));
-    // Commands are made here, because the sandbox stays with the test.
-    let (program, environment) = (BINARY, template(String::new()));
-    let variables: Vec<_> =
-        environment.get_envs().filter_map(|(name, value)| Some((name.to_owned(), value?.to_owned()))).collect();
-    let arguments: Vec<_> = environment.get_args().map(ToOwned::to_owned).collect();
-    let work = sandbox.work();
+    let words = ["--format", "json", "output", "w0", "--wait-for", "^end ", "--timeout", "10", "--lines", "1"];
+    let (first, mut next) = (sandbox.command(&words), sandbox.command(&words));
+    next.arg("--after");
+    let (mut command, mut after) = (first, None);
     std::thread::spawn(move || {
-        for waits in 1.. {
-            let ended = finish(spawn(&mut command), DEADLINE).ok();
-            let answer = ended.json();
+        let mut answered = 0;
+        loop {
+            let ended = finish(spawn(&mut command), DEADLINE);
+            if ended.code == 3 {
+                assert!(ended.stderr.contains("no server answers"), "{ended:?}");
+                std::thread::sleep(Duration::from_millis(20));
+                continue;
+            }
+            let answer = ended.ok().json();
+            answered += 1;
             if answer["waited"] == "matched" {
                 assert!(answer["output"][0].as_str().unwrap().contains("Z end "), "{answer}");
-                return waits;
+                return answered;
             }
-            command = Command::new(program);
-            command.args(&arguments[..arguments.len() - 1]).arg(answer["cursor"].as_str().unwrap());
-            command.envs(variables.clone()).current_dir(&work);
+            let cursor = answer["cursor"].as_str().unwrap().to_string();
+            assert!(after.replace(cursor.clone()).is_none_or(|before| before != cursor), "{answer}");
+            command = copy(&next);
+            command.arg(cursor);
         }
-        0
     })
+}
+
+/// A command that can be started more than once with other words behind it.
+fn copy(command: &Command) -> Command {
+    let mut copy = Command::new(command.get_program());
+    copy.args(command.get_args()).stdin(std::process::Stdio::null());
+    copy.current_dir(command.get_current_dir().unwrap());
+    for (name, value) in command.get_envs() {
+        match value {
+            Some(value) => copy.env(name, value),
+            None => copy.env_remove(name),
+        };
+    }
+    copy
 }
 
 /// The bytes of a child out of its own log, as they are read.

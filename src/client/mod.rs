@@ -33,7 +33,8 @@ pub fn print(text: &str) {
 
 /// How long a wait takes if nobody said, in seconds.
 const WAIT: u64 = 15;
-/// Between two looks for another server.
+/// How long beyond that another server may take to come, and how often it is looked for.
+const COMING: Duration = Duration::from_secs(2);
 const RECONNECT: Duration = Duration::from_millis(50);
 
 /// Why a command did not do what it was asked for. The text is one line for a person.
@@ -188,7 +189,7 @@ fn through_restarts<T>(
         let left = end.saturating_duration_since(Instant::now());
         arguments.insert("timeout".into(), json!(left.as_millis().div_ceil(1000).to_string()));
         match read(link, &arguments) {
-            Err(_) if link.is_gone() && !left.is_zero() => std::thread::sleep(RECONNECT),
+            Err(_) if link.is_gone() && Instant::now() < end + COMING => std::thread::sleep(RECONNECT),
             answer => return answer,
         }
     }

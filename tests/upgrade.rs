@@ -1,0 +1,106 @@
+//! Servers and commands of different versions: they say so, and the newer one takes the place of the older without
+//! touching a process.
+
+use crate::support::*;
+use std::path::PathBuf;
+use std::process::Command;
+
+/// The same program, but with another version: its number is a text of five letters in the file, wherever it stands.
+fn of_version(sandbox: &Sandbox, version: &str) -> PathBuf {
+    use std::os::unix::fs::PermissionsExt;
+    let own = env!("CARGO_PKG_VERSION").as_bytes();
+    assert_eq!(own.len(), version.len());
+    let mut bytes = std::fs::read(BINARY).unwrap();
+    let places: Vec<usize> = memchr::memmem::find_iter(&bytes, own).collect();
+    for at in places {
+        bytes[at..at + own.len()].copy_from_slice(version.as_bytes());
+    }
+    let path = sandbox.root.join(format!("persistproc-{version}"));
+    std::fs::write(&path, bytes).unwrap();
+    std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755)).unwrap();
+    let said = Command::new(&path).arg("--version").output().unwrap();
+    assert_eq!(String::from_utf8(said.stdout).unwrap(), format!("persistproc {version}\n"));
+    path
+}
+
+/// A command of the sandbox, as that program.
+fn with(sandbox: &Sandbox, program: &PathBuf, words: &[&str]) -> Command {
+    let mut command = Command::new(program);
+    for (name, value) in sandbox.command(&[""; 0]).get_envs() {
+        match value {
+            Some(value) => command.env(name, value),
+            None => command.env_remove(name),
+        };
+    }
+    command.args(words).current_dir(sandbox.work()).stdin(std::process::Stdio::null());
+    command
+}
+
+const OLDER: &str = "0.1.9";
+const NEWER: &str = "9.9.9";
+
+#[test]
+fn a_newer_serve_takes_the_place_of_an_older_server_and_touches_no_process() {
+    let sandbox = Sandbox::new();
+    let older = of_version(&sandbox, OLDER);
+    let old = Guard(spawn(&mut with(&sandbox, &older, &["serve"])));
+    sandbox.wait_for_server();
+    let script = "i=0; while [ ! -e enough ]; do echo line $i; i=$((i+1)); sleep 0.001; done; exit 42";
+    let wrapper = Guard(sandbox.spawn(&["sh", "-c", script]));
+    wait_until("the run", || sandbox.runs().len() == 1 && sandbox.status(0)["lines"][0].as_u64() > Some(0));
+    let listed = sandbox.run(&["list"]).ok();
+    assert!(listed.stderr.contains(OLDER) && listed.stderr.contains("persistproc serve"), "{}", listed.stderr);
+    assert_eq!(sandbox.run(&["-q", "list"]).ok().stderr, "");
+
+    let new = Guard(sandbox.spawn(&["serve", "--port", &sandbox.port.to_string()]));
+    let ended = old.end(DEADLINE);
+    assert!(ended.code == 0 && ended.stderr.contains("the processes go on"), "{ended:?}");
+    wait_until("the new one", || sandbox.pid_of_server() == Some(new.pid()));
+    sandbox.wait_for_server();
+    let listed = sandbox.run(&["list"]).ok();
+    assert!(listed.out().contains("running") && listed.stderr.is_empty(), "{listed:?}");
+    std::fs::write(sandbox.work().join("enough"), "").unwrap();
+    let ended = wrapper.end(DEADLINE);
+    let expected: String = (0..ended.out().lines().count()).map(|i| format!("line {i}\n")).collect();
+    assert_eq!((ended.code, ended.out() == expected), (42, true), "{}", ended.stderr);
+    signal(new.pid(), libc::SIGTERM);
+    let said = new.end(DEADLINE).stderr;
+    assert!(said.contains(&format!("took the place of the server of version {OLDER}")), "{said}");
+}
+
+#[test]
+fn in_the_background_it_does_the_same_and_so_does_shutdown_keep_with_any_start() {
+    let sandbox = Sandbox::new();
+    let older = of_version(&sandbox, OLDER);
+    let start = ["start", "--label", "web", "sh", "-c", "read never"];
+    finish(spawn(&mut with(&sandbox, &older, &start)), DEADLINE).ok();
+    let first = sandbox.pid_of_server().unwrap();
+    sandbox.run(&["serve", "--background"]).ok();
+    let second = sandbox.pid_of_server().unwrap();
+    assert!(first != second && !is_alive(first));
+    sandbox.run(&["shutdown", "--keep"]).ok();
+    finish(spawn(&mut with(&sandbox, &older, &["serve", "--background"])), DEADLINE).ok();
+    sandbox.run(&["shutdown", "--keep"]).ok();
+    let started = sandbox.run(&["start", "--label", "api", "sh", "-c", "read never"]).ok();
+    assert!(!started.stderr.contains(OLDER), "{}", started.stderr);
+    let listed = sandbox.run(&["--format", "json", "list"]).ok().json();
+    assert!(listed["processes"].as_array().unwrap().iter().all(|process| process["status"] == "running"), "{listed}");
+    assert_eq!((sandbox.runs().len(), sandbox.leftovers().len()), (2, 2));
+}
+
+#[test]
+fn an_older_program_never_takes_the_place_of_a_newer_server_nor_does_an_equal_one() {
+    let sandbox = Sandbox::new();
+    let newer = of_version(&sandbox, NEWER);
+    let server = Guard(spawn(&mut with(&sandbox, &newer, &["serve", "-q"])));
+    sandbox.wait_for_server();
+    for words in [&["serve"][..], &["serve", "--background"]] {
+        let refused = sandbox.run(words);
+        assert!(refused.code != 0 && refused.stderr.contains(&format!("version {NEWER}")), "{refused:?}");
+    }
+    let refused = finish(spawn(&mut with(&sandbox, &newer, &["serve"])), DEADLINE);
+    assert!(refused.code == 1 && refused.stderr.contains("has the data directory"), "{refused:?}");
+    let listed = sandbox.run(&["list"]).ok();
+    assert!(listed.stderr.contains(NEWER) && listed.stderr.contains("newer"), "{}", listed.stderr);
+    assert_eq!(sandbox.pid_of_server(), Some(server.pid()));
+}
