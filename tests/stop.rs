@@ -1,6 +1,7 @@
 //! Stopping ends everything below a process, however it tried to get away, and says what it took.
 
 use crate::support::*;
+use crate::torture::stop_forkers;
 use serde_json::json;
 use std::time::{Duration, Instant};
 
@@ -183,4 +184,112 @@ fn restart_never_lets_two_instances_overlap() {
     }
     let live = (0..sandbox.runs().len()).filter(|i| sandbox.status(*i)["state"] == "running").count();
     assert_eq!(live, 1);
+}
+
+#[test]
+fn fifty_that_fork_while_they_are_stopped_all_go() {
+    assert!(stop_forkers(50) > 0);
+}
+
+#[test]
+fn a_stop_frees_the_port_of_what_its_leader_left_behind() {
+    let sandbox = Sandbox::new();
+    if std::process::Command::new("python3").arg("--version").output().is_err() {
+        return eprintln!("skipped: python3 is not there to listen on a port");
+    }
+    let listen = "import socket, time; s = socket.socket(); s.bind(('127.0.0.1', 0)); s.listen(); print('port', s.getsockname()[1], flush=True); time.sleep(5000)";
+    let script = format!("(setsid python3 -c \"{listen}\" &); exit 0");
+    sandbox.run(&["start", "--label", "tree", "sh", "-c", &script]).ok();
+    let port: u16 = wait_for("it listens", || {
+        let said = sandbox.run(&["output", "tree"]).ok().out();
+        said.split_once(" port ")?.1.trim().parse().ok()
+    });
+    wait_until("detached", || sandbox.status(0)["state"] == "detached");
+    std::net::TcpStream::connect(("127.0.0.1", port)).unwrap();
+    sandbox.run(&["stop", "tree"]).ok();
+    assert!(std::net::TcpStream::connect(("127.0.0.1", port)).is_err(), "somebody still listens");
+}
+
+#[test]
+fn zombies_are_neither_waited_for_nor_left() {
+    let sandbox = Sandbox::new();
+    let m = mark(&sandbox, 10);
+    // Ten children end, and their parent, which is not a shell, never asks.
+    let script = format!("for i in 1 2 3 4 5 6 7 8 9 10; do true & done; exec sleep {m}");
+    start(&sandbox, &script, &format!("sleep {m}"), 1);
+    let leader = sandbox.status(0)["pid"].as_i64().unwrap() as i32;
+    let zombies = || children(leader).into_iter().filter(|pid| !is_alive(*pid)).count();
+    wait_until("zombies", || zombies() == 10);
+    let begun = Instant::now();
+    stop(&sandbox, &[], &m);
+    assert!(begun.elapsed() < Duration::from_secs(6), "it took the whole grace");
+    assert!(children(sandbox.status(0)["shim"].as_i64().unwrap() as i32).is_empty());
+}
+
+fn children(of: i32) -> Vec<i32> {
+    let path = format!("/proc/{of}/task/{of}/children");
+    std::fs::read_to_string(path).unwrap_or_default().split_whitespace().filter_map(|pid| pid.parse().ok()).collect()
+}
+
+#[test]
+fn stopped_children_in_every_corner_are_woken_and_end() {
+    let sandbox = Sandbox::new();
+    let m = mark(&sandbox, 11);
+    let script = format!("i=0; while [ $i -lt 20 ]; do setsid sleep {m} & sleep {m} & i=$((i+1)); done; wait");
+    start(&sandbox, &script, &format!("sleep {m}"), 40);
+    for pid in pids_with(&m) {
+        signal(pid, libc::SIGSTOP);
+    }
+    let begun = Instant::now();
+    stop(&sandbox, &[], &m);
+    assert!(begun.elapsed() < Duration::from_secs(6), "it took the whole grace");
+    assert_eq!(sandbox.status(0)["stop"]["killed"], 0);
+}
+
+#[test]
+fn whom_we_may_not_stop_is_named_and_the_run_stays_until_he_is_gone() {
+    let sandbox = Sandbox::new();
+    let Some(user) = AnotherUser::new(&sandbox) else { return };
+    let m = mark(&sandbox, 12);
+    // What sudo does: a descendant that belongs to root.
+    let root = user.as_root("sleep", &m);
+    user.run(&["start", "--label", "tree", "sh", "-c", &format!("{root} & exec sleep {m}")]).ok();
+    wait_until("both", || pids_with(&m).len() == 2);
+    let begun = Instant::now();
+    let refused = user.run(&["stop", "tree"]);
+    assert!(refused.code == 1 && refused.stderr.contains("could not be stopped"), "{refused:?}");
+    assert!(begun.elapsed() < Duration::from_secs(20));
+    let left = pids_with(&m);
+    assert!(left.len() == 1 && refused.stderr.contains(&left[0].to_string()), "{refused:?} {left:?}");
+    assert_eq!(sandbox.status(0)["state"], "detached");
+    assert_eq!(user.run(&["stop", "--force", "tree"]).code, 1, "again, and soon");
+    signal(left[0], libc::SIGKILL);
+    wait_until("the end", || sandbox.status(0)["state"] == "terminated");
+    user.run(&["stop", "tree"]).ok();
+    user.run(&["shutdown"]).ok();
+}
+
+#[test]
+fn a_storm_of_ctrl_c_at_wrapper_and_server_ends_both_and_leaves_nothing() {
+    let sandbox = Sandbox::new();
+    let server = sandbox.serve();
+    let m = mark(&sandbox, 13);
+    let script = format!("trap '' INT TERM; setsid sleep {m} & echo up; while :; do sleep {m}; done");
+    let wrapper = Guard(sandbox.spawn(&["--on-exit", "stop", "--label", "tree", "sh", "-c", &script]));
+    wait_until("the tree", || pids_with(&format!("sleep {m}")).len() >= 2);
+    for pid in [wrapper.pid(), server.pid()] {
+        for _ in 0..50 {
+            signal(pid, libc::SIGINT);
+            std::thread::sleep(Duration::from_millis(2));
+        }
+    }
+    // Both had more than one, so nobody waits for the grace.
+    let begun = Instant::now();
+    let ended = wrapper.end(DEADLINE);
+    assert!(ended.code != 0 && !ended.stderr.contains("mistake"), "{ended:?}");
+    let ended = server.end(DEADLINE);
+    assert_eq!((ended.code, ended.stderr.as_str()), (0, ""));
+    assert!(begun.elapsed() < Duration::from_secs(7), "it took the whole grace");
+    assert_eq!((pids_with(&m), sandbox.leftovers()), (vec![], vec![]));
+    assert_eq!(sandbox.status(0)["state"], "terminated");
 }

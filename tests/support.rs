@@ -400,3 +400,62 @@ pub fn stripped(log: &Path) -> Vec<u8> {
     let bytes = fs::read(log).unwrap();
     bytes.split_inclusive(|&b| b == b'\n').flat_map(|line| line[25..].to_vec()).collect()
 }
+
+/// An ordinary user beside root, for what root is never refused. Needs root and setpriv(1).
+pub struct AnotherUser<'a> {
+    sandbox: &'a Sandbox,
+    program: PathBuf,
+}
+
+impl<'a> AnotherUser<'a> {
+    const ID: u32 = 65_534;
+
+    /// `None`, with the reason printed, where that cannot be had. From here on the sandbox is that user's.
+    pub fn new(sandbox: &'a Sandbox) -> Option<AnotherUser<'a>> {
+        use std::os::unix::fs::{MetadataExt, PermissionsExt};
+        if fs::metadata("/proc/self").unwrap().uid() != 0 || Command::new("setpriv").arg("--version").output().is_err()
+        {
+            eprintln!("skipped: needs root, and setpriv to become another user");
+            return None;
+        }
+        let program = sandbox.root.join("persistproc");
+        fs::copy(BINARY, &program).unwrap();
+        fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).unwrap();
+        for path in [sandbox.root.clone(), sandbox.work()] {
+            std::os::unix::fs::chown(path, Some(Self::ID), Some(Self::ID)).unwrap();
+        }
+        Some(AnotherUser { sandbox, program })
+    }
+
+    /// `persistproc` with these words, as that user; `limits` are words of a shell such as `ulimit -n 20;`.
+    pub fn command_within(&self, limits: &str, words: &[&str]) -> Command {
+        let mut command = self.sandbox.command(&[""; 0]);
+        let variables: Vec<_> = command.get_envs().map(|(n, v)| (n.to_owned(), v.map(ToOwned::to_owned))).collect();
+        command = Command::new("setpriv");
+        command.args(["--reuid", "65534", "--regid", "65534", "--clear-groups", "sh", "-c"]);
+        command.arg(format!("{limits} exec \"$0\" \"$@\"")).arg(&self.program).args(words);
+        command.current_dir(self.sandbox.work()).stdin(Stdio::null()).env("HOME", self.sandbox.work());
+        for (name, value) in variables {
+            match value {
+                Some(value) => command.env(name, value),
+                None => command.env_remove(name),
+            };
+        }
+        command
+    }
+
+    #[track_caller]
+    pub fn run(&self, words: &[&str]) -> Ended {
+        finish(spawn(&mut self.command_within("", words)), DEADLINE)
+    }
+
+    /// The words with which that user runs `program` as root, as sudo would.
+    pub fn as_root(&self, program: &str, argument: &str) -> String {
+        use std::os::unix::fs::PermissionsExt;
+        let found = Command::new("sh").args(["-c", "command -v setpriv"]).output().unwrap();
+        let copy = self.sandbox.root.join("as-root");
+        fs::copy(String::from_utf8(found.stdout).unwrap().trim(), &copy).unwrap();
+        fs::set_permissions(&copy, fs::Permissions::from_mode(0o4755)).unwrap();
+        format!("{} --reuid 0 --clear-groups {program} {argument}", copy.display())
+    }
+}

@@ -228,7 +228,9 @@ pub fn anonymous(pid: i32) -> Option<u64> {
 #[track_caller]
 pub fn flood(script: &str, bytes: u64) -> ([u64; 3], f64) {
     let sandbox = Sandbox::new();
-    let server = sandbox.serve();
+    // Without rotation, so that whoever is slower than the shim is not left behind.
+    let server = Guard(spawn(sandbox.command(&["serve", "-q"]).env("PERSISTPROC_MAX_LOG_BYTES", "0")));
+    sandbox.wait_for_server();
     let mut wrapper = Guard(sandbox.spawn(&["-q", "sh", "-c", &format!("read go; {script}")]));
     let mut out = wrapper.0.stdout.take().unwrap();
     let counted = std::thread::spawn(move || count(&mut out));
@@ -236,7 +238,9 @@ pub fn flood(script: &str, bytes: u64) -> ([u64; 3], f64) {
     let shim = sandbox.status(0)["shim"].as_i64().unwrap() as i32;
     let memory = Memory::watch(vec![shim, server.pid(), wrapper.pid()]);
     let begun = Instant::now();
-    sandbox.tool_ok("ctrl", json!({"action": "input", "command_or_label": "r1", "text": "go"}));
+    // The run is on disk a moment before it is known.
+    let go = json!({"action": "input", "command_or_label": "r1", "text": "go"});
+    wait_until("it is known", || !sandbox.tool("ctrl", go.clone()).1);
     let ended = wrapper.end(10 * DEADLINE);
     assert_eq!((ended.code, counted.join().unwrap()), (0, bytes), "{}", ended.stderr);
     let rate = bytes as f64 / 1e6 / begun.elapsed().as_secs_f64();

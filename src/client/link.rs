@@ -325,5 +325,8 @@ pub fn refusal(status: u16, json: Option<&Value>, body: &[u8]) -> Trouble {
     let text = json.and_then(|json| json["error"].as_str().or(json["error"]["message"].as_str()));
     let text = text.map_or_else(|| String::from_utf8_lossy(body).trim().to_string(), String::from);
     let text = text.lines().next().unwrap_or("").to_string();
+    if text.is_empty() && status == 503 {
+        return Trouble::Refused("the server has no room for another connection; try again in a moment".into());
+    }
     Trouble::Refused(if text.is_empty() { format!("the server refused it (status {status})") } else { text })
 }

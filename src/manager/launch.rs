@@ -153,12 +153,16 @@ fn read_answer(pipe: &mut io::PipeReader) -> io::Result<String> {
 fn explain_spawn(error: &io::Error) -> String {
     match error.raw_os_error() {
         Some(sys::E2BIG) => "its arguments and environment are longer than the system allows".into(),
-        Some(sys::EAGAIN | sys::ENOMEM) => format!("the system has no room for another process ({error}); stop some"),
+        Some(errno @ (sys::EAGAIN | sys::ENOMEM)) => no_room(errno),
         Some(sys::EMFILE | sys::ENFILE) => {
             format!("too many open files ({error}); stop some processes, or raise `ulimit -n` and restart the server")
         }
         _ => error.to_string(),
     }
+}
+
+fn no_room(errno: i32) -> String {
+    format!("the system has no room for another process ({}); stop some", io::Error::from_raw_os_error(errno))
 }
 
 /// Why the shim could not start the command, with the name of what was missing.
@@ -173,6 +177,7 @@ fn explain(meta: &Meta, errno: i32, text: &str) -> String {
         sys::EACCES => "it is not executable; `chmod +x` makes it so".into(),
         sys::ENOEXEC => "the system cannot run this file; a script must begin with a line such as #!/bin/sh".into(),
         sys::E2BIG => "its arguments and environment are longer than the system allows".into(),
+        sys::EAGAIN | sys::ENOMEM => no_room(errno),
         _ => text.to_string(),
     };
     format!("cannot start '{program}': {reason}")

@@ -261,8 +261,15 @@ impl Desk {
         }
         // Everybody is asked before anybody is waited for.
         self.manager.ask_all(&waiting, GRACE);
-        waiting.iter().for_each(|run| self.stop_in_thread(run));
         let mut problems = Vec::new();
+        let threadless: Vec<Arc<Run>> = waiting.iter().filter(|run| !self.stop_in_thread(run)).cloned().collect();
+        for run in threadless {
+            // The system has no room for a thread. All were asked, so one after the other takes no longer.
+            let result = self.manager.stop(&run, GRACE);
+            waiting.retain(|other| other.id != run.id);
+            problems.extend(result.err().map(|fault| fault.text));
+        }
+        problems.iter().for_each(|text| self.file(text, say));
         while !waiting.is_empty() {
             match self.received.recv_timeout(PROGRESS) {
                 Ok(Event::Notice(text)) => self.file(&text, say),
@@ -285,14 +292,12 @@ impl Desk {
         problems
     }
 
-    fn stop_in_thread(&self, run: &Arc<Run>) {
+    /// False if there is no thread to be had.
+    fn stop_in_thread(&self, run: &Arc<Run>) -> bool {
         let (manager, run, events) = (self.manager.clone(), run.clone(), self.events.clone());
         let id = run.id;
         let stop = move || drop(events.send(Event::Stopped(id, manager.stop(&run, GRACE).map(drop))));
-        if std::thread::Builder::new().name("stop".into()).spawn(stop).is_err() {
-            let fault = Fault::failed("the system has no room for the threads that stop processes");
-            let _ = self.events.try_send(Event::Stopped(id, Err(fault)));
-        }
+        std::thread::Builder::new().name("stop".into()).spawn(stop).is_ok()
     }
 }
 

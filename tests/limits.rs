@@ -1,0 +1,305 @@
+//! Disks that are full, read-only or slow, directories that vanish, and a system without descriptors or processes: no
+//! process is killed for it, what is wrong is said, and when it is over everything goes on by itself.
+
+use crate::support::*;
+use crate::torture::anonymous;
+use serde_json::json;
+use std::fs;
+use std::process::Command;
+use std::time::Duration;
+
+/// A small file system of its own below a sandbox.
+struct SmallDisk<'a>(&'a Sandbox);
+
+impl<'a> SmallDisk<'a> {
+    /// As the data directory. `None`, with the reason printed, where one may not mount.
+    fn new(sandbox: &'a Sandbox, kilobytes: u32) -> Option<SmallDisk<'a>> {
+        fs::create_dir_all(sandbox.data()).unwrap();
+        let size = format!("size={kilobytes}k,mode=700");
+        let mount = Command::new("mount").args(["-t", "tmpfs", "-o", &size, "tmpfs"]).arg(sandbox.data()).output();
+        match mount {
+            Ok(output) if output.status.success() => Some(SmallDisk(sandbox)),
+            Ok(output) => {
+                eprintln!("skipped: cannot mount: {}", String::from_utf8_lossy(&output.stderr).trim());
+                None
+            }
+            Err(error) => {
+                eprintln!("skipped: cannot mount: {error}");
+                None
+            }
+        }
+    }
+}
+
+impl Drop for SmallDisk<'_> {
+    fn drop(&mut self) {
+        // Nothing may hold it any more.
+        let _ = self.0.command(&["shutdown"]).output();
+        let _ = Command::new("umount").arg("-l").arg(self.0.data()).output();
+    }
+}
+
+fn list(sandbox: &Sandbox) -> serde_json::Value {
+    sandbox.run(&["--format", "json", "list"]).ok().json()["processes"].clone()
+}
+
+/// Numbers, as many as there are, to the end of `enough`.
+const COUNT: &str =
+    "i=0; while [ ! -e enough ]; do seq $i $((i+999)); i=$((i+1000)); sleep 0.005; done; echo end $i; exit 42";
+
+#[track_caller]
+fn check_count(log: &std::path::Path) {
+    let text = String::from_utf8(stripped(log)).unwrap();
+    let end: usize = text.trim_end().rsplit_once("end ").unwrap().1.parse().unwrap();
+    let expected: String = (0..end).map(|i| format!("{i}\n")).chain([format!("end {end}\n")]).collect();
+    assert!(text == expected, "{} of {end} lines", text.lines().count());
+}
+
+#[test]
+fn on_a_full_disk_the_process_waits_and_with_room_it_goes_on_without_a_loss() {
+    let sandbox = Sandbox::new();
+    let Some(_disk) = SmallDisk::new(&sandbox, 4096) else { return };
+    let ballast = sandbox.data().join("ballast");
+    fs::write(&ballast, vec![1; 3 << 20]).unwrap();
+    let server = sandbox.serve();
+    sandbox.run(&["start", "--label", "web", "sh", "-c", COUNT]).ok();
+    wait_until("the trouble", || {
+        list(&sandbox)[0]["error"].as_str().is_some_and(|error| error.contains("No space left"))
+    });
+    assert_eq!(list(&sandbox)[0]["status"], "running");
+    // Everything else is as ever, and a new server sees the same.
+    assert!(sandbox.run(&["output", "web", "--lines", "3"]).ok().out().lines().count() == 3);
+    drop(server);
+    let _server = sandbox.serve();
+    assert!(list(&sandbox)[0]["error"].as_str().unwrap().contains("No space left"));
+    let refused = sandbox.run(&["start", "--label", "next", "true"]);
+    assert!(refused.code == 1 && refused.stderr.contains("No space left"), "{refused:?}");
+    assert!(refused.stderr.contains("--data-dir") || refused.stderr.contains("free some room"), "{}", refused.stderr);
+
+    fs::remove_file(&ballast).unwrap();
+    wait_until("it goes on", || list(&sandbox)[0]["error"].is_null());
+    fs::write(sandbox.work().join("enough"), "").unwrap();
+    wait_until("its end", || sandbox.status(0)["state"] == "exited");
+    assert_eq!((&sandbox.status(0)["exit_code"], &sandbox.status(0)["lost_bytes"]), (&json!(42), &json!(null)));
+    check_count(&sandbox.runs()[0].join("stdout.log"));
+}
+
+#[test]
+fn a_stop_on_a_full_disk_ends_and_tells_how_much_was_lost() {
+    let sandbox = Sandbox::new();
+    let Some(_disk) = SmallDisk::new(&sandbox, 1024) else { return };
+    let _server = sandbox.serve();
+    sandbox.run(&["start", "--label", "web", "yes"]).ok();
+    wait_until("the trouble", || !list(&sandbox)[0]["error"].is_null());
+    sandbox.run(&["stop", "web"]).ok();
+    let status = sandbox.status(0);
+    assert_eq!(status["state"], "terminated");
+    let lost = status["lost_bytes"].as_u64().unwrap();
+    let told = list(&sandbox)[0]["error"].as_str().unwrap().to_string();
+    assert!(lost > 0 && told.contains(&format!("{lost} bytes of output were lost")), "{told}");
+    assert!(told.contains("No space left"), "{told}");
+}
+
+#[test]
+fn a_file_size_limit_is_a_full_disk() {
+    let sandbox = Sandbox::new();
+    // In blocks of 512 bytes or of 1 KiB, as the shell has it.
+    let mut shell = Command::new("sh");
+    let variables = sandbox.command(&[""; 0]);
+    for (name, value) in variables.get_envs().filter_map(|(name, value)| Some((name, value?))) {
+        shell.env(name, value);
+    }
+    shell.args(["-c", "ulimit -f 200; exec \"$0\" serve -q", BINARY]).current_dir(sandbox.work());
+    let server = Guard(spawn(&mut shell));
+    sandbox.wait_for_server();
+    sandbox.run(&["start", "--label", "web", "sh", "-c", COUNT]).ok();
+    wait_until("the trouble", || {
+        list(&sandbox)[0]["error"].as_str().is_some_and(|error| error.contains("File too large"))
+    });
+    let pid = sandbox.status(0)["pid"].as_i64().unwrap() as i32;
+    assert!(is_alive(pid) && is_alive(server.pid()));
+    // The log of the server reaches its limit, too.
+    fs::OpenOptions::new().write(true).open(sandbox.data().join("server.log")).unwrap().set_len(250_000).unwrap();
+    sandbox.run(&["start", "--label", "other", "true"]).ok();
+    sandbox.run(&["stop", "web"]).ok();
+    assert!(is_alive(server.pid()));
+    assert_eq!(sandbox.status(0)["state"], "terminated");
+    assert!(sandbox.status(0)["lost_bytes"].as_u64() > Some(0));
+}
+
+#[test]
+fn a_data_directory_that_cannot_be_written_is_said_and_hurts_nothing_that_runs() {
+    use std::os::unix::fs::PermissionsExt;
+    let sandbox = Sandbox::new();
+    let Some(user) = AnotherUser::new(&sandbox) else { return };
+    user.run(&["start", "--label", "web", "sh", "-c", COUNT]).ok();
+    let runs = sandbox.data().join("runs");
+    let set = |mode: u32| {
+        for dir in [&sandbox.runs()[0], &runs, &sandbox.data()] {
+            fs::set_permissions(dir, fs::Permissions::from_mode(mode)).unwrap();
+        }
+    };
+    set(0o500);
+    let refused = user.run(&["start", "--label", "next", "true"]);
+    assert!(refused.code == 1 && refused.stderr.contains("Permission denied"), "{refused:?}");
+    // What runs is captured, told and ended as ever.
+    let lines = sandbox.status(0)["lines"][0].as_u64().unwrap();
+    wait_until("more lines", || sandbox.status(0)["lines"][0].as_u64() > Some(lines + 1000));
+    fs::write(sandbox.work().join("enough"), "").unwrap();
+    wait_until("its end", || sandbox.status(0)["state"] == "exited");
+    user.run(&["shutdown"]).ok();
+    let refused = user.run(&["list"]);
+    assert_eq!(refused.code, 3);
+    let refused = user.run(&["serve"]);
+    assert!(refused.code == 1 && refused.stderr.contains("--data-dir"), "{refused:?}");
+    set(0o700);
+    check_count(&sandbox.runs()[0].join("stdout.log"));
+    user.run(&["start", "--label", "next", "true"]).ok();
+    user.run(&["shutdown"]).ok();
+}
+
+#[test]
+fn a_run_whose_directory_is_removed_lives_is_told_and_can_be_stopped() {
+    let sandbox = Sandbox::new();
+    let _server = sandbox.serve();
+    sandbox.run(&["start", "--label", "web", "sh", "-c", COUNT]).ok();
+    let pid = sandbox.status(0)["pid"].as_i64().unwrap() as i32;
+    fs::remove_dir_all(&sandbox.runs()[0]).unwrap();
+    wait_until("it is told", || {
+        list(&sandbox)[0]["error"].as_str().is_some_and(|error| error.contains("directory was removed"))
+    });
+    assert!(is_alive(pid) && list(&sandbox)[0]["status"] == "running");
+    sandbox.run(&["start", "--label", "other", "true"]).ok();
+    sandbox.run(&["stop", "web"]).ok();
+    assert_eq!(list(&sandbox)[0]["status"], "lost");
+    assert!(list(&sandbox)[0]["error"].as_str().unwrap().contains("directory was removed"));
+    assert!(!is_alive(pid) && sandbox.leftovers().is_empty());
+}
+
+#[test]
+fn a_log_that_is_removed_begins_anew_and_says_how_much_is_gone() {
+    let sandbox = Sandbox::new();
+    let _server = sandbox.serve();
+    let mut wrapper = Guard(sandbox.spawn(&["--label", "web", "sh", "-c", COUNT]));
+    let mut out = wrapper.0.stdout.take().unwrap();
+    // Nothing is kept of what nobody reads: this wrapper reads on, and so does whoever comes later.
+    let shown = std::thread::spawn(move || std::io::copy(&mut out, &mut std::io::sink()).unwrap());
+    wait_until("some lines", || sandbox.runs().len() == 1 && sandbox.status(0)["lines"][0].as_u64() > Some(5000));
+    for name in ["stdout.log", "combined.log"] {
+        fs::remove_file(sandbox.runs()[0].join(name)).unwrap();
+    }
+    wait_until("the new ones", || sandbox.runs()[0].join("combined.log").exists());
+    let lines = sandbox.status(0)["lines"][0].as_u64().unwrap();
+    wait_until("more lines", || sandbox.status(0)["lines"][0].as_u64() > Some(lines + 1000));
+    let newest = sandbox.run(&["output", "web", "--lines", "2"]).ok().out();
+    assert_eq!(newest.lines().count(), 2, "{newest}");
+    fs::write(sandbox.work().join("enough"), "").unwrap();
+    let ended = wrapper.end(DEADLINE);
+    assert!(ended.code == 42 && shown.join().unwrap() > 0, "{}", ended.stderr);
+    assert!(sandbox.run(&["output", "web", "--lines", "1"]).ok().out().contains("Z end "));
+    assert!(
+        fs::read(sandbox.runs()[0].join("combined.log")).unwrap().starts_with(b"# persistproc: continues at byte ")
+    );
+}
+
+#[test]
+fn while_nobody_takes_the_output_the_process_waits_and_memory_stays_flat() {
+    let sandbox = Sandbox::new();
+    let server = sandbox.serve();
+    // A shim that does not get to write is what a slow disk makes of it.
+    let script = format!("yes {} | head -c 40000000; echo; echo end; read never", "x".repeat(99));
+    sandbox.run(&["start", "--label", "web", "sh", "-c", &script]).ok();
+    let shim = sandbox.status(0)["shim"].as_i64().unwrap() as i32;
+    let mut most = [0; 2];
+    for _ in 0..10 {
+        signal(shim, libc::SIGSTOP);
+        std::thread::sleep(Duration::from_millis(20));
+        // It answers nothing, and still everybody else is served.
+        assert_eq!(list(&sandbox)[0]["status"], "running");
+        signal(shim, libc::SIGCONT);
+        std::thread::sleep(Duration::from_millis(5));
+        for (most, pid) in most.iter_mut().zip([shim, server.pid()]) {
+            *most = anonymous(pid).unwrap().max(*most);
+        }
+    }
+    wait_until("the end", || sandbox.run(&["output", "web", "--lines", "1"]).ok().out().contains("Z end"));
+    assert_eq!(sandbox.status(0)["lost_bytes"], json!(null));
+    assert!(most[0] <= 1500 && most[1] <= 5000, "{most:?} kB");
+    // A stop that comes while it is frozen waits for it.
+    signal(shim, libc::SIGSTOP);
+    let stop = sandbox.spawn(&["stop", "web"]);
+    std::thread::sleep(Duration::from_millis(50));
+    signal(shim, libc::SIGCONT);
+    finish(stop, DEADLINE).ok();
+}
+
+#[test]
+fn without_descriptors_errors_are_clear_no_run_is_thought_dead_and_all_comes_back() {
+    let sandbox = Sandbox::new();
+    let mut shell = Command::new("sh");
+    for (name, value) in sandbox.command(&[""; 0]).get_envs().filter_map(|(name, value)| Some((name, value?))) {
+        shell.env(name, value);
+    }
+    shell.args(["-c", "ulimit -n 40; exec \"$0\" serve -q", BINARY]).current_dir(sandbox.work());
+    let server = Guard(spawn(&mut shell));
+    sandbox.wait_for_server();
+    sandbox.run(&["start", "--label", "first", "sh", "-c", "while [ ! -e flag ]; do sleep 0.01; done; exit 7"]).ok();
+    // Every live run takes one, so some start is refused.
+    let mut started = vec!["first".to_string()];
+    let refused = wait_for("a refusal", || {
+        let label = format!("p{}", started.len());
+        let ended = sandbox.run(&["start", "--label", &label, "sh", "-c", "read never"]);
+        (ended.code != 0).then_some(ended).or_else(|| {
+            started.push(label);
+            None
+        })
+    });
+    assert!(started.len() > 10, "{refused:?}");
+    assert!(refused.stderr.contains("open files") && refused.stderr.lines().count() == 1, "{refused:?}");
+    // With connections that take the rest nothing can be opened at all. One ends meanwhile.
+    let connections: Vec<_> =
+        (0..30).filter_map(|_| std::net::TcpStream::connect(("127.0.0.1", sandbox.port)).ok()).collect();
+    fs::write(sandbox.work().join("flag"), "").unwrap();
+    wait_until("the end of the first", || sandbox.status(0)["state"] == "exited");
+    drop(connections);
+    wait_until("it is known", || list(&sandbox)[0]["status"] == "exited" && list(&sandbox)[0]["exit_code"] == 7);
+    let states = list(&sandbox);
+    let states: Vec<&str> = states.as_array().unwrap()[1..].iter().map(|p| p["status"].as_str().unwrap()).collect();
+    assert!(states[..started.len() - 1].iter().all(|state| *state == "running"), "{states:?}");
+    for label in &started[1..6] {
+        sandbox.run(&["stop", label]).ok();
+    }
+    sandbox.run(&["start", "--label", "again", "sh", "-c", "echo works"]).ok();
+    wait_until("it works", || sandbox.run(&["output", "again"]).ok().out().contains("works"));
+    assert!(is_alive(server.pid()));
+}
+
+#[test]
+fn without_room_for_processes_errors_are_clear_and_all_comes_back() {
+    let sandbox = Sandbox::new();
+    let Some(user) = AnotherUser::new(&sandbox) else { return };
+    let mine = || {
+        let tasks = |pid: &i32| fs::read_dir(format!("/proc/{pid}/task")).map_or(0, Iterator::count);
+        let uid = |pid: &i32| fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+        pids_with("").iter().filter(|pid| uid(pid).contains("Uid:\t65534\t")).map(tasks).sum::<usize>()
+    };
+    // The limit counts all tasks of the user, also those of tests beside this one.
+    let limit = mine() + 24;
+    let limit = format!("ulimit -u {limit} 2> /dev/null || ulimit -p {limit};"); // as bash, and as dash names it
+    let server = Guard(spawn(&mut user.command_within(&limit, &["serve", "-q"])));
+    sandbox.wait_for_server();
+    let mut started = 0;
+    let refused = wait_for("a refusal", || {
+        let ended = user.run(&["start", "--label", &format!("p{started}"), "sleep", "5000"]);
+        started += usize::from(ended.code == 0);
+        (ended.code != 0).then_some(ended)
+    });
+    assert!(refused.code == 1 && refused.stderr.lines().count() == 1, "{refused:?}");
+    assert!(refused.stderr.contains("no room for another"), "{refused:?}");
+    let is_running = |i: usize| sandbox.status(i)["state"] == "running";
+    assert!(started > 0 && (0..started).all(is_running));
+    user.run(&["shutdown"]).ok();
+    assert_eq!(server.end(DEADLINE).code, 0);
+    user.run(&["start", "--label", "p0", "sleep", "5000"]).ok();
+    user.run(&["shutdown"]).ok();
+}
