@@ -4,6 +4,7 @@
 #   make test                      every test that needs nothing but Rust
 #   make lint                      formatting and clippy, both clean
 #   make clients                   real MCP clients and agents against the binary; installs them below target/ (npm, pip)
+#   make torture                   what make test does briefly, for long, and with figures
 #   make bench                     speed and memory, as ratios against public tools
 #   make fuzz                      HTTP, MCP and the parsers with arbitrary bytes, ten minutes each; needs cargo-fuzz
 #   make static                    one binary without dependencies, in target/TARGET/release
@@ -17,7 +18,7 @@ STATIC := target/$(TARGET)/release/persistproc
 STATIC_FLAGS := RUSTFLAGS="-C target-feature=+crt-static -C relocation-model=static"
 CMD ?= sh -c 'echo "make run CMD=\"npm run dev\" runs your own command"'
 
-.PHONY: build run test lint clients bench fuzz static install clean
+.PHONY: build run test lint clients torture bench fuzz static install clean
 
 build:
 	cargo build --locked --release
@@ -41,6 +42,12 @@ clients: build
 static:
 	$(STATIC_FLAGS) cargo build --locked --release --target $(TARGET)
 	@ls -l $(STATIC)
+
+# Servers and shims killed again and again, floods, ten thousand old runs: some minutes, 5 GB of disk meanwhile. As they
+# are delivered, one at a time, so that the figures mean something.
+torture:
+	$(STATIC_FLAGS) cargo test --locked --release --target $(TARGET) --test persistproc -- \
+		--ignored --nocapture --test-threads=1 torture::
 
 # Against tools that every system has, in the same run: figures of one machine mean little, ratios more.
 bench:

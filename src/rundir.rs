@@ -268,7 +268,8 @@ fn read_json<T: serde::de::DeserializeOwned>(path: &Path) -> Result<T, Unreadabl
     // Larger than any that we write: an environment and an argument list are at most a few MiB.
     const LARGEST: u64 = 16 << 20;
     let damaged = |error: &dyn std::fmt::Display| Unreadable::Damaged(error.to_string());
-    let mut bytes = Vec::new();
+    // In one piece: a thread keeps small pieces that it freed for itself, and there is one thread per live run.
+    let mut bytes = Vec::with_capacity(2 * SIZE);
     match File::open(path).and_then(|file| file.take(LARGEST).read_to_end(&mut bytes)) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Err(Unreadable::Missing),
         Err(error) if sys::is_exhaustion(&error) => return Err(Unreadable::NotNow(error.to_string())),

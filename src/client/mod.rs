@@ -178,20 +178,36 @@ fn through_restarts<T>(
     }
     let seconds = arguments.get("timeout").and_then(|text| text.as_str()?.parse().ok()).unwrap_or(WAIT);
     let end = Instant::now() + Duration::from_secs(seconds);
-    if !arguments.contains_key("after") {
+    let is_begun = !arguments.contains_key("after");
+    if is_begun {
         let target = ["pid", "command_or_label", "working_directory", "stream"];
         let mut newest: Map<String, Value> =
             target.iter().filter_map(|name| Some((name.to_string(), arguments.get(*name)?.clone()))).collect();
         newest.insert("lines".into(), json!("1"));
-        arguments.insert("after".into(), json!(link.read_output(&newest)?.1));
+        let (_, cursor) = patiently(link, Instant::now(), false, |link| link.read_output(&newest))?;
+        arguments.insert("after".into(), json!(cursor));
     }
-    loop {
+    patiently(link, end, is_begun, |link| {
         let left = end.saturating_duration_since(Instant::now());
         arguments.insert("timeout".into(), json!(left.as_millis().div_ceil(1000).to_string()));
-        match read(link, &arguments) {
-            Err(_) if link.is_gone() && Instant::now() < end + COMING => std::thread::sleep(RECONNECT),
-            answer => return answer,
+        read(link, &arguments)
+    })
+}
+
+/// Asks again when a server that was there has gone, until `COMING` after `end`.
+fn patiently<T>(
+    link: &mut Link,
+    end: Instant,
+    mut was_there: bool,
+    mut ask: impl FnMut(&mut Link) -> Result<T, Trouble>,
+) -> Result<T, Trouble> {
+    loop {
+        let answer = ask(link);
+        was_there |= link.is_cut();
+        if answer.is_ok() || !(was_there && link.is_gone()) || Instant::now() > end + COMING {
+            return answer;
         }
+        std::thread::sleep(RECONNECT);
     }
 }
 

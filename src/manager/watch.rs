@@ -97,7 +97,7 @@ impl Run {
                 Err(_) => return self.look_until_the_end(),
             }
         };
-        let mut tones = [0; 512];
+        let mut tones = [0; 64];
         // What rang before the FIFO was open is caught up with here.
         let _ = self.refresh(false);
         loop {
@@ -136,7 +136,7 @@ impl Run {
     /// Reads the status file; `shim_gone` says that it is final. `Err` with what is wrong with the file.
     fn refresh(&self, shim_gone: bool) -> Result<(), String> {
         let (read, problem) = match self.dir.read_status() {
-            Ok(status) => (Some(status), None),
+            Ok(status) => (Some(Arc::new(status)), None),
             Err(Unreadable::Missing) => (None, None),
             Err(problem) => (None, Some(format!("status.json {}", super::describe_unreadable(&problem)))),
         };
@@ -146,15 +146,12 @@ impl Run {
             return Ok(());
         }
         // What was known before its directory was removed is better than nothing.
-        let read = read.or_else(|| {
-            let known = Some(Status::clone(&seen.status)).filter(|status| is_removed && status.pid > 0);
-            known.map(|status| Status { trouble: Some(REMOVED.into()), ..status })
-        });
+        let read = read.or_else(|| (is_removed && seen.status.pid > 0).then(|| without_directory(&seen.status)));
         if shim_gone {
-            seen.status = Arc::new(conclude(read, problem.as_deref()));
+            seen.status = conclude(read, problem.as_deref());
             seen.is_over = true;
         } else if let Some(status) = read {
-            seen.status = Arc::new(status);
+            seen.status = status;
         }
         seen.generation += 1;
         drop(seen);
@@ -235,18 +232,27 @@ impl Run {
     }
 }
 
+// A status is large for the stack of a thread that does nearly nothing but wait, of which there is one per live run: so
+// it goes around as an `Arc`, and these are not to become part of their callers.
+
+#[inline(never)]
+fn without_directory(known: &Status) -> Arc<Status> {
+    Arc::new(Status { trouble: Some(REMOVED.into()), ..known.clone() })
+}
+
 /// What is known of a run whose shim is gone.
-fn conclude(read: Option<Status>, problem: Option<&str>) -> Status {
+#[inline(never)]
+fn conclude(read: Option<Arc<Status>>, problem: Option<&str>) -> Arc<Status> {
     let unborn = || {
         let text = "its server was killed before it could start it".into();
         Status { error: Some(StartError { errno: 0, text }), ..Status::default() }
     };
-    let mut status = read.unwrap_or_else(unborn);
+    let mut status = read.map_or_else(unborn, Arc::unwrap_or_clone);
     if let Some(problem) = problem {
         status.state = State::Lost;
         status.trouble = Some(problem.into());
     } else if status.state.is_live() {
         status.state = State::Lost;
     }
-    status
+    Arc::new(status)
 }
