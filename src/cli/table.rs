@@ -51,8 +51,9 @@ Example:\n  persistproc npm run dev\n  persistproc run --label api -- cargo run 
         usage: "[OPTIONS]",
         summary: "run the server in the foreground; so does plain `persistproc`",
         details: "Prints how to connect agents, unless -q. Ctrl+C and SIGTERM end the server and all processes; a closed \
-terminal (SIGHUP) ends the server alone, and the next one finds the processes. With PERSISTPROC_TOKEN set it serves only those \
-who show this token, as the commands then do.\n\nExample:\n  persistproc serve",
+terminal (SIGHUP) ends the server alone, and the next one finds the processes. An older server that is there already \
+leaves its place to this one, and no process notices. With PERSISTPROC_TOKEN set it serves only those who show this token, as the \
+commands then do.\n\nExample:\n  persistproc serve",
     },
     Spec {
         name: "start",
