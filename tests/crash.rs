@@ -155,11 +155,16 @@ fn a_wait_goes_on_at_the_next_server_from_the_same_place() {
     let server = sandbox.serve();
     let script = "while [ ! -e flag ]; do sleep 0.01; done; echo ready; seq 1 2000; read never";
     sandbox.run(&["start", "--label", "slow", "sh", "-c", script]).ok();
-    let words = ["output", "slow", "--wait-for", "^ready", "--timeout", "30", "--lines", "10000"];
-    let wait = sandbox.spawn(&words);
-    // Waiting has begun when the server has a thread for it, beside those for life, signals and the run.
-    let threads = || std::fs::read_dir(format!("/proc/{}/task", server.pid())).map_or(0, Iterator::count);
-    wait_until("it waits", || threads() >= 5);
+    let begin = sandbox.run(&["--format", "json", "output", "slow"]).ok().json()["cursor"].clone();
+    let words = ["output", "slow", "--wait-for", "^ready", "--timeout", "40", "--lines", "10000", "--after"];
+    let wait = sandbox.spawn(&[&words[..], &[begin.as_str().unwrap()]].concat());
+    let is_socket = |file: std::fs::DirEntry| {
+        std::fs::read_link(file.path()).is_ok_and(|to| to.to_string_lossy().starts_with("socket:"))
+    };
+    wait_until("it is connected", || {
+        std::fs::read_dir(format!("/proc/{}/fd", wait.id()))
+            .is_ok_and(|mut files| files.any(|f| f.is_ok_and(is_socket)))
+    });
     drop(server); // kill -9
     // What is waited for comes while there is no server.
     std::fs::write(sandbox.work().join("flag"), "").unwrap();
@@ -212,7 +217,8 @@ fn restart_and_shutdown_stop_what_a_killed_shim_left_behind() {
     let sandbox = Sandbox::new();
     let server = sandbox.serve();
     let script =
-        "mkdir taken || { echo OVERLAP; exit 9; }; trap 'rmdir taken; exit 0' TERM; while :; do sleep 0.05; done";
+        // A shell says that its child was terminated, and without a shim there is nobody to say it to.
+        "exec 2> /dev/null; trap 'rmdir taken; exit 0' TERM; mkdir taken || { echo OVERLAP; exit 9; }; while :; do sleep 0.05; done";
     sandbox.run(&["start", "--label", "web", "sh", "-c", script]).ok();
     wait_until("it is up", || sandbox.work().join("taken").exists());
     let kill = |run: usize| signal(sandbox.status(run)["shim"].as_i64().unwrap() as i32, libc::SIGKILL);

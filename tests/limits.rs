@@ -19,14 +19,8 @@ impl<'a> SmallDisk<'a> {
         let mount = Command::new("mount").args(["-t", "tmpfs", "-o", &size, "tmpfs"]).arg(sandbox.data()).output();
         match mount {
             Ok(output) if output.status.success() => Some(SmallDisk(sandbox)),
-            Ok(output) => {
-                eprintln!("skipped: cannot mount: {}", String::from_utf8_lossy(&output.stderr).trim());
-                None
-            }
-            Err(error) => {
-                eprintln!("skipped: cannot mount: {error}");
-                None
-            }
+            Ok(output) => skip(String::from_utf8_lossy(&output.stderr).trim()),
+            Err(error) => skip(&format!("cannot mount: {error}")),
         }
     }
 }

@@ -401,6 +401,13 @@ pub fn stripped(log: &Path) -> Vec<u8> {
     bytes.split_inclusive(|&b| b == b'\n').flat_map(|line| line[25..].to_vec()).collect()
 }
 
+/// Says why a test has nothing to test here.
+#[allow(clippy::print_stderr)]
+pub fn skip<T>(why: &str) -> Option<T> {
+    eprintln!("skipped: {why}");
+    None
+}
+
 /// An ordinary user beside root, for what root is never refused. Needs root and setpriv(1).
 pub struct AnotherUser<'a> {
     sandbox: &'a Sandbox,
@@ -415,12 +422,13 @@ impl<'a> AnotherUser<'a> {
         use std::os::unix::fs::{MetadataExt, PermissionsExt};
         if fs::metadata("/proc/self").unwrap().uid() != 0 || Command::new("setpriv").arg("--version").output().is_err()
         {
-            eprintln!("skipped: needs root, and setpriv to become another user");
-            return None;
+            return skip("needs root, and setpriv to become another user");
         }
         let program = sandbox.root.join("persistproc");
         fs::copy(BINARY, &program).unwrap();
         fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).unwrap();
+        // Busy as long as a test beside this one is between its fork and its exec, and has what we wrote it with.
+        wait_for("a program", || Command::new(&program).arg("--version").output().ok());
         for path in [sandbox.root.clone(), sandbox.work()] {
             std::os::unix::fs::chown(path, Some(Self::ID), Some(Self::ID)).unwrap();
         }
@@ -449,13 +457,20 @@ impl<'a> AnotherUser<'a> {
         finish(spawn(&mut self.command_within("", words)), DEADLINE)
     }
 
-    /// The words with which that user runs `program` as root, as sudo would.
-    pub fn as_root(&self, program: &str, argument: &str) -> String {
+    /// The words with which that user runs `program` as root, as sudo would. `None`, with the reason printed, where a file
+    /// system does not allow that.
+    pub fn as_root(&self, program: &str, argument: &str) -> Option<String> {
         use std::os::unix::fs::PermissionsExt;
         let found = Command::new("sh").args(["-c", "command -v setpriv"]).output().unwrap();
         let copy = self.sandbox.root.join("as-root");
         fs::copy(String::from_utf8(found.stdout).unwrap().trim(), &copy).unwrap();
         fs::set_permissions(&copy, fs::Permissions::from_mode(0o4755)).unwrap();
-        format!("{} --reuid 0 --clear-groups {program} {argument}", copy.display())
+        let as_root = format!("{} --reuid 0 --clear-groups", copy.display());
+        let mut who = Command::new("setpriv");
+        who.args(["--reuid", "65534", "--regid", "65534", "--clear-groups", "sh", "-c", &format!("{as_root} id -u")]);
+        if who.output().is_ok_and(|output| output.stdout == b"0\n") {
+            return Some(format!("{as_root} {program} {argument}"));
+        }
+        skip("no program may be another user's in the temporary directory")
     }
 }

@@ -18,7 +18,8 @@ fn of_version(sandbox: &Sandbox, version: &str) -> PathBuf {
     let path = sandbox.root.join(format!("persistproc-{version}"));
     std::fs::write(&path, bytes).unwrap();
     std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755)).unwrap();
-    let said = Command::new(&path).arg("--version").output().unwrap();
+    // Busy as long as a test beside this one is between its fork and its exec, and has what we wrote it with.
+    let said = wait_for("a program", || Command::new(&path).arg("--version").output().ok());
     assert_eq!(String::from_utf8(said.stdout).unwrap(), format!("persistproc {version}\n"));
     path
 }

@@ -184,7 +184,7 @@ fn through_restarts<T>(
         let mut newest: Map<String, Value> =
             target.iter().filter_map(|name| Some((name.to_string(), arguments.get(*name)?.clone()))).collect();
         newest.insert("lines".into(), json!("1"));
-        let (_, cursor) = patiently(link, Instant::now(), false, |link| link.read_output(&newest))?;
+        let (_, cursor) = patiently(link, end, false, |link| link.read_output(&newest))?;
         arguments.insert("after".into(), json!(cursor));
     }
     patiently(link, end, is_begun, |link| {

@@ -72,7 +72,18 @@ impl Run {
         let read = self.refresh(false);
         let run = self.clone();
         let follow = move || {
-            run.listen();
+            let mut shim = shim;
+            if !run.listen() {
+                // Somebody has removed the FIFO, and perhaps the lock with it: then only the process itself tells.
+                let lives = |shim: &mut Option<Child>| match shim {
+                    Some(shim) => shim.try_wait().is_ok_and(|ended| ended.is_none()),
+                    None => run.dir.shim_lives(),
+                };
+                while lives(&mut shim) {
+                    let _ = run.refresh(false);
+                    std::thread::sleep(LOOK);
+                }
+            }
             if let Some(mut shim) = shim {
                 let _ = shim.wait();
             }
@@ -88,13 +99,13 @@ impl Run {
         read.and(thread.map(drop).map_err(|error| format!("no thread to follow it: {error}")))
     }
 
-    /// Until the shim is gone: its end of the FIFO closes with it.
-    fn listen(&self) {
+    /// Until the shim is gone: its end of the FIFO closes with it. False if there is nothing to listen to.
+    fn listen(&self) -> bool {
         let mut bell = loop {
             match sys::open_fifo_reader(&self.dir.events()) {
                 Ok(bell) => break bell,
                 Err(error) if sys::is_exhaustion(&error) => std::thread::sleep(EXHAUSTED),
-                Err(_) => return self.look_until_the_end(),
+                Err(_) => return false,
             }
         };
         let mut tones = [0; 64];
@@ -102,20 +113,12 @@ impl Run {
         let _ = self.refresh(false);
         loop {
             match bell.read(&mut tones) {
-                Ok(0) => return,
+                Ok(0) => return true,
                 Ok(n) if tones[..n].contains(&STATUS_CHANGED) => drop(self.refresh(false)),
                 Ok(_) => self.notify(),
                 Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
-                Err(_) => return self.look_until_the_end(),
+                Err(_) => return false,
             }
-        }
-    }
-
-    /// For a run whose FIFO somebody has removed.
-    fn look_until_the_end(&self) {
-        while self.dir.shim_lives() {
-            std::thread::sleep(LOOK);
-            let _ = self.refresh(false);
         }
     }
 

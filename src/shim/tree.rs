@@ -16,6 +16,8 @@ const FAST_ROUNDS: u32 = 50;
 const SLOW_ROUND: Duration = Duration::from_millis(100);
 /// After this, whoever is left is reported as a survivor.
 const GIVE_UP: Duration = Duration::from_secs(5);
+/// The same as long as new ones come: that is a race with those who fork, and on a busy machine it takes longer to win.
+const GIVE_UP_ON_FORKERS: Duration = Duration::from_secs(10);
 
 /// The processes of one run.
 pub struct Tree {
@@ -81,9 +83,11 @@ pub enum Stop {
     },
     /// Every round kills whom it finds; at `give_up` those that cannot be killed are reported.
     Killing {
+        begun: Instant,
         next: Instant,
         rounds: u32,
-        give_up: Instant,
+        /// Pids of the round before.
+        before: Vec<i32>,
     },
     /// Survivors were reported. A new request starts over.
     Failed,
@@ -113,7 +117,7 @@ impl Stop {
     }
 
     fn killing(now: Instant) -> Stop {
-        Stop::Killing { next: now, rounds: 0, give_up: now + GIVE_UP }
+        Stop::Killing { begun: now, next: now, rounds: 0, before: Vec::new() }
     }
 
     /// When [`tick`](Self::tick) has something to do.
@@ -133,7 +137,7 @@ impl Stop {
         {
             *self = Stop::killing(now);
         }
-        let Stop::Killing { next, rounds, give_up } = self else { return false };
+        let Stop::Killing { begun, next, rounds, before } = self else { return false };
         if now < *next {
             return false;
         }
@@ -147,13 +151,19 @@ impl Stop {
             }
         }
         *rounds += 1;
-        *next = now + if *rounds < FAST_ROUNDS { ROUND } else { SLOW_ROUND };
+        // A pause is for those that are slow to die. It would give those that fork the time to do it again.
+        let pids: Vec<i32> = alive.iter().map(|process| process.pid).collect();
+        let are_new = pids.iter().any(|pid| !before.contains(pid));
+        let pause = if *rounds < FAST_ROUNDS { ROUND } else { SLOW_ROUND };
+        *next = if are_new { now } else { now + pause };
+        let is_late = begun.elapsed() > if are_new { GIVE_UP_ON_FORKERS } else { GIVE_UP };
         // Waiting helps with those that are slow to die, not with those that we may not signal.
-        let hopeless = !alive.is_empty() && refused == alive.len();
-        if now < *give_up && !hopeless {
+        let is_hopeless = !alive.is_empty() && refused == alive.len();
+        if !is_late && !is_hopeless {
+            *before = pids;
             return false;
         }
-        report.survivors = alive.iter().map(|process| process.pid).collect();
+        report.survivors = pids;
         *self = Stop::Failed;
         true
     }
