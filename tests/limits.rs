@@ -183,10 +183,7 @@ fn a_log_that_is_removed_begins_anew_and_says_how_much_is_gone() {
         fs::remove_file(sandbox.runs()[0].join(name)).unwrap();
     }
     wait_until("the new ones", || sandbox.runs()[0].join("combined.log").exists());
-    let lines = sandbox.status(0)["lines"][0].as_u64().unwrap();
-    wait_until("more lines", || sandbox.status(0)["lines"][0].as_u64() > Some(lines + 1000));
-    let newest = sandbox.run(&["output", "web", "--lines", "2"]).ok().out();
-    assert_eq!(newest.lines().count(), 2, "{newest}");
+    wait_until("new lines in them", || sandbox.run(&["output", "web", "--lines", "2"]).ok().out().lines().count() == 2);
     fs::write(sandbox.work().join("enough"), "").unwrap();
     let ended = wrapper.end(DEADLINE);
     assert!(ended.code == 42 && shown.join().unwrap() > 0, "{}", ended.stderr);
