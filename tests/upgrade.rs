@@ -90,6 +90,29 @@ fn in_the_background_it_does_the_same_and_so_does_shutdown_keep_with_any_start()
 }
 
 #[test]
+fn a_server_with_a_token_leaves_its_place_to_whoever_has_it_only() {
+    let sandbox = Sandbox::new();
+    let older = of_version(&sandbox, OLDER);
+    let old = Guard(spawn(with(&sandbox, &older, &["serve", "-q"]).env("PERSISTPROC_TOKEN", "opensesame")));
+    wait_until("the old one", || sandbox.pid_of_server() == Some(old.pid()));
+    let stranger = || finish(spawn(&mut sandbox.command(&["serve", "-q"])), DEADLINE);
+    wait_until("it answers, and refuses", || {
+        let refused = stranger();
+        assert!(refused.code == 1 && is_alive(old.pid()), "{refused:?}");
+        refused.stderr.contains("status 401")
+    });
+    let mut new = sandbox.command(&["serve", "-q"]);
+    let new = Guard(spawn(new.env("PERSISTPROC_TOKEN", "opensesame")));
+    assert_eq!(old.end(DEADLINE).code, 0);
+    wait_until("the new one", || sandbox.pid_of_server() == Some(new.pid()));
+    // Ended here, because the sandbox does not know the token.
+    wait_until("it answers", || {
+        let mut shutdown = sandbox.command(&["shutdown"]);
+        finish(spawn(shutdown.env("PERSISTPROC_TOKEN", "opensesame")), DEADLINE).code == 0
+    });
+}
+
+#[test]
 fn an_older_program_never_takes_the_place_of_a_newer_server_nor_does_an_equal_one() {
     let sandbox = Sandbox::new();
     let newer = of_version(&sandbox, NEWER);

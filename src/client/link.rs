@@ -133,11 +133,6 @@ impl Link {
         }
     }
 
-    /// Whether the last call failed because the server went while it was there.
-    pub fn is_cut(&self) -> bool {
-        self.is_cut
-    }
-
     /// Whether the last call failed because the server has gone. Another one may come.
     pub fn is_gone(&self) -> bool {
         self.is_cut || self.is_nobody_there

@@ -2,6 +2,7 @@
 //! not notice. Never the other way round, and never among equals.
 
 use super::{Holder, routes};
+use crate::config::Token;
 use crate::fault::Fault;
 use crate::http::client::{Call, Client};
 use crate::http::head::encode;
@@ -23,10 +24,12 @@ pub fn is_older(holder: &Holder) -> bool {
     compare(&holder.version) == Some(Ordering::Less)
 }
 
-/// Asks an older server to leave its processes to us. It is gone when its lock is free.
-pub fn ask_to_leave(holder: &Holder) -> Result<(), Fault> {
+/// Asks an older server to leave its processes to us; `token` is ours, and so most likely its. It is gone when its lock is
+/// free.
+pub fn ask_to_leave(holder: &Holder, token: Option<&Token>) -> Result<(), Fault> {
     let data_dir = encode(&holder.data_dir.to_string_lossy());
-    let headers = vec![("Content-Type", "application/json".to_string()), (routes::DATA_DIR, data_dir)];
+    let mut headers = vec![("Content-Type", "application/json".to_string()), (routes::DATA_DIR, data_dir)];
+    headers.extend(token.map(|token| ("Authorization", token.authorization())));
     let call = Call { method: "POST", target: "/shutdown", headers, body: b"{\"keep\":true}" };
     let refused = |why: String| {
         Fault::conflict(format!(

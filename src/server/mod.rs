@@ -9,7 +9,7 @@ pub mod routes;
 mod token_forms;
 mod welcome;
 
-use crate::config::{self, Config};
+use crate::config::{self, Config, Token};
 use crate::fault::Fault;
 use crate::http::client::{Call, Client};
 use crate::http::head::Head;
@@ -113,7 +113,7 @@ impl Ready {
                 data_dir.display()
             ))
         })?;
-        let (mut lock, predecessor) = take_over(&data_dir)?;
+        let (mut lock, predecessor) = take_over(&data_dir, config.token.as_ref())?;
         let listener = bind(config.port)?;
         let unusable = |error: io::Error| Fault::failed(format!("cannot use {}: {error}", data_dir.display()));
         let port = listener.local_addr().map_err(unusable)?.port();
@@ -325,7 +325,7 @@ fn make_private(dir: &Path) -> io::Result<()> {
 }
 
 /// Takes `server.lock`, if need be from an older server, which is asked to leave.
-fn take_over(data_dir: &Path) -> Result<(File, Option<Holder>), Fault> {
+fn take_over(data_dir: &Path, token: Option<&Token>) -> Result<(File, Option<Holder>), Fault> {
     let path = data_dir.join("server.lock");
     let failed = |error: io::Error| Fault::failed(format!("cannot open {}: {error}", path.display()));
     let mut options = OpenOptions::new();
@@ -337,7 +337,7 @@ fn take_over(data_dir: &Path) -> Result<(File, Option<Holder>), Fault> {
     let _ = (&file).read_to_string(&mut text);
     let holder: Option<Holder> = serde_json::from_str(&text).ok();
     if let Some(older) = holder.as_ref().filter(|holder| handover::is_older(holder)) {
-        handover::ask_to_leave(older)?;
+        handover::ask_to_leave(older, token)?;
         if lock_within(&file, HANDOVER).map_err(failed)? {
             return Ok((file, holder));
         }
