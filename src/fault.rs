@@ -21,20 +21,22 @@ pub enum Kind {
 pub struct Fault {
     pub kind: Kind,
     pub text: String,
+    /// The number of the run that stands in the way.
+    pub run: Option<u64>,
 }
 
 impl Fault {
     pub fn invalid(text: impl Into<String>) -> Fault {
-        Fault { kind: Kind::Invalid, text: text.into() }
+        Fault { kind: Kind::Invalid, text: text.into(), run: None }
     }
     pub fn not_found(text: impl Into<String>) -> Fault {
-        Fault { kind: Kind::NotFound, text: text.into() }
+        Fault { kind: Kind::NotFound, text: text.into(), run: None }
     }
     pub fn conflict(text: impl Into<String>) -> Fault {
-        Fault { kind: Kind::Conflict, text: text.into() }
+        Fault { kind: Kind::Conflict, text: text.into(), run: None }
     }
     pub fn failed(text: impl Into<String>) -> Fault {
-        Fault { kind: Kind::Failed, text: text.into() }
+        Fault { kind: Kind::Failed, text: text.into(), run: None }
     }
 }
 

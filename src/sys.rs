@@ -356,6 +356,18 @@ pub fn kill_exactly(pid: i32, signal: i32, is_same: impl FnOnce() -> bool) -> io
     if is_same() { kill(pid, signal) } else { Err(gone()) }
 }
 
+/// In what /proc counts processor time.
+#[cfg(target_os = "linux")]
+pub fn ticks_per_second() -> u64 {
+    u64::try_from(unsafe { libc::sysconf(libc::_SC_CLK_TCK) }).unwrap_or(0).max(1)
+}
+
+/// In what /proc counts memory, in bytes.
+#[cfg(target_os = "linux")]
+pub fn page_size() -> u64 {
+    u64::try_from(unsafe { libc::sysconf(libc::_SC_PAGESIZE) }).unwrap_or(4096)
+}
+
 /// malloc_trim(3): glibc keeps freed memory at the top of its heap; a process that may be idle for days should not.
 pub fn trim_heap() {
     #[cfg(all(target_os = "linux", target_env = "gnu"))]

@@ -6,6 +6,7 @@ mod support;
 mod bridge;
 mod commands;
 mod crash;
+mod cursor;
 mod damage;
 mod eras;
 mod floods;

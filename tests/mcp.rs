@@ -340,7 +340,7 @@ fn an_agent_of_either_era_starts_reads_restarts_and_stops_a_process() {
         let command = "sh -c 'echo \"serving $WHAT\"; echo problem >&2; read never'";
         let start = json!({"action": "start", "command_or_label": command, "working_directory": work, "environment": {"WHAT": era}, "label": era, "wait_for": "problem"});
         let started = call(start, "ctrl");
-        assert!(started.contains("running") && started.contains("PID") && started.contains("cursor="), "{started}");
+        assert!(started.contains("ready") && started.contains("PID") && started.contains("cursor="), "{started}");
         let read = call(json!({"command_or_label": era}), "output");
         assert!(read.contains(&format!("serving {era}\n")) && read.contains("problem\n"), "{read}");
         let errors = call(json!({"command_or_label": era, "stream": "stderr"}), "output");

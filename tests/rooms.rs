@@ -11,7 +11,7 @@ const ROOMS: [(&str, &[&str]); 17] = [
     ("server", &["config", "fault", "http", "log", "manager", "mcp", "output", "procs", "sys", "words"]),
     ("mcp", &["agents", "fault", "log", "manager", "output", "rundir", "sys", "words"]),
     ("output", &["fault", "log", "manager"]),
-    ("manager", &["fault", "log", "rundir", "shim", "sys", "words"]),
+    ("manager", &["fault", "log", "procs", "rundir", "shim", "sys", "words"]),
     ("shim", &["log", "procs", "rundir", "sys"]),
     ("http", &["sys"]),
     ("config", &[]),

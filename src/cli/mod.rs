@@ -251,7 +251,9 @@ fn target(command: &str, given: &Given, words: Vec<OsString>) -> Result<Target, 
         [only] => Some(only.to_string_lossy().into_owned()),
         several => Some(words::quote(several)),
     };
-    if name.is_none() && given.pid.is_none() {
+    // A cursor, or the number of a run, says by itself whose it is.
+    let says_whose = |(name, _): &(&str, String)| matches!(*name, "after" | "before" | "run");
+    if name.is_none() && given.pid.is_none() && !given.asked.iter().any(says_whose) {
         return Err(format!(
             "`persistproc {command}` needs a PID, a label or a command; `persistproc list` shows them"
         ));

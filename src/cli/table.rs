@@ -92,8 +92,11 @@ has options of its own.\n\nExample:\n  persistproc stop api",
         aliases: &[],
         usage: "[OPTIONS] TARGET…",
         summary: "show what a process printed, also after it has ended",
-        details: "Times are ISO 8601 (UTC without a zone) or ages such as 30s, 5m, 2h. Options may stand before or behind \
-TARGET.\n\nExample:\n  persistproc output api --lines 20\n  persistproc output api --follow",
+        details: "Times are ISO 8601 (UTC without a zone) or ages such as 30s, 5m, 2h. TARGET may be several, as in web,api, \
+or '*' for all in this directory: their lines come in the order of time, each with its name. Lines are what the process \
+wrote, colours included. With --follow a --wait-for ends it. Options may stand before or behind TARGET.\n\n\
+Example:\n  persistproc output api --lines 20\n  persistproc output api --follow --grep error\n  \
+persistproc output web,api --since-time 5m",
     },
     Spec {
         name: "ctrl",
@@ -127,7 +130,7 @@ Example:\n  claude mcp add --scope user persistproc -- persistproc mcp",
     },
 ];
 
-pub static FLAGS: [Flag; 32] = [
+pub static FLAGS: [Flag; 34] = [
     Flag {
         long: "fresh",
         short: None,
@@ -282,11 +285,29 @@ pub static FLAGS: [Flag; 32] = [
         set: |given, value| ask(given, "after", value.text()?),
     },
     Flag {
+        long: "before",
+        short: None,
+        value: Some("CURSOR"),
+        of: &["output"],
+        help: "only what came before a cursor",
+        choices: &[],
+        set: |given, value| ask(given, "before", value.text()?),
+    },
+    Flag {
+        long: "run",
+        short: None,
+        value: Some("N"),
+        of: &["output"],
+        help: "-1 is the run before the newest; or the number of a run",
+        choices: &[],
+        set: |given, value| ask(given, "run", value.number(-50, 999_999_999)?),
+    },
+    Flag {
         long: "wait-for",
         short: None,
         value: Some("REGEX"),
         of: &["output"],
-        help: "wait for a new line that matches, or for 'quiet'",
+        help: "wait for a line that matches, or 'quiet'; exit code 1 if none comes",
         choices: &[],
         set: |given, value| ask(given, "wait_for", value.text()?),
     },

@@ -4,8 +4,9 @@ use super::{Trouble, query, terminal};
 use crate::agents::is_of_agent;
 use crate::config::Config;
 use crate::http::client::{Answer, Call, Client, Hangup};
-use crate::http::head::encode;
+use crate::http::head::{decode, encode};
 use crate::mcp::tools::{META_DIRECTORY, META_JSON};
+use crate::output::cursor::Cursor;
 use crate::procs::{self, owner};
 use crate::server::follow::{Following, HEADER};
 use crate::server::handover;
@@ -32,6 +33,31 @@ const STARTING: Duration = Duration::from_secs(5);
 const COMING: Duration = Duration::from_secs(1);
 /// How long the process of a server may take to go after its last answer.
 const ENDING: Duration = Duration::from_secs(5);
+
+/// Lines that were read, as they are printed.
+pub struct Reading {
+    pub bytes: Vec<u8>,
+    /// Where to go on.
+    pub cursor: String,
+    /// Why waiting ended, if there was any.
+    pub waited: String,
+    note: String,
+    /// There was more than what was asked for.
+    pub is_cut: bool,
+}
+
+impl Reading {
+    pub fn cursor(&self) -> Result<Cursor, Trouble> {
+        self.cursor.parse().map_err(|_| Trouble::Refused("the server's answer makes no sense".into()))
+    }
+
+    /// Tells of restarts and of what is not kept any more.
+    pub fn note(&self, link: &Link) {
+        if !self.note.is_empty() && !link.config.is_quiet {
+            terminal::note(&self.note);
+        }
+    }
+}
 
 pub struct Link {
     pub config: Config,
@@ -200,15 +226,21 @@ impl Link {
         }
     }
 
-    /// Selected lines as bytes, and the cursor behind them.
-    pub fn read_output(&mut self, arguments: &Map<String, Value>) -> Result<(Vec<u8>, String), Trouble> {
-        let answer = self.send("GET", &format!("/output?{}", query(arguments)), b"", PATIENCE)?;
+    /// Selected lines as bytes.
+    pub fn read_output(&mut self, arguments: &Map<String, Value>) -> Result<Reading, Trouble> {
+        let mut query = query(arguments);
+        if let Ok(directory) = std::env::current_dir() {
+            query.push_str(&format!("&near={}", encode(&directory.to_string_lossy())));
+        }
+        let answer = self.send("GET", &format!("/output?{query}"), b"", PATIENCE)?;
         if answer.head.status != 200 {
             let json = serde_json::from_slice(&answer.body).ok();
             return Err(refusal(answer.head.status, json.as_ref(), &answer.body));
         }
-        let cursor = answer.head.header("persistproc-cursor").unwrap_or("").to_string();
-        Ok((answer.body, cursor))
+        let header = |name: &str| answer.head.header(name).map(decode).unwrap_or_default();
+        let [cursor, waited, note] = ["persistproc-cursor", "persistproc-waited", "persistproc-note"].map(header);
+        let is_cut = answer.head.header("persistproc-cut").is_some();
+        Ok(Reading { bytes: answer.body, cursor, waited, note, is_cut })
     }
 
     /// The log of a run behind an offset, as soon as there is something, or after `wait`.

@@ -6,6 +6,7 @@ mod errand;
 mod frames;
 mod lines;
 mod link;
+mod output;
 mod render;
 mod run;
 mod terminal;
@@ -21,7 +22,7 @@ use link::Link;
 use serde_json::{Map, Value, json};
 use std::ffi::OsString;
 use std::path::PathBuf;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 pub use link::start_server;
 pub use terminal::complain;
@@ -74,7 +75,7 @@ pub fn main(parsed: Parsed, config: Config) -> Result<u8, Trouble> {
         Command::Stop(target) => control(&mut link, "stop", &target, &given, is_json),
         Command::Restart(target) => control(&mut link, "restart", &target, &given, is_json),
         Command::List(target) => list(&mut link, &target, &given, is_json),
-        Command::Output(target) => output(link, &target, &given, is_json),
+        Command::Output(target) => output::output(link, &target, &given, is_json),
         Command::Bridge => bridge::run(link.config),
         Command::Shutdown => shutdown(&mut link, &given, is_json),
         Command::Say(text) => terminal::print(text.as_bytes()).map(|()| 0),
@@ -145,70 +146,6 @@ fn list(link: &mut Link, target: &Target, given: &Given, is_json: bool) -> Resul
     let answer = link.call_tool("list", &target_arguments(target, given)?)?;
     let text = if is_json { render::json(&answer) } else { render::list(&answer) };
     terminal::print(text.as_bytes()).map(|()| 0)
-}
-
-fn output(mut link: Link, target: &Target, given: &Given, is_json: bool) -> Result<u8, Trouble> {
-    let mut arguments = target_arguments(target, given)?;
-    arguments.extend(given.asked.iter().map(|(name, value)| (name.to_string(), json!(value))));
-    if given.follow {
-        if is_json || given.asked.iter().any(|(name, _)| matches!(*name, "wait_for" | "before_time" | "grep")) {
-            return Err(Trouble::Usage(
-                "--follow goes with --lines, --since-time, --after and --stream, in text; for a search, pipe it into grep".into(),
-            ));
-        }
-        return run::follow(link, &arguments);
-    }
-    if is_json {
-        let answer = through_restarts(&mut link, arguments, |link, arguments| link.call_tool("output", arguments))?;
-        return terminal::print(render::json(&answer).as_bytes()).map(|()| 0);
-    }
-    let (bytes, _) = through_restarts(&mut link, arguments, Link::read_output)?;
-    terminal::print(&bytes).map(|()| 0)
-}
-
-/// Reads output. If that waits, and the server goes meanwhile, the next one is asked for the rest of the time, from the
-/// same place: what was written in between is not missed.
-fn through_restarts<T>(
-    link: &mut Link,
-    mut arguments: Map<String, Value>,
-    read: impl Fn(&mut Link, &Map<String, Value>) -> Result<T, Trouble>,
-) -> Result<T, Trouble> {
-    if !arguments.contains_key("wait_for") {
-        return read(link, &arguments);
-    }
-    let seconds = arguments.get("timeout").and_then(|text| text.as_str()?.parse().ok()).unwrap_or(WAIT);
-    let end = Instant::now() + Duration::from_secs(seconds);
-    let is_begun = !arguments.contains_key("after");
-    if is_begun {
-        let target = ["pid", "command_or_label", "working_directory", "stream"];
-        let mut newest: Map<String, Value> =
-            target.iter().filter_map(|name| Some((name.to_string(), arguments.get(*name)?.clone()))).collect();
-        newest.insert("lines".into(), json!("1"));
-        let (_, cursor) = patiently(link, end, false, |link| link.read_output(&newest))?;
-        arguments.insert("after".into(), json!(cursor));
-    }
-    patiently(link, end, is_begun, |link| {
-        let left = end.saturating_duration_since(Instant::now());
-        arguments.insert("timeout".into(), json!(left.as_millis().div_ceil(1000).to_string()));
-        read(link, &arguments)
-    })
-}
-
-/// Asks again when a server that was there has gone, until `COMING` after `end`.
-fn patiently<T>(
-    link: &mut Link,
-    end: Instant,
-    mut was_there: bool,
-    mut ask: impl FnMut(&mut Link) -> Result<T, Trouble>,
-) -> Result<T, Trouble> {
-    loop {
-        let answer = ask(link);
-        was_there |= link.is_cut;
-        if answer.is_ok() || !(was_there && link.is_gone()) || Instant::now() > end + COMING {
-            return answer;
-        }
-        std::thread::sleep(RECONNECT);
-    }
 }
 
 fn shutdown(link: &mut Link, given: &Given, is_json: bool) -> Result<u8, Trouble> {

@@ -8,7 +8,7 @@ use super::link::Link;
 use super::{Trouble, run_request, terminal};
 use crate::cli::{Given, OnExit};
 use crate::log::Stream;
-use crate::output::cursor::Cursor;
+use crate::output::cursor::Place;
 use crate::server::follow::Following;
 use crate::sys;
 use serde_json::{Map, Value, json};
@@ -80,23 +80,17 @@ pub fn run(mut link: Link, argv: Vec<OsString>, given: &Given) -> Result<u8, Tro
     wrapper.run(&received)
 }
 
-/// `output --follow`: what there is, then what comes, with stamps.
-pub fn follow(mut link: Link, arguments: &Map<String, Value>) -> Result<u8, Trouble> {
+/// `output --follow`: what comes behind `place`, with stamps.
+pub fn follow(link: Link, arguments: &Map<String, Value>, place: Place) -> Result<u8, Trouble> {
     let (events, received) = watch_signals()?;
     let stream =
         arguments.get("stream").and_then(Value::as_str).and_then(Stream::from_name).unwrap_or(Stream::Combined);
-    // The place to go on from is one in combined.log, whatever stream is shown.
-    let mut first = arguments.clone();
-    first.insert("of_combined".into(), json!(true));
-    let (bytes, cursor) = link.read_output(&first)?;
-    let cursor: Cursor = cursor.parse().map_err(|_| Trouble::Refused("the server's answer makes no sense".into()))?;
-    terminal::print(&bytes)?;
     let show = Show::Stamped(stream);
-    follow_in_thread(Link::new(link.config.clone()), cursor.run, cursor.offset, events)?;
+    follow_in_thread(Link::new(link.config.clone()), place.run, place.offset, events)?;
     let mut wrapper = Wrapper {
         link,
         label: String::new(),
-        run: cursor.run,
+        run: place.run,
         pid: 0,
         frames: Frames::new(show),
         show,

@@ -82,6 +82,12 @@ impl Log {
         Ok(of(left.into_iter().collect(), end))
     }
 
+    /// What the files of one log take, in bytes.
+    pub fn size(run: &Path, stream: Stream) -> u64 {
+        let path = run.join(stream.file_name());
+        [previous(&path), path].iter().filter_map(|path| std::fs::metadata(path).ok()).map(|file| file.len()).sum()
+    }
+
     /// The first offset that is kept.
     pub fn start(&self) -> u64 {
         self.start

@@ -4,7 +4,7 @@
 //! (directory of the caller, the only one that runs), or the candidates are named.
 
 use super::watch::Run;
-use crate::fault::Fault;
+use crate::fault::{Fault, Kind};
 use crate::words;
 use std::path::Path;
 use std::sync::Arc;
@@ -21,6 +21,8 @@ pub struct Target {
     pub near: Option<String>,
 }
 
+/// The name that means every process of a directory.
+pub const EVERYTHING: &str = "*";
 /// Candidates that an error names.
 const NAMED: usize = 6;
 
@@ -36,6 +38,44 @@ pub fn find(runs: &[Arc<Run>], target: &Target) -> Result<Arc<Run>, Fault> {
         Some(name) => by_name(&here, name, target.near.as_deref())?,
     };
     found.cloned().ok_or_else(|| not_found(&here, target))
+}
+
+/// The runs that `target` means, the newest of each process: `*` is everything in the directory, and a name that fits
+/// nothing may be several, separated by commas.
+pub fn find_all(runs: &[Arc<Run>], target: &Target) -> Result<Vec<Arc<Run>>, Fault> {
+    let name = target.name.as_deref().map(str::trim).filter(|_| target.pid.is_none());
+    if name == Some(EVERYTHING) {
+        let all = in_directory(runs, target);
+        return if all.is_empty() { Err(not_found(&[], target)) } else { Ok(newest_per_label(&all)) };
+    }
+    let missing = match find(runs, target) {
+        Err(fault) if fault.kind == Kind::NotFound => fault,
+        found => return found.map(|run| vec![run]),
+    };
+    let parts: Vec<&str> = name.into_iter().flat_map(|name| name.split(',')).map(str::trim).collect();
+    if parts.len() < 2 {
+        return Err(missing);
+    }
+    let mut found: Vec<Arc<Run>> = Vec::new();
+    for part in parts.into_iter().filter(|part| !part.is_empty()) {
+        let run = find(runs, &Target { name: Some(part.into()), ..target.clone() })?;
+        if !found.iter().any(|other| other.id == run.id) {
+            found.push(run);
+        }
+    }
+    if found.is_empty() { Err(missing) } else { Ok(found) }
+}
+
+/// The runs of the directory that is asked for, or of the caller's if there are some, or all.
+pub fn in_directory(runs: &[Arc<Run>], target: &Target) -> Vec<Arc<Run>> {
+    let of = |directory: Option<&str>| -> Vec<Arc<Run>> {
+        runs.iter().filter(|run| is_in(run, directory)).cloned().collect()
+    };
+    if target.working_directory.is_some() {
+        return of(target.working_directory.as_deref());
+    }
+    let near = of(target.near.as_deref());
+    if near.is_empty() { of(None) } else { near }
 }
 
 /// The newest run of each label, oldest first.

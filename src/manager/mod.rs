@@ -5,6 +5,7 @@
 //! wins and two restarts never overlap; stopping needs no turn.
 
 mod claims;
+mod describe;
 mod door;
 mod launch;
 pub mod lookup;
@@ -13,17 +14,16 @@ pub mod registry;
 pub mod watch;
 
 use crate::fault::Fault;
-use crate::log::Stream;
 use crate::log::stamp::{format_ms, now_ms};
-use crate::rundir::{FORMAT, MESSAGE, Meta, RunDir, State, Status, Unreadable};
+use crate::rundir::{FORMAT, MESSAGE, Meta, RunDir, State, Status};
 use crate::shim::orphans;
 use crate::sys;
 use crate::words::{self, Word};
 use claims::{Claim, Claims};
+pub use describe::{Overview, Usage, age, describe_end, describe_unreadable, overview, problem, usage};
 use door::Door;
 use lookup::Target;
 use registry::{Notify, Registry};
-use serde::Serialize;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -160,16 +160,15 @@ impl Manager {
             max_log_bytes: self.max_log_bytes,
             idempotency_key: request.idempotency_key,
         };
-        self.replace(claim, previous, meta)
+        self.replace(claim, meta)
     }
 
-    /// Launches, ends the turn, and then wakes those who followed the run before: they may go on with this one.
-    fn replace(&self, claim: Claim, previous: Option<u64>, meta: Meta) -> Result<Started, Fault> {
+    /// Launches, ends the turn, and then wakes those who wait: they may go on with this run.
+    fn replace(&self, claim: Claim, meta: Meta) -> Result<Started, Fault> {
         let launched = self.launch(meta);
         drop(claim);
-        if let Some(previous) = previous.and_then(|id| self.registry.get(id)) {
-            previous.notify();
-        }
+        // Who waits for several processes may wait for new ones, too.
+        self.registry.all().iter().for_each(|run| run.notify());
         launched.map(|run| Started { run, is_new: true })
     }
 
@@ -279,7 +278,7 @@ impl Manager {
         let previous = Some(newest.id);
         let meta =
             Meta { created: now_ms(), previous, max_log_bytes: self.max_log_bytes, idempotency_key: None, ..meta };
-        self.replace(claim, previous, meta)
+        self.replace(claim, meta)
     }
 
     /// No more starts from now on; those that have begun are waited for, so that [`live`](Self::live) then tells all.
@@ -311,6 +310,16 @@ impl Manager {
         lookup::find(&self.registry.all(), target)
     }
 
+    /// The runs that `target` means, the newest of each process.
+    pub fn find_all(&self, target: &Target) -> Result<Vec<Arc<Run>>, Fault> {
+        lookup::find_all(&self.registry.all(), target)
+    }
+
+    /// All runs that are kept, oldest first.
+    pub fn runs(&self) -> Vec<Arc<Run>> {
+        self.registry.all()
+    }
+
     pub fn get(&self, id: u64) -> Option<Arc<Run>> {
         self.registry.get(id)
     }
@@ -325,13 +334,10 @@ impl Manager {
         self.claims.is_taken(label)
     }
 
-    /// The newest run of each process that fits, oldest first; pid 0 is the server itself.
-    pub fn list(&self, target: &Target) -> Result<Vec<Overview>, Fault> {
-        if target.pid == Some(0) {
-            return Ok(vec![self.own_overview()]);
-        }
+    /// The newest run of each process that fits, oldest first.
+    pub fn list(&self, target: &Target) -> Result<Vec<Arc<Run>>, Fault> {
         if target.pid.is_some() || target.name.is_some() {
-            return Ok(vec![overview(&*self.find(target)?)]);
+            return self.find_all(target);
         }
         let runs: Vec<Arc<Run>> = self
             .registry
@@ -339,10 +345,11 @@ impl Manager {
             .into_iter()
             .filter(|run| lookup::is_in(run, target.working_directory.as_deref()))
             .collect();
-        Ok(lookup::newest_per_label(&runs).iter().map(|run| overview(run)).collect())
+        Ok(lookup::newest_per_label(&runs))
     }
 
-    fn own_overview(&self) -> Overview {
+    /// The server itself, as a process.
+    pub fn own_overview(&self) -> Overview {
         let About { pid, port, started, command, log } = &self.about;
         let log = log.display().to_string();
         Overview {
@@ -369,6 +376,9 @@ fn check_label(label: &str) -> Result<(), Fault> {
     if label.chars().count() > LABEL_MAX {
         return Err(Fault::invalid(format!("a label has at most {LABEL_MAX} characters")));
     }
+    if label == lookup::EVERYTHING {
+        return Err(Fault::invalid("the label '*' means all processes; use at least one letter"));
+    }
     if label.bytes().all(|byte| byte.is_ascii_digit()) {
         return Err(Fault::invalid(format!("the label '{label}' could be a PID; use at least one letter")));
     }
@@ -390,11 +400,17 @@ fn already_running(run: &Run) -> Fault {
             run.meta.label
         ));
     }
-    Fault::conflict(format!(
-        "'{}' is already running with PID {}; restart it, or stop it first",
+    let status = run.status();
+    let ports = usage(&[run]).remove(0).map_or(Vec::new(), |usage| usage.ports);
+    let ports: Vec<String> = ports.iter().map(u16::to_string).collect();
+    let listens = if ports.is_empty() { String::new() } else { format!(", listens on {}", ports.join(", ")) };
+    let text = format!(
+        "'{}' is already running with PID {} (since {}{listens}); restart it, or stop it first",
         run.meta.label,
-        run.status().pid
-    ))
+        status.pid,
+        age(now_ms().saturating_sub(status.started)),
+    );
+    Fault { run: Some(run.id), ..Fault::conflict(text) }
 }
 
 fn not_gone(run: &Run, survivors: &[i32]) -> Fault {
@@ -421,104 +437,5 @@ fn tell(dir: &RunDir, message: &str, end: Instant) -> Result<(), Fault> {
                 return Err(Fault::failed(format!("cannot reach the shim of {}: {error}", dir.path().display())));
             }
         }
-    }
-}
-
-/// A process as `list` shows it, in the words of the Python program and with its members; absent ones are left out.
-#[derive(Clone, Debug, Default, Serialize)]
-pub struct Overview {
-    #[serde(skip_serializing_if = "String::is_empty")]
-    pub run: String,
-    pub pid: i32,
-    pub label: String,
-    pub command: Vec<String>,
-    pub working_directory: String,
-    pub status: &'static str,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub start_time: Option<String>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub end_time: Option<String>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub exit_code: Option<i32>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub signal: Option<String>,
-    pub log_stdout: String,
-    pub log_stderr: String,
-    pub log_combined: String,
-    /// Why it could not be started, or what is wrong with it now.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub error: Option<String>,
-}
-
-/// What `list` shows of a run.
-pub fn overview(run: &Run) -> Overview {
-    let status = run.status();
-    let time = |ms: Option<u64>| ms.filter(|&ms| ms > 0).map(format_ms);
-    let log = |stream: Stream| run.dir.path().join(stream.file_name()).display().to_string();
-    Overview {
-        run: run.name(),
-        pid: status.pid,
-        label: run.meta.label.clone(),
-        command: run.meta.argv.iter().map(Word::shown).collect(),
-        working_directory: run.meta.working_directory.shown(),
-        status: status.state.name(),
-        start_time: time(Some(if status.started > 0 { status.started } else { run.meta.created })),
-        end_time: time(status.ended.or(status.leader_ended)),
-        exit_code: status.exit_code,
-        signal: status.signal.map(sys::signal_name),
-        log_stdout: log(Stream::Stdout),
-        log_stderr: log(Stream::Stderr),
-        log_combined: log(Stream::Combined),
-        error: problem_of(run),
-    }
-}
-
-/// `is missing`, `is damaged: …`: what is the matter with a file of a run.
-pub fn describe_unreadable(problem: &Unreadable) -> String {
-    match problem {
-        Unreadable::Missing => "is missing".into(),
-        Unreadable::Newer(version) => format!("has format {version}, which is newer than this persistproc"),
-        Unreadable::Damaged(error) => format!("is damaged ({error})"),
-        Unreadable::NotNow(error) => format!("cannot be read now ({error})"),
-    }
-}
-
-/// What is wrong with a run now, in a few words: as [`problem`] says it, and who is still alive of a lost one.
-pub fn problem_of(run: &Run) -> Option<String> {
-    let problem = problem(&run.status());
-    match lost::shown(&run.orphans()) {
-        Some(pids) => Some(format!("{}; {pids} of it live on until it is stopped", problem.unwrap_or_default())),
-        None => problem,
-    }
-}
-
-/// What is wrong with a run, in a few words.
-pub fn problem(status: &Status) -> Option<String> {
-    let trouble = status.trouble.as_deref();
-    let unknown = || trouble.unwrap_or("its shim was killed, so nobody knows how it ended").to_string();
-    let why = trouble.map_or(String::new(), |trouble| format!(" ({trouble})"));
-    let missing = || format!("{} bytes of output were lost{why}", status.lost_bytes);
-    let error = status.error.as_ref().map(|error| error.text.clone());
-    error
-        .or_else(|| (status.state == State::Lost).then(unknown))
-        .or_else(|| (status.lost_bytes > 0).then(missing))
-        .or_else(|| trouble.map(|trouble| format!("output is held up: {trouble}")))
-}
-
-/// `exited with code 1`, `was ended by SIGKILL`, `could not be started: …`: the end of a run, for people and models.
-pub fn describe_end(status: &Status) -> String {
-    let how = match (status.exit_code, status.signal) {
-        (Some(code), _) => format!("exit code {code}"),
-        (None, Some(signal)) => sys::signal_name(signal),
-        (None, None) => String::new(),
-    };
-    match status.state {
-        State::Running => "is running".into(),
-        State::Detached => format!("has ended ({how}), but processes that it started go on"),
-        State::Exited => format!("has ended by itself ({how})"),
-        State::Terminated if how.is_empty() => "was stopped".into(),
-        State::Terminated => format!("was stopped ({how})"),
-        State::Failed => format!("could not be started: {}", problem(status).unwrap_or_default()),
-        State::Lost => format!("is lost: {}", problem(status).unwrap_or_default()),
     }
 }

@@ -9,7 +9,7 @@ use crate::shim::orphans;
 use crate::sys;
 use std::io::Read;
 use std::process::Child;
-use std::sync::{Arc, Condvar, Mutex, MutexGuard};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, Weak};
 use std::time::{Duration, Instant};
 
 /// The longest that a waiter sleeps before it looks for itself.
@@ -32,6 +32,43 @@ pub struct Run {
     pub meta: Meta,
     seen: Mutex<Seen>,
     changed: Condvar,
+    bells: Mutex<Vec<Weak<Bell>>>,
+    /// Of a run that is over, once somebody has looked.
+    pub last_words: OnceLock<LastWords>,
+}
+
+/// The end of the logs of a run, as `list` shows it.
+#[derive(Clone, Debug, Default)]
+pub struct LastWords {
+    pub line: String,
+    pub lines: Option<u64>,
+    pub log_bytes: u64,
+}
+
+/// Rings when something happens to any of the runs at which it hangs: for those who wait for several at once.
+#[derive(Default)]
+pub struct Bell {
+    rung: Mutex<u64>,
+    changed: Condvar,
+}
+
+impl Bell {
+    /// To be asked for before looking, and then given to [`wait`](Self::wait), as with a run.
+    pub fn generation(&self) -> u64 {
+        *self.rung.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+    }
+
+    fn ring(&self) {
+        *self.rung.lock().unwrap_or_else(|poisoned| poisoned.into_inner()) += 1;
+        self.changed.notify_all();
+    }
+
+    /// Sleeps until it rings after `generation`, for `limit`, at most a second. Whether it rang.
+    pub fn wait(&self, generation: u64, limit: Duration) -> bool {
+        let rung = self.rung.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+        let waited = self.changed.wait_timeout_while(rung, limit.min(LOOK), |rung| *rung == generation);
+        !waited.unwrap_or_else(|poisoned| poisoned.into_inner()).1.timed_out()
+    }
 }
 
 struct Seen {
@@ -54,7 +91,15 @@ impl Run {
     pub fn new(id: u64, dir: RunDir, meta: Meta) -> Run {
         let meta = Meta { environment: Vec::new(), ..meta };
         let seen = Seen { status: Arc::default(), is_over: false, is_followed: true, is_clean: false, generation: 0 };
-        Run { id, dir, meta, seen: Mutex::new(seen), changed: Condvar::new() }
+        Run {
+            id,
+            dir,
+            meta,
+            seen: Mutex::new(seen),
+            changed: Condvar::new(),
+            bells: Mutex::default(),
+            last_words: OnceLock::new(),
+        }
     }
 
     /// As users write it: `r12`.
@@ -158,7 +203,7 @@ impl Run {
         }
         seen.generation += 1;
         drop(seen);
-        self.changed.notify_all();
+        self.wake();
         problem.map_or(Ok(()), Err)
     }
 
@@ -185,7 +230,27 @@ impl Run {
     /// Wakes whoever waits, to look again.
     pub fn notify(&self) {
         self.lock().generation += 1;
+        self.wake();
+    }
+
+    fn wake(&self) {
         self.changed.notify_all();
+        let bells = self.bells.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).clone();
+        bells.iter().filter_map(Weak::upgrade).for_each(|bell| bell.ring());
+    }
+
+    /// Lets `bell` ring when something happens to this run, as long as somebody holds it.
+    pub fn hang_up(&self, bell: &Arc<Bell>) {
+        let mut bells = self.bells.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+        bells.retain(|other| other.strong_count() > 0 && !std::ptr::eq(other.as_ptr(), Arc::as_ptr(bell)));
+        bells.push(Arc::downgrade(bell));
+    }
+
+    /// Looks at the status file, in case that a doorbell was swallowed.
+    pub fn look(&self) {
+        if !self.is_over() {
+            let _ = self.refresh(false);
+        }
     }
 
     /// The status as last seen.

@@ -82,6 +82,11 @@ impl<'a> Arguments<'a> {
         }
     }
 
+    /// Those of these names that were given.
+    pub fn only(&self, names: &[&str]) -> Map<String, Value> {
+        names.iter().filter_map(|name| Some((name.to_string(), self.get(name)?.clone()))).collect()
+    }
+
     fn get(&self, name: &str) -> Option<&'a Value> {
         self.0.get(name).filter(|value| !value.is_null())
     }

@@ -4,5 +4,5 @@
 mod arguments;
 pub mod protocol;
 pub mod rpc;
-mod text;
+pub mod text;
 pub mod tools;

@@ -19,8 +19,13 @@ pub struct Line {
     pub is_finished: bool,
     /// Its beginning is no longer kept, or lies before what was asked for.
     pub lacks_start: bool,
-    /// Offset of its first record.
+    /// Its run.
+    pub run: u64,
+    /// Offset of its first record, and of the one that finished it; of an unfinished one where reading ended.
     pub at: u64,
+    pub last: u64,
+    /// Only shown because a line near it was searched for.
+    pub is_context: bool,
 }
 
 /// Joins records. Lines come out when they are finished; what is open can be looked at.
@@ -35,6 +40,25 @@ impl Assembler {
     /// For the records of the log of `file`; keeps at most `longest` bytes of a line.
     pub fn new(file: Stream, longest: usize) -> Assembler {
         Assembler { file, longest, open: [None, None] }
+    }
+
+    /// For the same log.
+    pub fn like(other: &Assembler) -> Assembler {
+        Assembler::new(other.file, other.longest)
+    }
+
+    /// Bytes that it keeps of a line.
+    pub fn longest(&self) -> usize {
+        self.longest
+    }
+
+    /// Forgets the unfinished lines of the other streams.
+    pub fn keep_open(&mut self, streams: [bool; 2]) {
+        for (line, is_kept) in self.open.iter_mut().zip(streams) {
+            if !is_kept {
+                *line = None;
+            }
+        }
     }
 
     /// Takes the next record and gives back the line that it finishes.
@@ -60,8 +84,12 @@ impl Assembler {
             cut: 0,
             is_finished: false,
             lacks_start: !part.begins(),
+            run: 0,
             at: raw.at,
+            last: raw.at,
+            is_context: false,
         });
+        line.last = raw.at;
         let kept = text.len().min(self.longest.saturating_sub(line.text.len()));
         line.text.extend_from_slice(&text[..kept]);
         line.cut += (text.len() - kept) as u64 + raw.cut;

@@ -1,8 +1,31 @@
-//! What a run has said: which lines, until when to wait for them, and how they are shown. One selection serves every
-//! door: the tool, the command line and `GET /output`.
+//! What runs have said: of which of them, which lines, until when to wait for more, and how they are shown. One
+//! selection serves every door: the tool, the command line and `GET /output`.
 
 pub mod cursor;
 pub mod lines;
+pub mod pattern;
 pub mod query;
+mod reader;
+pub mod scope;
 pub mod view;
 pub mod wait;
+
+#[cfg(test)]
+pub mod tests {
+    /// Cases of a property test: few by default, as many as `PERSISTPROC_CASES` says on demand.
+    pub fn cases() -> usize {
+        std::env::var("PERSISTPROC_CASES").ok().and_then(|text| text.parse().ok()).unwrap_or(20_000)
+    }
+
+    /// The same numbers every time, from a linear congruential generator (Knuth's constants).
+    pub struct Random(u64);
+    impl Random {
+        pub fn new(seed: u64) -> Random {
+            Random(seed)
+        }
+        pub fn below(&mut self, end: usize) -> usize {
+            self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            (self.0 >> 33) as usize % end.max(1)
+        }
+    }
+}

@@ -1,26 +1,16 @@
-//! Which lines: the newest of a range, found without reading what is not returned.
-//!
-//! A range is bounded by a cursor, by times, and by what is kept. Without `grep` the last lines are found from the end;
-//! with it the log is searched from the end, window by window, until there are enough.
+//! Which lines: the newest of what is asked for, of one run, of several runs of a process one after the other, or of
+//! several processes by time. One selection for every door.
 
-use super::cursor::Cursor;
-use super::lines::{Assembler, Line};
-use super::view;
+use super::cursor::{Cursor, Place};
+use super::lines::Line;
+use super::pattern::Pattern;
+use super::reader::{self, PieceRead};
+use super::scope::{Parts, Source};
+use super::wait::unreadable;
+use crate::fault::Fault;
 use crate::log::Stream;
-use crate::log::read::Log;
-use crate::log::scan::Scan;
 use crate::log::stamp::format_ms;
-use crate::manager::watch::Run;
-use regex_lite::Regex;
 use std::collections::VecDeque;
-use std::io;
-
-/// How far a search for `grep` goes back at a time, in bytes.
-const WINDOW: u64 = 1 << 20;
-/// Lines behind the newest that is shown are counted only up to this many bytes.
-const COUNTED: u64 = 64 << 20;
-/// A line that is not finished is looked up again only this far back, in bytes.
-const REACH: u64 = 1 << 20;
 
 /// What somebody wants to read.
 #[derive(Clone, Debug)]
@@ -33,18 +23,19 @@ pub struct Query {
     /// Not older than this, and older than this; milliseconds since 1970.
     pub since: Option<u64>,
     pub before: Option<u64>,
-    pub after: Option<Cursor>,
-    pub grep: Option<Regex>,
+    pub grep: Option<Pattern>,
     /// Lines around each that `grep` finds.
     pub context: usize,
     /// Longest line, and all lines together, in bytes; the newest are kept.
     pub longest: usize,
     pub most_bytes: usize,
+    /// The first lines instead of the newest, so that the cursor lies behind them and nothing is left out.
+    pub is_forward: bool,
 }
 
 impl Query {
     /// Whether lines must be looked at one by one to know which are meant.
-    fn is_search(&self) -> bool {
+    pub fn is_search(&self) -> bool {
         self.grep.is_some() || self.only.is_some()
     }
 
@@ -57,239 +48,202 @@ impl Query {
             lines,
             since: None,
             before: None,
-            after: None,
             grep: None,
             context: 0,
             longest,
             most_bytes,
+            is_forward: false,
         }
     }
+}
+
+/// A line, and whose it is.
+#[derive(Clone, Debug)]
+pub struct Selected {
+    /// Number of its source among those that were read.
+    pub source: usize,
+    pub line: Line,
 }
 
 /// What there is to read.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Selection {
-    /// Oldest first; unfinished ones last.
-    pub lines: Vec<Line>,
-    /// Lines of the run before the first and behind the last one shown, as far as they can be told cheaply.
+    /// In the order of time, unfinished ones last.
+    pub lines: Vec<Selected>,
+    /// Lines before the first and behind the last one shown, in the runs that were read, as far as they can be told
+    /// cheaply.
     pub before: Option<u64>,
     pub after: Option<u64>,
     /// Where to go on.
-    pub cursor: Cursor,
+    pub cursor: Option<Cursor>,
     /// Bytes between the cursor of the query and what is still kept.
     pub gone: u64,
-    /// Lines of the range that were left out because of `lines` or `most_bytes`.
+    /// Lines that were asked for were left out because of `lines` or `most_bytes`.
     pub is_cut: bool,
+    /// Where reading ended, of each source that has something.
+    ends: Vec<(usize, Place)>,
+    known: Option<u64>,
 }
 
-/// Selects lines of one run. `after`, if there is one, must be a cursor of this run.
-pub fn select(run: &Run, query: &Query) -> io::Result<Selection> {
-    // Taken before the log, so that it is never ahead of it.
-    let status = run.status();
-    let log = Log::open(run.dir.path(), query.stream)?;
-    let range = Range::of(&log, query)?;
-    let mut reader = Reader::new(&log, query);
-    let start = if query.is_search() {
-        search_start(&log, query, &range)?
-    } else {
-        log.tail(range.to, query.lines)?.max(range.from)
-    };
-    if start == range.from {
-        reader.recall(&range, query.after.as_ref())?;
+impl Selection {
+    /// The place before the line of this number: what to read to see what came before it.
+    pub fn before_line(&self, number: usize) -> Cursor {
+        let place = |&(source, end): &(usize, Place)| {
+            let own = |line: &&Selected| line.source == source;
+            let Some(Selected { line, .. }) = self.lines.iter().skip(number).find(own) else { return end };
+            let mut place = Place { run: line.run, stream: end.stream, offset: line.last, open: [None; 2] };
+            if !line.is_finished {
+                // Of two that are open at the end only the second may have found room.
+                let left = self.lines.iter().take(number).filter(own).filter(|left| !left.line.is_finished);
+                left.for_each(|left| place.open[left.line.stream.index()] = Some(left.line.at));
+            }
+            place
+        };
+        Cursor { places: self.ends.iter().map(place).collect(), known: self.known }
     }
-    reader.read(start, range.to)?;
-    let open = reader.assembler.open_at();
-    let (lines, was_cut) = reader.finish(range.to == log.end());
-    let is_cut = was_cut || start > range.from;
-    let cursor = Cursor { run: run.id, stream: query.stream, offset: range.to, open };
-    let mut selection = Selection { lines, before: None, after: None, cursor, gone: range.gone, is_cut };
-    if !query.is_search() {
-        let i = query.stream.index();
-        selection.after = count(&log, range.to, log.end())?;
-        let total = count(&log, status.bytes[i], log.end())?.map(|recent| recent + status.lines[i]);
-        let shown = selection.lines.iter().filter(|line| line.at >= range.from || !line.lacks_start).count() as u64;
-        selection.before = total.zip(selection.after).map(|(total, after)| total.saturating_sub(after + shown));
+}
+
+/// Selects lines.
+pub fn select(parts: &Parts, query: &Query) -> Result<Selection, Fault> {
+    let mut selection = Selection { known: parts.known, ..Selection::default() };
+    let mut counts = Counts { total: Some(0), later: Some(0) };
+    let mut places = Vec::new();
+    let mut floor = None;
+    for (number, source) in parts.sources.iter().enumerate() {
+        let read = read_source(source, query, floor, &mut counts)?;
+        selection.gone += read.gone;
+        selection.is_cut |= read.is_cut;
+        if let Some((end, is_done)) = read.end {
+            selection.ends.push((number, end));
+            if parts.known.is_none() || !is_done {
+                places.push(end);
+            }
+        }
+        let lines = read.lines.into_iter().map(|line| Selected { source: number, line }).collect();
+        merge(&mut selection.lines, lines);
+        if !query.is_forward {
+            floor = trim(&mut selection, query);
+        }
     }
+    selection.cursor = (parts.known.is_some() || !places.is_empty()).then_some(Cursor { places, known: parts.known });
+    let shown = selection.lines.iter().filter(|selected| !selected.line.lacks_start).count() as u64;
+    selection.after = counts.later;
+    selection.before = counts
+        .total
+        .zip(counts.later)
+        .filter(|_| !query.is_search())
+        .map(|(total, later)| total.saturating_sub(later + shown));
     Ok(selection)
 }
 
-/// Lines in `from..to`, if that is not too much to read for a number.
-fn count(log: &Log, from: u64, to: u64) -> io::Result<Option<u64>> {
-    if to.saturating_sub(from) > COUNTED { Ok(None) } else { log.count_lines(from, to).map(Some) }
+struct Counts {
+    total: Option<u64>,
+    later: Option<u64>,
 }
 
-/// The range of offsets that a query allows.
-struct Range {
-    from: u64,
-    to: u64,
-    gone: u64,
-}
-
-impl Range {
-    fn of(log: &Log, query: &Query) -> io::Result<Range> {
-        let mut range = Range { from: log.start(), to: log.end(), gone: 0 };
-        if let Some(after) = query.after {
-            range.gone = log.start().saturating_sub(after.offset);
-            range.from = range.from.max(after.offset);
-        }
-        if let Some(ms) = query.since {
-            range.from = range.from.max(log.since(ms)?);
-        }
-        if let Some(ms) = query.before {
-            range.to = range.to.min(log.since(ms)?);
-        }
-        range.to = range.to.max(range.from.min(log.end()));
-        range.from = range.from.min(range.to);
-        Ok(range)
-    }
-}
-
-/// Where to begin reading so that the last `lines` matches, and their context, are among what is read.
-fn search_start(log: &Log, query: &Query, range: &Range) -> io::Result<u64> {
-    let (mut start, mut found) = (range.to, 0);
-    while start > range.from && found < query.lines {
-        let end = start;
-        start = log.line_start(end.saturating_sub(WINDOW).max(range.from), range.from)?;
-        let mut scan = Scan::new(log, start, end, query.longest);
-        let mut assembler = Assembler::new(query.stream, query.longest);
-        while let Some(raw) = scan.next()? {
-            found += usize::from(assembler.push(&raw).is_some_and(|line| matches(query, &line)));
-        }
-    }
-    log.tail(start, query.context).map(|at| at.max(range.from))
-}
-
-fn matches(query: &Query, line: &Line) -> bool {
-    // People search for what they see, so colours do not count.
-    query.only.is_none_or(|only| only == line.stream)
-        && query.grep.as_ref().is_none_or(|grep| grep.is_match(&view::clean(&line.text)))
-}
-
-/// Reads lines and keeps the newest that are wanted.
-struct Reader<'a> {
-    log: &'a Log,
-    query: &'a Query,
-    assembler: Assembler,
-    kept: VecDeque<Line>,
-    bytes: usize,
+struct SourceRead {
+    lines: VecDeque<Line>,
     is_cut: bool,
-    /// With `grep`: the lines before the present one, and how many behind a match are still wanted.
-    context: VecDeque<Line>,
-    wanted: usize,
-    /// Matches among `kept`, oldest first, as numbers of lines.
-    matched: VecDeque<u64>,
-    /// Number of the first line in `kept`.
-    first: u64,
+    gone: u64,
+    /// Where reading ended, and whether nothing can come behind it.
+    end: Option<(Place, bool)>,
 }
 
-impl<'a> Reader<'a> {
-    fn new(log: &'a Log, query: &'a Query) -> Reader<'a> {
-        Reader {
-            log,
-            query,
-            assembler: Assembler::new(query.stream, query.longest),
-            kept: VecDeque::new(),
-            bytes: 0,
-            is_cut: false,
-            context: VecDeque::new(),
-            wanted: 0,
-            matched: VecDeque::new(),
-            first: 0,
+/// The newest lines of the runs of one process, or its first ones.
+fn read_source(source: &Source, query: &Query, floor: Option<u64>, counts: &mut Counts) -> Result<SourceRead, Fault> {
+    let mut read = SourceRead { lines: VecDeque::new(), is_cut: false, gone: 0, end: None };
+    let mut wanted = query.lines;
+    let order: Vec<usize> =
+        if query.is_forward { (0..source.pieces.len()).collect() } else { (0..source.pieces.len()).rev().collect() };
+    for i in order {
+        let piece = &source.pieces[i];
+        let is_over = piece.run.is_over();
+        let part = reader::read(piece, query, wanted, floor).map_err(|error| unreadable(&piece.run, &error))?;
+        let PieceRead { lines, is_cut, end, is_at_end, gone, total, later } = part;
+        wanted -= lines.iter().filter(|line| !line.is_context).count().min(wanted);
+        read.gone += gone;
+        read.is_cut |= is_cut;
+        counts.total = counts.total.zip(total).map(|(sum, total)| sum + total);
+        counts.later = counts.later.zip(later).map(|(sum, later)| sum + later);
+        if query.is_forward {
+            read.lines.extend(lines);
+            read.end = Some((end, is_over && is_at_end));
+            if is_cut || wanted == 0 {
+                // The next ones come behind the rest of this one.
+                read.is_cut = is_cut || i + 1 < source.pieces.len();
+                break;
+            }
+        } else {
+            lines.into_iter().rev().for_each(|line| read.lines.push_front(line));
+            read.end = read.end.or(Some((end, is_over && is_at_end)));
         }
     }
+    Ok(read)
+}
 
-    /// Reads again the parts before the cursor of lines that were unfinished there.
-    fn recall(&mut self, range: &Range, after: Option<&Cursor>) -> io::Result<()> {
-        let Some(after) = after else { return Ok(()) };
-        for (s, at) in after.open.iter().enumerate() {
-            let Some(at) = at.filter(|at| *at >= self.log.start()) else { continue };
-            let mut scan = Scan::new(self.log, at, range.from.min(at + REACH), self.query.longest);
-            let mut own = Assembler::new(self.query.stream, self.query.longest);
-            while let Some(raw) = scan.next()? {
-                let is_own =
-                    crate::log::record::parse(raw.bytes, self.query.stream).is_none_or(|r| r.stream.index() == s);
-                if is_own {
-                    own.push(&raw);
-                }
-            }
-            self.assembler.adopt(own);
-        }
-        Ok(())
+/// Puts lines of another source among those that there are, by time; the order within a source stays.
+fn merge(lines: &mut Vec<Selected>, others: Vec<Selected>) {
+    if lines.is_empty() {
+        *lines = others;
+        return;
     }
-
-    fn read(&mut self, from: u64, to: u64) -> io::Result<()> {
-        let mut scan = Scan::new(self.log, from, to, self.query.longest + crate::log::record::PREFIX);
-        while let Some(raw) = scan.next()? {
-            if let Some(line) = self.assembler.push(&raw) {
-                self.take(line);
-            }
+    let mut ours = std::mem::take(lines).into_iter().peekable();
+    let mut others = others.into_iter().peekable();
+    loop {
+        let next = match (ours.peek(), others.peek()) {
+            (Some(own), Some(other)) if other.line.ms < own.line.ms => others.next(),
+            (Some(_), _) => ours.next(),
+            (None, _) => others.next(),
+        };
+        match next {
+            Some(line) => lines.push(line),
+            None => return,
         }
-        Ok(())
-    }
-
-    fn take(&mut self, line: Line) {
-        if !self.query.is_search() {
-            return self.keep(line, true);
-        }
-        if matches(self.query, &line) {
-            for before in std::mem::take(&mut self.context) {
-                self.keep(before, false);
-            }
-            self.keep(line, true);
-            self.wanted = self.query.context;
-        } else if self.wanted > 0 {
-            self.wanted -= 1;
-            self.keep(line, false);
-        } else if self.query.context > 0 {
-            if self.context.len() == self.query.context {
-                self.context.pop_front();
-            }
-            self.context.push_back(line);
-        }
-    }
-
-    /// Keeps a line; `counts` says that it is one of the `lines` that were asked for.
-    fn keep(&mut self, line: Line, counts: bool) {
-        self.bytes += line.text.len();
-        if counts {
-            self.matched.push_back(self.first + self.kept.len() as u64);
-        }
-        self.kept.push_back(line);
-        while self.matched.len() > self.query.lines || (self.bytes > self.query.most_bytes && self.kept.len() > 1) {
-            self.is_cut = true;
-            let Some(gone) = self.kept.pop_front() else { break };
-            self.bytes -= gone.text.len();
-            if self.matched.front() == Some(&self.first) {
-                self.matched.pop_front();
-            }
-            self.first += 1;
-        }
-    }
-
-    /// The lines, with those that are not finished at the end of the log behind them.
-    fn finish(mut self, is_end: bool) -> (Vec<Line>, bool) {
-        if is_end {
-            let open: Vec<Line> = self.assembler.open().into_iter().cloned().collect();
-            open.into_iter().for_each(|line| self.take(line));
-        }
-        (self.kept.into(), self.is_cut)
     }
 }
 
-/// Lines as people and files get them: `STAMP text`, the bytes as the child wrote them.
-pub fn stamped(lines: &[Line]) -> Vec<u8> {
+/// Keeps the newest; once there are enough, the time before which nothing is among them.
+fn trim(selection: &mut Selection, query: &Query) -> Option<u64> {
+    let counts = |selected: &Selected| usize::from(!selected.line.is_context);
+    let mut counted: usize = selection.lines.iter().map(counts).sum();
+    let mut bytes: usize = selection.lines.iter().map(|selected| selected.line.text.len()).sum();
+    let mut surplus = 0;
+    for selected in &selection.lines {
+        if counted <= query.lines && (bytes <= query.most_bytes || surplus + 1 == selection.lines.len()) {
+            break;
+        }
+        counted -= counts(selected);
+        bytes -= selected.line.text.len();
+        surplus += 1;
+    }
+    selection.is_cut |= surplus > 0;
+    selection.lines.drain(..surplus);
+    let first = selection.lines.first().filter(|_| counted >= query.lines)?;
+    Some(first.line.ms)
+}
+
+/// Lines as people and files get them: `STAMP text`, the bytes as the child wrote them; of several processes
+/// `STAMP name: text`.
+pub fn stamped(selection: &Selection, names: &[String]) -> Vec<u8> {
     let mut out = Vec::new();
-    for line in lines {
-        out.extend_from_slice(&stamped_line(line));
+    for selected in &selection.lines {
+        out.extend_from_slice(&stamped_line(selected, names));
         out.push(b'\n');
     }
     out
 }
 
 /// One of them, without a newline.
-pub fn stamped_line(line: &Line) -> Vec<u8> {
+pub fn stamped_line(selected: &Selected, names: &[String]) -> Vec<u8> {
+    let line = &selected.line;
     let mut out = format_ms(line.ms).into_bytes();
-    out.extend_from_slice(if line.lacks_start { " …".as_bytes() } else { b" " });
+    out.push(b' ');
+    if let Some(name) = names.get(selected.source) {
+        out.extend_from_slice(format!("{name}: ").as_bytes());
+    }
+    if line.lacks_start {
+        out.extend_from_slice("…".as_bytes());
+    }
     out.extend_from_slice(&line.text);
     if line.cut > 0 {
         out.extend_from_slice(format!("… [{} more bytes]", line.cut).as_bytes());

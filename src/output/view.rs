@@ -1,27 +1,32 @@
 //! How lines are shown to a model: what a terminal would show of them, as text without anything that only a terminal
 //! could use. People and files get the bytes as they are.
 //!
-//! A pure state machine over one line: bounded in memory, total over all bytes, and never in the middle of a character.
+//! A pure state machine over one line: bounded in memory, total over all bytes, never longer than what came in, and never
+//! in the middle of a character.
 
-/// Columns that a line may have; what lies beyond is counted and not kept.
+use std::borrow::Cow;
+
+/// Columns that a line may have if there is something to obey in it; what lies beyond is not kept.
 const COLUMNS: usize = 16 << 10;
+/// A column that nothing was written into.
+const NOTHING: char = '\0';
 
 /// What a terminal shows after it was sent `line` (ECMA-48): escape and control sequences gone, `\r` and `\b` obeyed, so
-/// that of a progress bar the last picture is left. Invalid UTF-8 becomes `�`.
-pub fn clean(line: &[u8]) -> String {
+/// that of a progress bar the last picture is left. A gap that was jumped over is one blank, whatever its width. Invalid
+/// UTF-8 becomes `�`. Has at most as many characters as `line` has bytes.
+pub fn clean(line: &[u8]) -> Cow<'_, str> {
     // Nearly all lines hold nothing to obey.
     if let Ok(text) = std::str::from_utf8(line)
         && !text.chars().any(|c| c.is_control() && c != '\t')
     {
-        return text.trim_end().to_string();
+        return Cow::Borrowed(text.trim_end());
     }
     let mut screen = Screen::default();
     let mut state = State::Text;
     for c in String::from_utf8_lossy(line).chars() {
         state = state.step(c, &mut screen);
     }
-    let text: String = screen.cells.into_iter().collect();
-    text.trim_end().to_string()
+    Cow::Owned(screen.text())
 }
 
 /// One line of a terminal.
@@ -37,12 +42,27 @@ impl Screen {
             return;
         }
         if self.column >= self.cells.len() {
-            self.cells.resize(self.column, ' ');
+            self.cells.resize(self.column, NOTHING);
             self.cells.push(c);
         } else {
             self.cells[self.column] = c;
         }
         self.column += 1;
+    }
+
+    fn text(self) -> String {
+        let mut text = String::with_capacity(self.cells.len());
+        let mut is_gap = false;
+        for c in self.cells {
+            if c != NOTHING {
+                text.push(c);
+            } else if !is_gap {
+                text.push(' ');
+            }
+            is_gap = c == NOTHING;
+        }
+        text.truncate(text.trim_end().len());
+        text
     }
 
     /// `CSI … final`, as far as it moves within the line or erases in it.
@@ -56,7 +76,7 @@ impl Screen {
             'K' if count == 0 => self.cells.truncate(self.column),
             'K' if count == 1 => {
                 let end = (self.column + 1).min(self.cells.len());
-                self.cells[..end].fill(' ');
+                self.cells[..end].fill(NOTHING);
             }
             'K' if count == 2 => self.cells.clear(),
             // Clearing the screen clears the line, too.
@@ -152,6 +172,7 @@ pub fn clip(text: &str, most: usize) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::output::tests::{Random, cases};
 
     #[test]
     fn a_model_sees_what_a_terminal_would_show() {
@@ -166,8 +187,9 @@ mod tests {
             (b"Downloading\rDone", "Doneloading"),
             (b"abc\x1b[2K\rxy", "xy"),
             (b"abc\x1b[2Dx", "axc"),
-            (b"abc\x1b[1Gx\x1b[10Gy", "xbc      y"),
-            (b"abcdef\x1b[3G\x1b[1Kx", "  xdef"),
+            (b"abc\x1b[1Gx\x1b[10Gy", "xbc y"),
+            (b"left\x1b[40Cright\x1b[40C", "left right"),
+            (b"abcdef\x1b[3G\x1b[1Kx", " xdef"),
             (b"spin\x08\x08in", "spin"),
             (b"line\r", "line"),
             (b"bell\x07 nul\0 del\x7f end", "bell nul del end"),
@@ -187,20 +209,29 @@ mod tests {
 
     #[test]
     fn no_bytes_make_it_panic_or_grow() {
-        let mut seed = 1u64;
-        let alphabet = b"\x1b[]0123456789;KGCDJm\r\x08\x07\\PX^_( ab\xc2\x9b\x9d\xff\t\0";
-        for round in 0..20_000 {
-            let mut line = Vec::new();
-            for _ in 0..round % 60 {
-                seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-                line.push(alphabet[(seed >> 33) as usize % alphabet.len()]);
-            }
+        let mut random = Random::new(1);
+        let alphabet = b"\x1b[]0123456789;KGCDJm\r\x08\x07\\PX^_( ab\xc2\x9b\x9d\xe2\x82\xac\xff\t\0";
+        let mut line = Vec::new();
+        for round in 0..cases() {
+            line.clear();
+            line.extend((0..random.below(60)).map(|_| match round % 4 {
+                0 => random.below(256) as u8,
+                _ => alphabet[random.below(alphabet.len())],
+            }));
             let shown = clean(&line);
-            assert!(shown.chars().count() <= COLUMNS);
+            let count = shown.chars().count();
+            assert!(count <= line.len(), "{line:?}");
             assert!(shown.chars().all(|c| !c.is_control() || c == '\t'), "{line:?}");
+            assert_eq!(clean(shown.as_bytes()), shown, "what is shown is shown as it is: {line:?}");
+            let most = random.below(40);
+            let clipped = clip(&shown, most);
+            let kept = clipped.split('…').next().unwrap_or("");
+            assert!(count <= most && clipped == shown || shown.starts_with(kept) && kept.chars().count() <= most);
         }
-        let far = clean(b"\x1b[99999999999999999999Cx\x1b[99999G y");
-        assert!(far.len() <= COLUMNS);
+        let far = clean(b"\x1b[99999999999999999999Cx\x1b[99999G y\x1b[9Gx");
+        assert_eq!(far, " x");
+        let long = [&b"\x1b[1m"[..], &[b'x'; 100_000]].concat();
+        assert_eq!(clean(&long).len(), COLUMNS);
     }
 
     #[test]

@@ -1,28 +1,38 @@
 //! Until when: a new line that matches, silence after something new, the end of the process, or the end of patience.
-//! Wakes on the shim's doorbell, not by polling files.
+//! Wakes on the shims' doorbells, not by polling files.
+//!
+//! Waiting goes on across a restart: most waits are for what a restart or an edit brings, the restart may be somebody
+//! else's, and whoever waits would have to ask again at once. The answer says that there was one.
 
-use super::lines::Assembler;
-use super::view;
+use super::cursor::{Cursor, Place};
+use super::lines::{Assembler, Line};
+use super::pattern::Pattern;
+use super::reader::recall;
+use super::scope::{Parts, Piece, Scope};
 use crate::fault::Fault;
 use crate::log::Stream;
 use crate::log::read::Log;
 use crate::log::scan::Scan;
-use crate::manager::watch::Run;
-use regex_lite::Regex;
+use crate::manager::watch::{Bell, Run};
+use std::collections::BTreeMap;
 use std::io;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 /// The longest that anybody may wait in one call: clients give up at 60 s.
 pub const LONGEST: Duration = Duration::from_secs(45);
-/// So much silence after something new is "quiet".
+/// So much silence after something new is "quiet". It counts from the call on at the earliest: what reacts to an edit
+/// takes a moment to say its first word.
 pub const QUIET: Duration = Duration::from_millis(500);
 /// Of a line, so much is looked at, in bytes.
 const LINE: usize = 64 << 10;
+/// Where waiters look for themselves whether somebody is there who listens.
+const LOOK: Duration = Duration::from_secs(1);
 
 /// What is waited for.
 #[derive(Clone, Debug)]
 pub enum Until {
-    Match(Regex),
+    Match(Pattern),
     Quiet,
     /// Only the end of the process, or of the time.
     Over,
@@ -31,17 +41,8 @@ pub enum Until {
 impl Until {
     /// `quiet`, or a regular expression.
     pub fn parse(text: &str) -> Result<Until, Fault> {
-        if text == "quiet" { Ok(Until::Quiet) } else { regex(text).map(Until::Match) }
+        if text == "quiet" { Ok(Until::Quiet) } else { Pattern::parse(text).map(Until::Match) }
     }
-}
-
-/// Compiles what somebody searches for.
-pub fn regex(text: &str) -> Result<Regex, Fault> {
-    Regex::new(text).map_err(|error| {
-        Fault::invalid(format!(
-            "cannot read the regular expression '{text}': {error}; put a \\ before characters that stand for themselves"
-        ))
-    })
 }
 
 /// Why waiting ended.
@@ -64,57 +65,51 @@ pub trait Caller {
     fn may_wait(&self) -> bool;
 }
 
-/// Waits for something in what comes behind `from` in the log of `stream`.
-pub fn wait(
-    run: &Run,
-    stream: Stream,
-    from: u64,
-    until: &Until,
-    limit: Duration,
-    caller: &dyn Caller,
-) -> Result<Outcome, Fault> {
-    if !caller.may_wait() {
-        return Err(Fault::conflict("too many requests are waiting at this server; try again in a moment"));
-    }
-    wait_for(run, stream, from, until, limit, caller).map_err(|error| unreadable(run, &error))
-}
-
 /// What to say when a log cannot be read.
 pub fn unreadable(run: &Run, error: &io::Error) -> Fault {
     Fault::failed(format!("cannot read the output of '{}' in {}: {error}", run.meta.label, run.dir.path().display()))
 }
 
-fn wait_for(
-    run: &Run,
+/// Waits for something in what comes behind `from`. `with_leader`: a leader that ended is the end.
+pub fn wait(
+    scope: &Scope,
     stream: Stream,
-    from: u64,
+    from: &Cursor,
     until: &Until,
     limit: Duration,
+    with_leader: bool,
     caller: &dyn Caller,
-) -> io::Result<Outcome> {
+) -> Result<Outcome, Fault> {
+    if !caller.may_wait() {
+        return Err(Fault::conflict("too many requests are waiting at this server; try again in a moment"));
+    }
     let end = Instant::now() + limit.min(LONGEST);
-    let mut at = from;
-    let mut lines = Assembler::new(stream, LINE);
+    let bell = Arc::new(Bell::default());
+    let mut seen: BTreeMap<u64, Seen> = BTreeMap::new();
     let mut news_at = None;
     loop {
-        // Both before looking, so that nothing between looking and waiting is missed.
-        let generation = run.generation();
-        let is_over = run.is_over();
-        let log = Log::open(run.dir.path(), stream)?;
-        at = at.max(log.start());
-        if log.end() > at {
-            news_at = Some(Instant::now());
-            if look(&log, &mut at, &mut lines, until)? {
+        // All before looking, so that nothing between looking and waiting is missed.
+        let parts = scope.parts(Some(from), None);
+        let pieces: Vec<&Piece> = parts.sources.iter().flat_map(|source| &source.pieces).collect();
+        let generation = listen(&bell, &pieces, &seen);
+        let is_over = is_over(scope, from, &parts, with_leader);
+        for piece in pieces {
+            let own = seen.entry(piece.run.id).or_insert_with(|| Seen::new(stream, piece.after));
+            let (grew, matched) = own.look(piece, until).map_err(|error| unreadable(&piece.run, &error))?;
+            if grew {
+                news_at = Some(Instant::now());
+            }
+            if matched {
                 return Ok(Outcome::Matched);
             }
-        }
-        if is_over {
-            return Ok(Outcome::Over);
         }
         let now = Instant::now();
         let quiet_at = news_at.filter(|_| matches!(until, Until::Quiet)).map(|news| news + QUIET);
         if quiet_at.is_some_and(|quiet| quiet <= now) {
             return Ok(Outcome::Quiet);
+        }
+        if is_over {
+            return Ok(Outcome::Over);
         }
         if now >= end {
             return Ok(Outcome::TimedOut);
@@ -122,24 +117,78 @@ fn wait_for(
         if caller.is_gone() {
             return Ok(Outcome::Abandoned);
         }
-        let wake = quiet_at.map_or(end, |quiet| quiet.min(end));
-        run.wait(generation, wake.saturating_duration_since(now));
+        let wake = quiet_at.map_or(end, |quiet| quiet.min(end)).saturating_duration_since(now);
+        if !bell.wait(generation, wake) && wake >= LOOK {
+            parts.sources.iter().flat_map(|source| &source.pieces).for_each(|piece| piece.run.look());
+        }
     }
 }
 
-/// Goes through what is new; a line that is not finished counts as far as it is there.
-fn look(log: &Log, at: &mut u64, lines: &mut Assembler, until: &Until) -> io::Result<bool> {
-    let Until::Match(wanted) = until else {
-        *at = log.end();
-        return Ok(false);
-    };
-    let is_match = |text: &[u8]| wanted.is_match(&view::clean(text));
-    let mut scan = Scan::new(log, *at, log.end(), LINE);
-    while let Some(raw) = scan.next()? {
-        *at = raw.next;
-        if lines.push(&raw).is_some_and(|line| is_match(&line.text)) {
-            return Ok(true);
-        }
+/// Hangs the bell at runs that are new, and tells its generation as of before that.
+fn listen(bell: &Arc<Bell>, pieces: &[&Piece], seen: &BTreeMap<u64, Seen>) -> u64 {
+    pieces.iter().filter(|piece| !seen.contains_key(&piece.run.id)).for_each(|piece| piece.run.hang_up(bell));
+    bell.generation()
+}
+
+/// Whether nothing more can come from any of these runs, and nobody is about to start another of the same process.
+fn is_over(scope: &Scope, from: &Cursor, parts: &Parts, with_leader: bool) -> bool {
+    let ended = |piece: &Piece| piece.run.is_over() || with_leader && piece.run.status().leader_ended.is_some();
+    let all = |parts: &Parts| parts.sources.iter().flat_map(|source| &source.pieces).all(ended);
+    // In this order: who restarts holds the turn until the new run can be seen.
+    all(parts) && !scope.is_being_started() && all(&scope.parts(Some(from), None))
+}
+
+/// How far the log of one run has been looked at.
+struct Seen {
+    /// `None` until the first look.
+    at: Option<u64>,
+    after: Option<Place>,
+    lines: Assembler,
+    stream: Stream,
+    /// Nothing more comes, and all has been looked at.
+    is_done: bool,
+}
+
+impl Seen {
+    fn new(stream: Stream, after: Option<Place>) -> Seen {
+        Seen { at: None, after, lines: Assembler::new(stream, LINE), stream, is_done: false }
     }
-    Ok(lines.open().into_iter().any(|line| is_match(&line.text)))
+
+    /// Goes through what is new: whether there was something, and whether it matches. A line that is not finished counts
+    /// as far as it is there.
+    fn look(&mut self, piece: &Piece, until: &Until) -> io::Result<(bool, bool)> {
+        if self.is_done {
+            return Ok((false, false));
+        }
+        self.is_done = piece.run.is_over();
+        let log = Log::open(piece.run.dir.path(), self.stream)?;
+        let mut at = match (self.at, self.after) {
+            (Some(at), _) => at.max(log.start()),
+            (None, Some(place)) if (log.start()..=log.end()).contains(&place.offset) => {
+                recall(&log, &mut self.lines, place.offset, place.open)?;
+                place.offset
+            }
+            (None, _) => log.start(),
+        };
+        let grew = log.end() > at;
+        let mut matched = false;
+        if let (true, Until::Match(wanted)) = (grew, until) {
+            let mut scan = Scan::new(&log, at, log.end(), LINE);
+            while let Some(raw) = scan.next()? {
+                at = raw.next;
+                if self.lines.push(&raw).is_some_and(|line| wanted.is_match(&line.text)) {
+                    matched = true;
+                    break;
+                }
+            }
+            // A line that has not gone on since is not new.
+            let known = self.after.map_or(0, |place| place.offset);
+            let is_new = |line: &&Line| line.last >= known && wanted.is_match(&line.text);
+            matched = matched || self.lines.open().iter().any(is_new);
+        } else {
+            at = log.end();
+        }
+        self.at = Some(at);
+        Ok((grew, matched))
+    }
 }

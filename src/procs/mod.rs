@@ -5,7 +5,7 @@
 
 pub mod owner;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// One process, as of the moment it was looked at.
 #[derive(Clone, Debug, PartialEq)]
@@ -60,6 +60,41 @@ fn select_below(all: Vec<Process>, roots: Vec<i32>, skip: impl Fn(&Process) -> b
     found
 }
 
+/// What a tree of processes takes.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Usage {
+    /// Processor time so far in milliseconds, that of children who have ended included.
+    pub cpu_ms: u64,
+    /// Resident memory in bytes; what processes share counts for each.
+    pub memory: u64,
+    /// TCP ports on which somebody in it listens, in order.
+    pub ports: Vec<u16>,
+}
+
+/// What each of the trees below `roots` takes, the roots aside, as far as the system tells (Linux). Looks at every
+/// process once, whatever the number of trees.
+pub fn usage(roots: &[i32], skip: impl Fn(&Process) -> bool) -> Vec<Option<Usage>> {
+    if !cfg!(target_os = "linux") || roots.is_empty() {
+        return vec![None; roots.len()];
+    }
+    let all = everybody();
+    let listeners = platform::listeners();
+    let of = |root: &i32| {
+        let below = select_below(all.clone(), vec![*root], &skip);
+        let mut ports = BTreeSet::new();
+        let mut usage = Usage::default();
+        for process in &below {
+            let (cpu_ms, memory) = platform::cpu_and_memory(process.pid).unwrap_or_default();
+            usage.cpu_ms += cpu_ms;
+            usage.memory += memory;
+            ports.extend(platform::ports(process.pid, &listeners));
+        }
+        usage.ports = ports.into_iter().collect();
+        (!below.is_empty()).then_some(usage)
+    };
+    roots.iter().map(of).collect()
+}
+
 /// Everybody alive whose environment holds `mark` (`NAME=value`), as inherited at their start, and all below these;
 /// without those that `skip` names and all below them. Who cleaned its environment is found only below somebody who did
 /// not, another user's process only by root.
@@ -74,6 +109,8 @@ pub fn marked(mark: &str, skip: impl Fn(&Process) -> bool) -> Vec<Process> {
 #[cfg(target_os = "linux")]
 mod platform {
     use super::Process;
+    use crate::sys;
+    use std::collections::BTreeMap;
     use std::io::Read;
 
     /// One line of /proc/PID/stat. The name stands in brackets and may itself hold brackets and blanks.
@@ -88,10 +125,46 @@ mod platform {
         Some(Process { pid: pid.parse().ok()?, parent, group, start, state, name: name.into() })
     }
 
-    fn read_stat(pid: &str) -> Option<Process> {
+    fn stat_line(pid: &str) -> Option<String> {
         let mut line = [0; 1024];
         let n = std::fs::File::open(format!("/proc/{pid}/stat")).ok()?.read(&mut line).ok()?;
-        parse_stat(&String::from_utf8_lossy(&line[..n]))
+        Some(String::from_utf8_lossy(&line[..n]).into_owned())
+    }
+
+    fn read_stat(pid: &str) -> Option<Process> {
+        parse_stat(&stat_line(pid)?)
+    }
+
+    /// Processor time in milliseconds, that of reaped children included, and resident memory in bytes.
+    pub fn cpu_and_memory(pid: i32) -> Option<(u64, u64)> {
+        let line = stat_line(&pid.to_string())?;
+        let fields: Vec<&str> = line.rsplit_once(") ")?.1.split(' ').collect();
+        let number = |i: usize| fields.get(i).and_then(|field| field.parse::<u64>().ok());
+        let ticks: u64 = (11..15).filter_map(number).sum();
+        Some((ticks * 1000 / sys::ticks_per_second(), number(21)? * sys::page_size()))
+    }
+
+    /// Sockets that listen, by their inodes as links in /proc/PID/fd name them.
+    pub fn listeners() -> BTreeMap<String, u16> {
+        let tables =
+            ["/proc/net/tcp", "/proc/net/tcp6"].map(|table| std::fs::read_to_string(table).unwrap_or_default());
+        tables.iter().flat_map(|table| table.lines().skip(1)).filter_map(parse_listener).collect()
+    }
+
+    fn parse_listener(line: &str) -> Option<(String, u16)> {
+        let fields: Vec<&str> = line.split_ascii_whitespace().collect();
+        let port = u16::from_str_radix(fields.get(1)?.rsplit_once(':')?.1, 16).ok()?;
+        (*fields.get(3)? == "0A").then(|| Some((format!("socket:[{}]", fields.get(9)?), port)))?
+    }
+
+    /// Of these, the ports of those that a process holds.
+    pub fn ports(pid: i32, listeners: &BTreeMap<String, u16>) -> Vec<u16> {
+        if listeners.is_empty() {
+            return Vec::new();
+        }
+        let files = std::fs::read_dir(format!("/proc/{pid}/fd")).into_iter().flatten().flatten();
+        let links = files.filter_map(|file| std::fs::read_link(file.path()).ok());
+        links.filter_map(|link| listeners.get(link.to_str()?).copied()).collect()
     }
 
     pub fn look_up(pid: i32) -> Option<Process> {
@@ -122,20 +195,9 @@ mod platform {
 
     /// /proc/net/tcp tells the socket's inode, /proc/PID/fd who has it.
     pub fn listener(port: u16) -> Option<(i32, String)> {
-        let local = format!(":{port:04X}");
-        let inode = ["/proc/net/tcp", "/proc/net/tcp6"].iter().find_map(|table| {
-            std::fs::read_to_string(table).ok()?.lines().skip(1).find_map(|line| {
-                let fields: Vec<&str> = line.split_ascii_whitespace().collect();
-                let listens = fields.get(1)?.ends_with(&local) && *fields.get(3)? == "0A";
-                listens.then(|| fields.get(9).map(|inode| format!("socket:[{inode}]")))?
-            })
-        })?;
-        everybody().into_iter().find_map(|process| {
-            let files = std::fs::read_dir(format!("/proc/{}/fd", process.pid)).ok()?;
-            let holds =
-                |file: std::fs::DirEntry| std::fs::read_link(file.path()).is_ok_and(|to| to.as_os_str() == &*inode);
-            files.flatten().any(holds).then_some((process.pid, process.name))
-        })
+        let own: BTreeMap<String, u16> = listeners().into_iter().filter(|(_, listens)| *listens == port).collect();
+        let process = everybody().into_iter().find(|process| !ports(process.pid, &own).is_empty())?;
+        Some((process.pid, process.name))
     }
 }
 
@@ -186,6 +248,18 @@ mod platform {
     }
 
     pub fn listener(_port: u16) -> Option<(i32, String)> {
+        None
+    }
+
+    pub fn listeners() -> std::collections::BTreeMap<String, u16> {
+        Default::default()
+    }
+
+    pub fn ports(_pid: i32, _listeners: &std::collections::BTreeMap<String, u16>) -> Vec<u16> {
+        Vec::new()
+    }
+
+    pub fn cpu_and_memory(_pid: i32) -> Option<(u64, u64)> {
         None
     }
 }
@@ -248,6 +322,19 @@ mod tests {
         let mut found: Vec<i32> = select_below(all, vec![2], |p| p.name == "foreign").iter().map(|p| p.pid).collect();
         found.sort();
         assert_eq!(found, [3, 4]);
+    }
+
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn a_tree_is_measured_with_the_ports_on_which_it_listens() {
+        let own = look_up(std::process::id() as i32).unwrap();
+        let socket = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let port = socket.local_addr().unwrap().port();
+        let usage = usage(&[own.parent, i32::MAX], |process| process.pid != own.pid);
+        let tree = usage[0].as_ref().unwrap();
+        assert!(tree.memory > 100_000 && tree.ports.contains(&port), "{tree:?}");
+        assert_eq!(usage[1], None);
+        assert_eq!(listener(port).map(|(pid, _)| pid), Some(own.pid));
     }
 
     #[test]

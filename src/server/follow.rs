@@ -52,19 +52,18 @@ pub struct Ask {
 }
 
 impl Ask {
-    /// From the parameters of the query; `None` if it asks for a selection instead.
+    /// From the parameters of the query; `None` if it asks for a selection instead, which has no `from`.
     pub fn parse(query: &[(String, String)]) -> Option<Result<Ask, Fault>> {
         let get = |name: &str| query.iter().find(|(n, _)| n == name).map(|(_, value)| value.as_str());
         let number = |name: &str, usual: u64| match get(name) {
             None => Ok(usual),
             Some(text) => text.parse().map_err(|_| Fault::invalid(format!("'{name}' must be a number, not '{text}'"))),
         };
-        let run = get("run")?;
+        get("run").filter(|run| !run.is_empty()).zip(get("from"))?;
         Some(number("run", 0).and_then(|id| {
             let wait = Duration::from_secs(number("wait", 0)?).min(LONGEST);
             Ok(Ask { run: id, from: number("from", 0)?, wait })
         }))
-        .filter(|_| !run.is_empty())
     }
 }
 

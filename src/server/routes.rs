@@ -4,10 +4,11 @@ use super::follow::{self, Ask};
 use super::gate::{Gate, check_is_json};
 use super::{Event, Holder, Leave};
 use crate::fault::{Fault, Kind};
-use crate::http::head::{Head, decode};
+use crate::http::head::{Head, decode, encode};
 use crate::http::server::{Request, Response, Service, Waiting};
 use crate::manager::{self, IfRunning, Manager};
 use crate::mcp::protocol;
+use crate::mcp::text;
 use crate::mcp::tools::{self, Context};
 use crate::output::query::stamped;
 use crate::output::wait::Caller;
@@ -163,6 +164,7 @@ fn run(routes: &Routes, request: &Request) -> Result<Response, Fault> {
     let mut value = json!(manager::overview(&started.run));
     value["number"] = json!(started.run.id);
     value["is_new"] = json!(started.is_new);
+    value["cursor"] = json!(format!("{}.combined.0", started.run.name()));
     Ok(answer(200, &value))
 }
 
@@ -177,11 +179,23 @@ fn output(routes: &Routes, request: &Request) -> Result<Response, Fault> {
     }
     let mut arguments: Map<String, Value> =
         query.into_iter().map(|(name, value)| (name, Value::String(value))).collect();
-    let of_combined = arguments.remove("of_combined").is_some();
-    let output = tools::read(&arguments, of_combined, &Context::new(&routes.manager, &client))?;
-    let lines = stamped(&output.selection.lines);
-    Ok(Response::new(200, "application/octet-stream", lines)
-        .with("Persistproc-Cursor", output.selection.cursor.to_string()))
+    let mut has = |name: &str| arguments.remove(name).is_some();
+    let (of_combined, is_forward) = (has("of_combined"), has("is_forward"));
+    let near = arguments.remove("near").and_then(|near| near.as_str().map(String::from));
+    let context = Context::new(&routes.manager, &client).near(near);
+    let output = tools::read(&arguments, of_combined, is_forward, &context)?;
+    let mut response = Response::new(200, "application/octet-stream", stamped(&output.selection, &output.names()));
+    for (name, value) in [
+        ("Persistproc-Cursor", output.selection.cursor.as_ref().map(ToString::to_string)),
+        ("Persistproc-Waited", output.waited.map(|outcome| text::outcome_name(outcome).to_string())),
+        ("Persistproc-Cut", output.selection.is_cut.then(|| "true".to_string())),
+        ("Persistproc-Note", text::note(&output).map(|note| encode(&note))),
+    ] {
+        if let Some(value) = value {
+            response = response.with(name, value);
+        }
+    }
+    Ok(response)
 }
 
 fn health(routes: &Routes, _: &Request) -> Result<Response, Fault> {

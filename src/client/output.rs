@@ -1,0 +1,213 @@
+//! `output`: what there is, and with `--follow` what comes. Without a search the bytes are passed on as they come; with
+//! one, or of several processes, line by line.
+
+use super::link::{Link, Reading};
+use super::{COMING, RECONNECT, Trouble, WAIT, render, run, target_arguments, terminal};
+use crate::cli::{Given, Target};
+use crate::log::record::PREFIX;
+use crate::output::cursor::Cursor;
+use crate::output::pattern::{Around, Pattern};
+use serde_json::{Map, Value, json};
+use std::time::{Duration, Instant};
+
+/// One long-poll. With `--wait-for`, which only the server can answer before a line is finished, it also is how long
+/// lines may be held back.
+const POLL: [Duration; 2] = [Duration::from_secs(20), Duration::from_secs(1)];
+/// Lines of one answer.
+const LINES: u32 = 10_000;
+/// How long to try to find a server again.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+pub fn output(mut link: Link, target: &Target, given: &Given, is_json: bool) -> Result<u8, Trouble> {
+    let mut arguments = target_arguments(target, given)?;
+    arguments.extend(given.asked.iter().map(|(name, value)| (name.to_string(), json!(value))));
+    if given.follow {
+        return follow(link, arguments, is_json);
+    }
+    if is_json {
+        let answer = through_restarts(&mut link, arguments, |link, arguments| link.call_tool("output", arguments))?;
+        return terminal::print(render::json(&answer).as_bytes()).map(|()| 0);
+    }
+    let read = through_restarts(&mut link, arguments, Link::read_output)?;
+    read.note(&link);
+    terminal::print(&read.bytes)?;
+    verdict(&read.waited)
+}
+
+/// Reads output. If that waits, and the server goes meanwhile, the next one is asked for the rest of the time, from the
+/// same place: what was written in between is not missed.
+fn through_restarts<T>(
+    link: &mut Link,
+    mut arguments: Map<String, Value>,
+    read: impl Fn(&mut Link, &Map<String, Value>) -> Result<T, Trouble>,
+) -> Result<T, Trouble> {
+    if !arguments.contains_key("wait_for") {
+        return read(link, &arguments);
+    }
+    let seconds = arguments.get("timeout").and_then(|text| text.as_str()?.parse().ok()).unwrap_or(WAIT);
+    let end = Instant::now() + Duration::from_secs(seconds);
+    let is_begun = !arguments.contains_key("after");
+    if is_begun {
+        let target = ["pid", "command_or_label", "working_directory", "stream"];
+        let mut newest: Map<String, Value> =
+            target.iter().filter_map(|name| Some((name.to_string(), arguments.get(*name)?.clone()))).collect();
+        newest.insert("lines".into(), json!("1"));
+        let newest = patiently(link, end, false, |link| link.read_output(&newest))?;
+        arguments.insert("after".into(), json!(newest.cursor));
+    }
+    patiently(link, end, is_begun, |link| {
+        let left = end.saturating_duration_since(Instant::now());
+        arguments.insert("timeout".into(), json!(left.as_millis().div_ceil(1000).to_string()));
+        read(link, &arguments)
+    })
+}
+
+/// Asks again when a server that was there has gone, until `COMING` after `end`.
+fn patiently<T>(
+    link: &mut Link,
+    end: Instant,
+    mut was_there: bool,
+    mut ask: impl FnMut(&mut Link) -> Result<T, Trouble>,
+) -> Result<T, Trouble> {
+    loop {
+        let answer = ask(link);
+        was_there |= link.is_cut;
+        if answer.is_ok() || !(was_there && link.is_gone()) || Instant::now() > end + COMING {
+            return answer;
+        }
+        std::thread::sleep(RECONNECT);
+    }
+}
+
+/// The exit code of a wait: only what was waited for is success.
+fn verdict(waited: &str) -> Result<u8, Trouble> {
+    match waited {
+        "timeout" => Err(Trouble::Refused("time is up, and what was waited for has not come".into())),
+        "ended" => Err(Trouble::Refused("the process ended before what was waited for came".into())),
+        _ => Ok(0),
+    }
+}
+
+fn follow(mut link: Link, mut arguments: Map<String, Value>, is_json: bool) -> Result<u8, Trouble> {
+    if is_json || ["before", "before_time"].iter().any(|name| arguments.contains_key(*name)) {
+        return Err(Trouble::Usage(
+            "--follow goes on with what comes, in text; it has no --format json, no --before and no --before-time"
+                .into(),
+        ));
+    }
+    let text = |arguments: &mut Map<String, Value>, name: &str| {
+        arguments.remove(name).and_then(|value| value.as_str().map(String::from))
+    };
+    let until = text(&mut arguments, "wait_for");
+    let timeout = text(&mut arguments, "timeout");
+    if until.is_none() && !arguments.contains_key("grep") {
+        // The place to go on from is one in combined.log, whatever stream is shown.
+        let mut first = arguments.clone();
+        first.insert("of_combined".into(), json!(true));
+        let read = link.read_output(&first)?;
+        let cursor: Cursor = read.cursor()?;
+        read.note(&link);
+        terminal::print(&read.bytes)?;
+        return match cursor.places.as_slice() {
+            [place] if cursor.known.is_none() => run::follow(link, &arguments, *place),
+            _ => Lines::new(link, arguments, None, read).go(None, None),
+        };
+    }
+    if until.as_deref() == Some("quiet") {
+        return Err(Trouble::Usage("--follow goes with a regular expression to wait for, not with 'quiet'".into()));
+    }
+    let deadline = timeout.and_then(|text| text.parse().ok()).map(|s| Instant::now() + Duration::from_secs(s));
+    let grep = arguments.get("grep").and_then(Value::as_str).map(Pattern::parse).transpose();
+    let grep = grep.map_err(|fault| Trouble::Usage(fault.text))?;
+    let read = link.read_output(&arguments)?;
+    read.note(&link);
+    terminal::print(&read.bytes)?;
+    arguments.remove("grep");
+    let context = text(&mut arguments, "context").and_then(|text| text.parse().ok()).unwrap_or(0);
+    // From here on what lies around a match may come in other answers than the match.
+    Lines::new(link, arguments, grep.map(|grep| (grep, Around::new(context))), read).go(until, deadline)
+}
+
+/// Follows line by line.
+struct Lines {
+    link: Link,
+    arguments: Map<String, Value>,
+    grep: Option<(Pattern, Around<Vec<u8>>)>,
+    read: Reading,
+}
+
+impl Lines {
+    fn new(
+        link: Link,
+        mut arguments: Map<String, Value>,
+        grep: Option<(Pattern, Around<Vec<u8>>)>,
+        read: Reading,
+    ) -> Lines {
+        for name in ["since_time", "lines", "run"] {
+            arguments.remove(name);
+        }
+        arguments.insert("lines".into(), json!(LINES));
+        arguments.insert("is_forward".into(), json!(true));
+        Lines { link, arguments, grep, read }
+    }
+
+    fn go(&mut self, until: Option<String>, deadline: Option<Instant>) -> Result<u8, Trouble> {
+        self.arguments.insert("wait_for".into(), json!(until.as_deref().unwrap_or("")));
+        let mut has_matched = false;
+        loop {
+            let longest = POLL[usize::from(until.is_some())];
+            let left = deadline.map_or(longest, |end| end.saturating_duration_since(Instant::now()).min(longest));
+            let cursor = self.read.cursor.clone();
+            self.arguments.insert("after".into(), json!(cursor));
+            self.arguments
+                .insert("timeout".into(), json!(if has_matched { 0 } else { left.as_millis().div_ceil(1000) }));
+            self.read = self.ask()?;
+            self.read.note(&self.link);
+            self.show()?;
+            has_matched |= self.read.waited == "matched" && until.is_some();
+            if self.read.is_cut {
+                continue; // there is more already
+            }
+            if has_matched {
+                return Ok(0);
+            }
+            if self.read.waited == "ended" {
+                return if until.is_some() { verdict("ended") } else { Ok(0) };
+            }
+            if deadline.is_some_and(|end| end <= Instant::now()) {
+                return if until.is_some() { verdict("timeout") } else { Ok(0) };
+            }
+        }
+    }
+
+    /// Also from the next server, should this one go.
+    fn ask(&mut self) -> Result<Reading, Trouble> {
+        let begun = Instant::now();
+        loop {
+            match self.link.read_output(&self.arguments) {
+                Err(Trouble::Unreachable(_)) if begun.elapsed() < PATIENCE => {
+                    std::thread::sleep(RECONNECT);
+                    if self.link.config.autostart && begun.elapsed() > 6 * RECONNECT {
+                        let _ = self.link.ensure_server();
+                    }
+                }
+                answer => return answer,
+            }
+        }
+    }
+
+    /// Prints what was read, as far as it is searched for.
+    fn show(&mut self) -> Result<(), Trouble> {
+        let bytes = std::mem::take(&mut self.read.bytes);
+        let Some((grep, around)) = &mut self.grep else { return terminal::print(&bytes) };
+        let mut shown = Vec::new();
+        for line in bytes.split_inclusive(|&byte| byte == b'\n') {
+            let text = line.get(PREFIX..).unwrap_or(line).trim_ascii_end();
+            // Of several processes, the name of this one stands before its line.
+            let behind_name = text.windows(2).position(|pair| pair == b": ").map(|at| &text[at + 2..]);
+            let is_match = grep.is_match(text) || behind_name.is_some_and(|text| grep.is_match(text));
+            around.push(line.to_vec(), is_match).into_iter().for_each(|(line, _)| shown.extend(line));
+        }
+        terminal::print(&shown)
+    }
+}

@@ -1,0 +1,89 @@
+//! Answers → what a model reads: one text, the summary first, then lines, and last the exact call for what was left out.
+//! Clients cut long results in the middle or keep only the start, so everything is within a budget.
+//!
+//! And the same answers as JSON, for our own command line.
+
+mod ctrl;
+mod lines;
+mod list;
+mod output;
+
+use super::tools::Answer;
+use crate::log::stamp::now_ms;
+use crate::manager::watch::Run;
+use crate::manager::{age, describe_end};
+use crate::output::view;
+use crate::rundir::State;
+use serde_json::{Value, json};
+
+/// Characters of a label in a sentence.
+const LABEL: usize = 100;
+
+pub fn text(answer: &Answer) -> String {
+    match answer {
+        Answer::Processes(rows) => list::text(rows),
+        Answer::Control(control) => ctrl::text(control),
+        Answer::Output(output) => output::text(output),
+    }
+}
+
+/// The shapes of the Python program, and what is new beside them.
+pub fn json(answer: &Answer) -> Value {
+    match answer {
+        Answer::Processes(rows) => json!({"processes": rows}),
+        Answer::Control(control) => ctrl::json(control),
+        Answer::Output(output) => output::json(output),
+    }
+}
+
+pub use output::{note, outcome_name};
+
+fn set(value: &mut Value, key: &str, member: Option<impl Into<Value>>) {
+    if let Some(member) = member {
+        value[key] = member.into();
+    }
+}
+
+/// What a run is or was, in a few words: `running 5 min, PID 17`, `has ended by itself (exit code 1), 3 min ago`.
+fn state(run: &Run) -> String {
+    let status = run.status();
+    let since = |ms: Option<u64>| age(now_ms().saturating_sub(ms.unwrap_or(run.meta.created)));
+    match status.state {
+        State::Running => format!("running {}, PID {}", since(Some(status.started)), status.pid),
+        State::Detached => format!("detached: PID {} {}", status.pid, describe_end(&status)),
+        State::Failed | State::Lost => describe_end(&status),
+        State::Exited | State::Terminated => format!("{}, {} ago", describe_end(&status), since(status.ended)),
+    }
+}
+
+/// `'web' r12`.
+fn name(run: &Run) -> String {
+    format!("'{}' {}", view::clip(&run.meta.label, LABEL), run.name())
+}
+
+/// `85 MB`: decimal, in two digits or more.
+fn size(bytes: u64) -> String {
+    const UNITS: [(u64, &str); 3] = [(1_000_000_000, "GB"), (1_000_000, "MB"), (1000, "kB")];
+    match UNITS.iter().find(|(unit, _)| bytes >= *unit) {
+        None => format!("{bytes} B"),
+        Some((unit, name)) if bytes / unit >= 10 => format!("{} {name}", bytes / unit),
+        Some((unit, name)) => format!("{}.{} {name}", bytes / unit, bytes % unit * 10 / unit),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes_have_two_digits() {
+        let shown = [0, 999, 1000, 1949, 85_400_000, 2_150_000_000].map(size);
+        assert_eq!(shown, ["0 B", "999 B", "1.0 kB", "1.9 kB", "85 MB", "2.1 GB"]);
+    }
+
+    #[test]
+    fn ages_have_one_number() {
+        let shown = [0, 119_999, 120_000, 7_199_999, 7_200_000, 200_000_000].map(age);
+        assert_eq!(shown, ["0 s", "119 s", "2 min", "119 min", "2 h", "2 d"]);
+    }
+}

@@ -1,0 +1,268 @@
+//! `ctrl`: start, stop, restart, input, signal; and what came of a start.
+
+use super::{Answer, Arguments, Context, seconds, target};
+use crate::agents::is_of_agent;
+use crate::fault::Fault;
+use crate::log::Stream;
+use crate::manager::lookup::Target;
+use crate::manager::watch::Run;
+use crate::manager::{GRACE, IfRunning, Request, Stopped, usage};
+use crate::output::cursor::{Cursor, Place};
+use crate::output::lines::Line;
+use crate::output::query::{Query, Selection, select};
+use crate::output::scope::{Parts, Piece, Scope, Source};
+use crate::output::view;
+use crate::output::wait::{self, Outcome, Until};
+use crate::sys;
+use crate::words::{self, Word};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+/// How long a fresh process is watched when nobody said what to wait for: most of what fails at once fails in this.
+const SETTLING: Duration = Duration::from_millis(300);
+/// Lines of the beginning, and of the end, that are shown of a fresh process.
+const FIRST: usize = 15;
+/// So much of the beginning is looked at for URLs, in lines and bytes.
+const LOOKED_AT: (usize, usize) = (1000, 256 << 10);
+/// URLs that are told.
+const URLS: usize = 5;
+
+/// What `ctrl` did.
+pub struct Control {
+    pub action: &'static str,
+    pub run: Arc<Run>,
+    /// Of a stop, also as part of a restart.
+    pub stopped: Option<Stopped>,
+    /// Of a start.
+    pub verdict: Option<Verdict>,
+}
+
+/// What came out of a start so far.
+pub struct Verdict {
+    pub outcome: Outcome,
+    /// What was waited for.
+    pub wait_for: Option<String>,
+    pub took: Duration,
+    /// The first lines; if it has ended, the last ones of stdout.
+    pub lines: Vec<Line>,
+    /// Lines between those, as far as they were counted, and the last ones.
+    pub left_out: u64,
+    pub last: Vec<Line>,
+    /// If it has ended: its last lines on stderr.
+    pub errors: Vec<Line>,
+    pub urls: Vec<String>,
+    pub ports: Vec<u16>,
+    /// Behind all of these lines.
+    pub cursor: Cursor,
+}
+
+pub fn call(arguments: &Arguments, context: &Context) -> Result<Answer, Fault> {
+    let grace = if arguments.flag("force") { Duration::ZERO } else { GRACE };
+    let found = || context.manager.find(&target(arguments, context));
+    let done = |action: &'static str, run: Arc<Run>| Control { action, run, stopped: None, verdict: None };
+    let control = match arguments.text("action") {
+        Some("start") => start(arguments, context)?,
+        Some("stop") => {
+            let run = found()?;
+            let stopped = context.manager.stop(&run, grace)?;
+            Control { stopped: Some(stopped), ..done("stop", run) }
+        }
+        Some("restart") => {
+            let old = found()?;
+            let until = until(arguments)?;
+            let run = context.manager.restart(&old, grace)?.run;
+            let verdict = verdict(&run, until, arguments, context)?;
+            Control { verdict: Some(verdict), ..done("restart", run) }
+        }
+        Some("input") => {
+            let run = found()?;
+            let text = arguments.text("text").ok_or_else(|| Fault::invalid("input needs the parameter 'text'"))?;
+            context.manager.input(&run, format!("{}\n", text.strip_suffix('\n').unwrap_or(text)).as_bytes())?;
+            done("input", run)
+        }
+        _ => {
+            let run = found()?;
+            let name = arguments.text("text").unwrap_or("");
+            let number = sys::signal_number(name);
+            let number = number.ok_or_else(|| {
+                Fault::invalid(format!("'{name}' is no signal; 'text' names one, such as HUP or USR1"))
+            })?;
+            context.manager.signal(&run, number)?;
+            done("signal", run)
+        }
+    };
+    Ok(Answer::Control(Box::new(control)))
+}
+
+fn until(arguments: &Arguments) -> Result<Option<Until>, Fault> {
+    arguments.text("wait_for").map(Until::parse).transpose()
+}
+
+fn start(arguments: &Arguments, context: &Context) -> Result<Control, Fault> {
+    let command = arguments.text("command_or_label").unwrap_or("").trim();
+    if command.is_empty() {
+        return Err(Fault::invalid("start needs the command in 'command_or_label'"));
+    }
+    let directory = arguments.text("working_directory").map(str::trim).filter(|d| !d.is_empty()).ok_or_else(|| {
+        Fault::invalid("start needs 'working_directory', the absolute path of the project: this server does not know where you are")
+    })?;
+    let until = until(arguments)?;
+    let argv = words::split(command).map_err(Fault::invalid)?.into_iter().map(Word::from).collect();
+    let added = arguments.strings("environment");
+    let is_name = |name: &str| !name.is_empty() && !name.contains(['=', '\0']);
+    if command.contains('\0') || added.iter().any(|(name, value)| !is_name(name) || value.contains('\0')) {
+        return Err(Fault::invalid(
+            "no program can be given this: NUL in the command or in a variable, or a variable whose name is empty or holds =",
+        ));
+    }
+    // The server may have been started from the shell of one agent, and starts things for all.
+    let inherited = std::env::vars_os()
+        .filter(|(name, value)| !is_of_agent(name, value) && !added.iter().any(|(added, _)| name == added));
+    let environment = inherited
+        .map(|(name, value)| (Word(name), Word(value)))
+        .chain(added.iter().map(|(name, value)| (Word::from(*name), Word::from(*value))))
+        .collect();
+    let request = Request {
+        argv,
+        working_directory: PathBuf::from(directory),
+        environment,
+        label: arguments.text("label").map(String::from),
+        idempotency_key: None,
+    };
+    let started = context.manager.start(request, IfRunning::Refuse);
+    let started = started.map_err(|fault| with_cursor(fault, context))?;
+    let verdict = verdict(&started.run, until, arguments, context)?;
+    Ok(Control { action: "start", run: started.run, stopped: None, verdict: Some(verdict) })
+}
+
+/// What runs already can be read from here on.
+fn with_cursor(fault: Fault, context: &Context) -> Fault {
+    let run = fault.run.and_then(|id| context.manager.get(id));
+    let end = run.and_then(|run| select(&whole(&run), &Query::tail(Stream::Combined, 1)).ok()?.cursor);
+    match end {
+        Some(cursor) => {
+            Fault { text: format!("{}; to read what it says from now on: cursor={cursor}", fault.text), ..fault }
+        }
+        None => fault,
+    }
+}
+
+/// All that a run said.
+fn whole(run: &Arc<Run>) -> Parts {
+    let piece = Piece { run: run.clone(), after: None, before: None };
+    let source = Source { label: run.meta.label.clone(), pieces: vec![piece] };
+    Parts { sources: vec![source], known: None, gone: Vec::new() }
+}
+
+fn verdict(run: &Arc<Run>, until: Option<Until>, arguments: &Arguments, context: &Context) -> Result<Verdict, Fault> {
+    let begun = Instant::now();
+    let is_told = until.is_some() || arguments.integer("timeout").is_some();
+    let limit = if is_told { seconds(arguments) } else { SETTLING };
+    let start = Cursor::of(Place { run: run.id, stream: Stream::Combined, offset: 0, open: [None; 2] });
+    let target = Target { name: Some(run.name()), ..Target::default() };
+    let scope = Scope::of(context.manager, &target, i64::try_from(run.id).ok(), [None; 2])?;
+    // Of what goes into the background the first process ends at once, and only somebody who waits for a line of the
+    // rest wants to wait on.
+    let with_leader = until.is_none();
+    let until = until.unwrap_or(Until::Over);
+    let outcome = wait::wait(&scope, Stream::Combined, &start, &until, limit, with_leader, context.caller)?;
+    let took = begun.elapsed();
+    let (lines, most_bytes) = LOOKED_AT;
+    let parts = whole(run);
+    let head = select(&parts, &Query { is_forward: true, most_bytes, ..Query::tail(Stream::Combined, lines) })?;
+    let tail = select(&parts, &Query::tail(Stream::Combined, FIRST))?;
+    let urls = urls(head.lines.iter().chain(&tail.lines).map(|selected| selected.line.text.as_slice()));
+    let ports = usage(&[run]).remove(0).map_or(Vec::new(), |usage| usage.ports);
+    let cursor = tail.cursor.clone().unwrap_or(start);
+    let mut verdict = Verdict {
+        outcome,
+        wait_for: arguments.text("wait_for").map(String::from),
+        took,
+        lines: Vec::new(),
+        left_out: 0,
+        last: Vec::new(),
+        errors: Vec::new(),
+        urls,
+        ports,
+        cursor,
+    };
+    if run.status().leader_ended.is_some() {
+        let last = |stream| select(&parts, &Query::tail(stream, FIRST)).map(lines_of);
+        (verdict.lines, verdict.errors) = (last(Stream::Stdout)?, last(Stream::Stderr)?);
+        return Ok(verdict);
+    }
+    let total = tail.before.map(|before| before + tail.lines.len() as u64);
+    (verdict.lines, verdict.last) = (lines_of(head), lines_of(tail));
+    join(&mut verdict, total);
+    Ok(verdict)
+}
+
+fn lines_of(selection: Selection) -> Vec<Line> {
+    selection.lines.into_iter().map(|selected| selected.line).collect()
+}
+
+/// The beginning and the end of the output may be the same lines; and both shall be short.
+fn join(verdict: &mut Verdict, total: Option<u64>) {
+    let behind = verdict.lines.last().map_or(0, |line| line.last + u64::from(line.is_finished));
+    verdict.last.retain(|line| line.last >= behind);
+    verdict.lines.append(&mut verdict.last);
+    if verdict.lines.len() > 2 * FIRST {
+        verdict.last = verdict.lines.split_off(verdict.lines.len() - FIRST);
+        let known = verdict.lines.len() - FIRST;
+        verdict.left_out = total.map_or(known as u64, |total| total.saturating_sub(2 * FIRST as u64));
+        verdict.lines.truncate(FIRST);
+    }
+}
+
+/// URLs in these lines, those of this machine first.
+fn urls<'a>(lines: impl Iterator<Item = &'a [u8]>) -> Vec<String> {
+    let mut found: Vec<String> = Vec::new();
+    for line in lines {
+        let text = view::clean(line);
+        let mut rest = &*text;
+        while let Some(at) = ["http://", "https://"].iter().filter_map(|scheme| rest.find(scheme)).min() {
+            let end = rest[at..].find(|c: char| c.is_whitespace() || "\"'`<>\\^{}|".contains(c));
+            let (url, behind) = rest[at..].split_at(end.unwrap_or(rest.len() - at));
+            rest = behind;
+            let url = url.trim_end_matches(['.', ',', ';', ':', '!', '?', ')', ']', '*', '…']);
+            if url.len() > "https://".len() && url.len() <= 200 && !found.iter().any(|known| known == url) {
+                found.push(url.into());
+            }
+        }
+    }
+    let is_foreign = |url: &String| {
+        let host = url.split("//").nth(1).unwrap_or("");
+        !["localhost", "127.", "0.0.0.0", "[::"].iter().any(|own| host.starts_with(own))
+    };
+    found.sort_by_key(is_foreign);
+    found.truncate(URLS);
+    found
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn urls_are_found_whole_clean_and_with_those_of_this_machine_first() {
+        let lines: [&[u8]; 6] = [
+            b"docs: https://vite.dev/guide/.",
+            b"  \x1b[32m\xe2\x9e\x9c\x1b[39m  Local:   \x1b[36mhttp://localhost:\x1b[1m5173\x1b[22m/\x1b[39m",
+            b"  Network: http://192.168.0.7:5173/, (http://127.0.0.1:9/x?y=1)",
+            b"again http://localhost:5173/ http:// https://",
+            b"{\"url\":\"http://[::1]:80\"}",
+            b"https://x.org/\xe2\x98\x83 http",
+        ];
+        assert_eq!(
+            urls(lines.into_iter()),
+            [
+                "http://localhost:5173/",
+                "http://127.0.0.1:9/x?y=1",
+                "http://[::1]:80",
+                "https://vite.dev/guide/",
+                "http://192.168.0.7:5173/"
+            ]
+        );
+    }
+}

@@ -1,0 +1,207 @@
+//! The three tools as data: name, text, parameters, function. Each function looks up, acts and gives back an answer,
+//! which `text` turns into what a model reads, or into the JSON of the command line.
+
+pub mod ctrl;
+pub mod list;
+pub mod output;
+
+use super::arguments::{Arguments, Kind, Parameter, optional, required, schema};
+use super::text;
+use crate::fault::Fault;
+use crate::log::Stream;
+use crate::manager::Manager;
+use crate::manager::lookup::Target;
+use crate::output::wait::{Caller, LONGEST};
+use ctrl::Control;
+use list::Row;
+use output::Output;
+use serde_json::{Map, Value, json};
+use std::time::Duration;
+
+/// What a call may use.
+pub struct Context<'a> {
+    pub manager: &'a Manager,
+    pub caller: &'a dyn Caller,
+    /// The caller is our own command line, which renders for people.
+    wants_json: bool,
+    /// Where the caller is, if it said so.
+    near: Option<String>,
+}
+
+/// Members of `params._meta` by which our own command line asks for JSON, and says where it is.
+pub const META_JSON: &str = "persistproc/json";
+pub const META_DIRECTORY: &str = "persistproc/directory";
+
+impl<'a> Context<'a> {
+    pub fn new(manager: &'a Manager, caller: &'a dyn Caller) -> Context<'a> {
+        Context { manager, caller, wants_json: false, near: None }
+    }
+
+    /// The same for a caller in this directory.
+    pub fn near(self, near: Option<String>) -> Context<'a> {
+        Context { near, ..self }
+    }
+
+    /// The same for one call, with what its `_meta` says.
+    pub fn for_call(&self, meta: Option<&Map<String, Value>>) -> Context<'a> {
+        let member = |key: &str| meta.and_then(|meta| meta.get(key));
+        Context {
+            wants_json: member(META_JSON) == Some(&Value::Bool(true)),
+            near: member(META_DIRECTORY).and_then(Value::as_str).map(String::from),
+            ..*self
+        }
+    }
+}
+
+/// What a tool found out or did.
+pub enum Answer {
+    Processes(Vec<Row>),
+    Control(Box<Control>),
+    Output(Box<Output>),
+}
+
+pub struct Tool {
+    pub name: &'static str,
+    pub title: &'static str,
+    pub description: &'static str,
+    parameters: &'static [Parameter],
+    is_read_only: bool,
+    function: fn(&Arguments, &Context) -> Result<Answer, Fault>,
+}
+
+const PID: Parameter = optional("pid", Kind::Integer(0, 4_194_304), "");
+const DIRECTORY: Parameter = optional("working_directory", Kind::Text, "Absolute path; only processes there.");
+const LINES_MAX: i64 = 10_000;
+const RUN_MAX: i64 = 999_999_999;
+
+const OUTPUT: &[Parameter] = &[
+    PID,
+    optional("command_or_label", Kind::Text, "Label, command or run (r12); \"a,b\" or \"*\" (all here) merge by time."),
+    DIRECTORY,
+    optional("run", Kind::Integer(-50, RUN_MAX), "-1: the run before the newest; or a run's number."),
+    optional("stream", Kind::Choice(&["combined", "stdout", "stderr"]), "Default combined."),
+    optional("lines", Kind::Integer(1, LINES_MAX), "The newest so many (100)."),
+    optional("since_time", Kind::Text, "ISO 8601 (UTC without zone), or an age: 30s, 5m, 2h."),
+    optional("before_time", Kind::Text, "Likewise; only older lines."),
+    optional("after", Kind::Text, "A cursor from an earlier answer: only what came later, also in later runs."),
+    optional("before", Kind::Text, "A cursor: only what came earlier. Answers that left lines out say it."),
+    optional(
+        "wait_for",
+        Kind::Text,
+        "Regex over new lines, or \"quiet\": something new, then 500 ms of silence. Also returns when the process ends.",
+    ),
+    optional("timeout", Kind::Integer(0, 45), "Seconds to wait at most (15)."),
+    optional("grep", Kind::Text, "Regex: only lines that match."),
+    optional("context", Kind::Integer(0, 100), "Lines around each match (0)."),
+    optional("max_bytes", Kind::Integer(500, 18_000), "Budget of the answer (8000)."),
+];
+
+/// In the order of `tools/list`, which never changes; the harmless one comes first.
+static TOOLS: [Tool; 3] = [
+    Tool {
+        name: "list",
+        title: "List processes",
+        description: "List the processes that persistproc manages (dev servers, watchers, databases), started by the user or by any agent: \
+label, PID, state, age, ports, CPU, memory, last line, directory; for ended ones the exit code. Read-only. Call it before starting \
+anything, and when you have lost track. Without arguments it lists all.",
+        parameters: &[PID, optional("command_or_label", Kind::Text, "Label, command, PID or run (r12)."), DIRECTORY],
+        is_read_only: true,
+        function: list::call,
+    },
+    Tool {
+        name: "output",
+        title: "Read output",
+        description: "Read what a managed process printed, newest lines last, without colours; works after it has ended, too. Read-only. \
+The first line of every answer ends with a cursor: pass it as `after` to get only what came later. To wait for something, \
+use wait_for, never sleep or poll: after an edit, after=<cursor> with wait_for=\"quiet\" returns what the edit did. \
+If lines were left out, the last line of the answer is the call that reads them.",
+        parameters: OUTPUT,
+        is_read_only: true,
+        function: |arguments, context| {
+            output::call(arguments, context, |_| {}).map(|output| Answer::Output(Box::new(output)))
+        },
+    },
+    Tool {
+        name: "ctrl",
+        title: "Start, stop or restart a process",
+        description: "Start, stop or restart a process that outlives this session. start runs `command_or_label` (no shell: for pipes or && use \
+sh -c '…') in `working_directory`; it fails if that already runs, and says where. restart keeps command, directory, environment and label. \
+Both answer ready (wait_for matched), running or exited, with first lines, URLs, ports and a cursor. \
+stop ends the whole process tree, also what left its group. input writes `text` and a newline to stdin; signal sends the signal named in `text`. \
+Stops and restarts affect the user and other agents.",
+        parameters: &[
+            required("action", Kind::Choice(&["start", "stop", "restart", "input", "signal"]), ""),
+            PID,
+            optional("command_or_label", Kind::Text, "For start the command, else as in list."),
+            optional("working_directory", Kind::Text, "Absolute path; needed for start."),
+            optional("environment", Kind::Strings, "For start: variables to add."),
+            optional("force", Kind::Flag, "Stop: kill at once instead of after 8 s."),
+            optional("label", Kind::Text, "For start: a short unique name."),
+            optional("wait_for", Kind::Text, "Start, restart: regex that says it is ready, or \"quiet\"."),
+            optional("timeout", Kind::Integer(0, 45), "Seconds to wait for it (15)."),
+            optional("text", Kind::Text, "For input and signal."),
+        ],
+        is_read_only: false,
+        function: ctrl::call,
+    },
+];
+
+pub fn find(name: &str) -> Option<&'static Tool> {
+    TOOLS.iter().find(|tool| tool.name == name)
+}
+
+/// The answer of `tools/list`.
+pub fn definitions() -> Vec<Value> {
+    let define = |tool: &Tool| {
+        let mut annotations = json!({"title": tool.title, "readOnlyHint": tool.is_read_only, "openWorldHint": false});
+        if !tool.is_read_only {
+            annotations["destructiveHint"] = json!(true);
+            annotations["idempotentHint"] = json!(false);
+        }
+        json!({
+            "name": tool.name,
+            "title": tool.title,
+            "description": tool.description,
+            "inputSchema": schema(tool.parameters),
+            "annotations": annotations,
+        })
+    };
+    TOOLS.iter().map(define).collect()
+}
+
+/// Calls a tool; the text of its result, or the text of its failure.
+pub fn call(tool: &Tool, arguments: &Map<String, Value>, context: &Context) -> Result<String, Fault> {
+    let arguments = Arguments::check(arguments, tool.parameters)?;
+    let answer = (tool.function)(&arguments, context)?;
+    Ok(if context.wants_json { text::json(&answer).to_string() } else { text::text(&answer) })
+}
+
+/// Reads output for somebody who wants its bytes and not a text. `of_combined` takes the lines of a stream from
+/// combined.log, so that the cursor is one of that; `is_forward` the first lines instead of the newest.
+pub fn read(
+    arguments: &Map<String, Value>,
+    of_combined: bool,
+    is_forward: bool,
+    context: &Context,
+) -> Result<Output, Fault> {
+    let arguments = Arguments::check(arguments, OUTPUT)?;
+    output::call(&arguments, context, |query| {
+        query.is_forward = is_forward;
+        if of_combined && query.stream != Stream::Combined {
+            query.only = Some(std::mem::replace(&mut query.stream, Stream::Combined));
+        }
+    })
+}
+
+fn target(arguments: &Arguments, context: &Context) -> Target {
+    Target {
+        pid: arguments.integer("pid").and_then(|pid| i32::try_from(pid).ok()),
+        name: arguments.text("command_or_label").map(String::from),
+        working_directory: arguments.text("working_directory").map(String::from),
+        near: context.near.clone(),
+    }
+}
+
+fn seconds(arguments: &Arguments) -> Duration {
+    arguments.integer("timeout").map_or(Duration::from_secs(15), |s| Duration::from_secs(s.max(0) as u64)).min(LONGEST)
+}

@@ -1,0 +1,175 @@
+//! `output`: of which processes, which lines, after which wait. Serves the tool, the command line and `GET /output`.
+
+use super::{Arguments, Context, seconds, target};
+use crate::fault::Fault;
+use crate::log::Stream;
+use crate::log::stamp::{format_ms, now_ms, parse_time};
+use crate::manager::watch::Run;
+use crate::output::cursor::Cursor;
+use crate::output::pattern::Pattern;
+use crate::output::query::{Query, Selection, select};
+use crate::output::scope::{Parts, Scope};
+use crate::output::wait::{self, Outcome, Until};
+use serde_json::{Map, Value, json};
+use std::sync::Arc;
+
+/// What `output` read.
+pub struct Output {
+    pub processes: Vec<Process>,
+    /// Lines of several processes may come together.
+    pub is_merged: bool,
+    pub selection: Selection,
+    pub waited: Option<Outcome>,
+    /// Runs at which the cursor was, and which are not kept any more.
+    pub gone_runs: Vec<u64>,
+    pub max_bytes: usize,
+    /// Arguments of the same question, without those that say where to go on, and without a wait.
+    asked: Map<String, Value>,
+    /// How it was waited.
+    wait: Map<String, Value>,
+    after: Option<Cursor>,
+}
+
+/// One process, and its runs that were read.
+pub struct Process {
+    pub label: String,
+    /// Short, for lines of several processes.
+    pub name: String,
+    /// Oldest first.
+    pub runs: Vec<Arc<Run>>,
+}
+
+impl Output {
+    /// Names in front of lines: none if it is clear whose they are.
+    pub fn names(&self) -> Vec<String> {
+        if self.is_merged { self.processes.iter().map(|process| process.name.clone()).collect() } else { Vec::new() }
+    }
+
+    /// The call that reads what came before the shown line of this number.
+    pub fn call_before(&self, number: usize) -> String {
+        let mut arguments = self.asked.clone();
+        arguments.insert("before".into(), json!(self.selection.before_line(number).to_string()));
+        if let Some(after) = &self.after {
+            arguments.insert("after".into(), json!(after.to_string()));
+        }
+        as_call(&arguments)
+    }
+
+    /// The call that goes on waiting.
+    pub fn call_again(&self) -> String {
+        let mut arguments = self.asked.clone();
+        if let Some(cursor) = &self.selection.cursor {
+            arguments.insert("after".into(), json!(cursor.to_string()));
+        }
+        arguments.extend(self.wait.clone());
+        as_call(&arguments)
+    }
+}
+
+/// `output name="value" …`, in the order of the parameters.
+fn as_call(arguments: &Map<String, Value>) -> String {
+    let order = super::OUTPUT.iter().filter_map(|parameter| arguments.get_key_value(parameter.name));
+    order.fold("output".into(), |call: String, (name, value)| format!("{call} {name}={value}"))
+}
+
+pub fn call(arguments: &Arguments, context: &Context, adapt: impl Fn(&mut Query)) -> Result<Output, Fault> {
+    let cursor = |name: &str| arguments.text(name).map(str::parse::<Cursor>).transpose();
+    let (after, before) = (cursor("after")?, cursor("before")?);
+    let target = target(arguments, context);
+    let scope = Scope::of(context.manager, &target, arguments.integer("run"), [after.as_ref(), before.as_ref()])?;
+    let mut query = query(arguments, [after.as_ref(), before.as_ref()])?;
+    adapt(&mut query);
+    let until = arguments.text("wait_for").map(Until::parse).transpose()?;
+    let (mut after, mut waited) = (after, None);
+    if let Some(until) = until {
+        let from = match after {
+            Some(after) => after,
+            None => end(&scope.parts(None, None), &query)?,
+        };
+        let limit = seconds(arguments);
+        waited = Some(wait::wait(&scope, query.stream, &from, &until, limit, false, context.caller)?);
+        after = Some(from);
+    }
+    let parts = scope.parts(after.as_ref(), before.as_ref());
+    let selection = select(&parts, &query)?;
+    let processes = processes(&parts);
+    Ok(Output {
+        is_merged: scope.is_merged(),
+        selection,
+        waited,
+        gone_runs: parts.gone,
+        max_bytes: arguments.integer("max_bytes").unwrap_or(8000) as usize,
+        asked: asked(arguments, &processes, &query),
+        wait: arguments.only(&["wait_for", "timeout"]),
+        after,
+        processes,
+    })
+}
+
+/// The cursor behind all that there is now.
+fn end(parts: &Parts, query: &Query) -> Result<Cursor, Fault> {
+    let selection = select(parts, &Query::tail(query.stream, 1))?;
+    selection.cursor.ok_or_else(|| Fault::not_found("there is no run whose output could be waited for"))
+}
+
+/// The same question, put so that it means the same later.
+fn asked(arguments: &Arguments, processes: &[Process], query: &Query) -> Map<String, Value> {
+    let mut asked =
+        arguments.only(&["command_or_label", "working_directory", "stream", "lines", "grep", "context", "max_bytes"]);
+    let labels: Vec<&str> = processes.iter().map(|process| process.label.as_str()).collect();
+    if arguments.integer("pid").is_some() || arguments.text("command_or_label").is_none() {
+        // A number may be somebody else's tomorrow.
+        asked.insert("command_or_label".into(), json!(labels.join(",")));
+    }
+    for (name, time) in [("since_time", query.since), ("before_time", query.before)] {
+        if let Some(ms) = time {
+            asked.insert(name.into(), json!(format_ms(ms)));
+        }
+    }
+    asked
+}
+
+fn processes(parts: &Parts) -> Vec<Process> {
+    let named = parts.sources.iter().filter(|source| !source.pieces.is_empty()).count();
+    let process = |source: &crate::output::scope::Source| {
+        let runs: Vec<Arc<Run>> = source.pieces.iter().map(|piece| piece.run.clone()).collect();
+        let name = runs.last().filter(|_| named > 1).map_or_else(|| source.label.clone(), |run| short(run));
+        Process { label: source.label.clone(), name, runs }
+    };
+    let mut processes: Vec<Process> = parts.sources.iter().map(process).collect();
+    for i in 0..processes.len() {
+        if processes.iter().enumerate().any(|(j, other)| j != i && other.name == processes[i].name) {
+            processes[i].name = processes[i].label.clone();
+        }
+    }
+    processes
+}
+
+/// A label without the directory that all share, and not longer than a name should be.
+fn short(run: &Run) -> String {
+    const LONGEST: usize = 40;
+    let directory = format!(" in {}", run.meta.working_directory.shown());
+    let name = run.meta.label.strip_suffix(&directory).unwrap_or(&run.meta.label);
+    if name.chars().count() <= LONGEST { name.into() } else { name.chars().take(LONGEST - 1).chain(['…']).collect() }
+}
+
+fn query(arguments: &Arguments, cursors: [Option<&Cursor>; 2]) -> Result<Query, Fault> {
+    let now = now_ms();
+    let time = |name: &str| {
+        let parse = |text: &str| parse_time(text, now).map_err(|problem| Fault::invalid(format!("{name}: {problem}")));
+        arguments.text(name).map(parse).transpose()
+    };
+    let stream = arguments.text("stream").and_then(Stream::from_name);
+    let of_cursors = cursors.into_iter().flatten().filter_map(|cursor| cursor.places.first()).map(|place| place.stream);
+    let wanted = stream.or(of_cursors.clone().next()).unwrap_or(Stream::Combined);
+    if let Some(other) = of_cursors.clone().find(|stream| *stream != wanted) {
+        return Err(Fault::invalid(format!("the cursor is of {}, not of {}", other.name(), wanted.name())));
+    }
+    Ok(Query {
+        since: time("since_time")?,
+        before: time("before_time")?,
+        grep: arguments.text("grep").map(Pattern::parse).transpose()?,
+        context: arguments.integer("context").unwrap_or(0) as usize,
+        ..Query::tail(wanted, arguments.integer("lines").unwrap_or(100) as usize)
+    })
+}

@@ -1,0 +1,372 @@
+//! One part of one run → the newest lines of it that are wanted, found without reading what is not returned.
+//!
+//! Without `grep` the last lines are found from the end; with it the log is searched from the end, window by window, and
+//! only windows with something in them are read as lines. Lines whose beginning lies before what was read are looked up.
+
+use super::cursor::Place;
+use super::lines::{Assembler, Line};
+use super::pattern::{Around, Pattern};
+use super::query::Query;
+use super::scope::Piece;
+use crate::log::Stream;
+use crate::log::read::Log;
+use crate::log::record::{self, PREFIX};
+use crate::log::scan::Scan;
+use std::collections::VecDeque;
+use std::io;
+
+/// How far a search for `grep` goes back at a time, in bytes.
+const WINDOW: u64 = 1 << 20;
+/// Lines behind the newest that is shown are counted only up to this many bytes.
+const COUNTED: u64 = 64 << 20;
+/// The beginning of a line is looked up only this far back, in bytes.
+const REACH: u64 = 1 << 20;
+
+/// What there is to read in one part.
+pub struct PieceRead {
+    /// Oldest first; unfinished ones last.
+    pub lines: Vec<Line>,
+    /// Lines of the part were left out.
+    pub is_cut: bool,
+    /// Where reading ended.
+    pub end: Place,
+    /// The log has nothing behind `end`.
+    pub is_at_end: bool,
+    /// Bytes of the part that are no longer kept.
+    pub gone: u64,
+    /// Lines of the run so far, and how many of them lie behind `end`; `None` if that would take long to tell.
+    pub total: Option<u64>,
+    pub later: Option<u64>,
+}
+
+/// Reads the newest `wanted` lines (or matches, with their context) of a part; nothing from before `floor`, in
+/// milliseconds since 1970, because those would not be among the newest of all parts.
+pub fn read(piece: &Piece, query: &Query, wanted: usize, floor: Option<u64>) -> io::Result<PieceRead> {
+    // All taken before the log, so that they are never ahead of it.
+    let (status, is_over) = (piece.run.status(), piece.run.is_over());
+    let own_open = open_in_own_logs(piece, query)?;
+    let log = Log::open(piece.run.dir.path(), query.stream)?;
+    let range = Range::of(&log, piece, query)?;
+    let floor = floor.map_or(Ok(range.from), |ms| log.since(ms))?.clamp(range.from, range.to);
+    let (spans, is_whole) = spans(&log, query, wanted, floor, range.to)?;
+    let mut reader = Reader::new(&log, query, wanted, piece);
+    reader.read_all(&spans, &range, false)?;
+    if reader.lacks_start && log.start() < spans.first().map_or(0, |span| span.0) {
+        // Once more, this time from before the lines that began there.
+        reader = Reader::new(&log, query, wanted, piece);
+        reader.read_all(&spans, &range, true)?;
+    }
+    if range.to == log.end() && !query.is_forward {
+        reader.look_for_open(own_open)?;
+    }
+    let at = if query.is_forward { reader.at } else { range.to };
+    let is_at_end = at == log.end();
+    let i = query.stream.index();
+    let (total, later) = if query.is_search() {
+        (None, None)
+    } else {
+        let total = count(&log, status.bytes[i], log.end())?.map(|recent| recent + status.lines[i]);
+        (total, count(&log, at, log.end())?)
+    };
+    let end = Place { run: piece.run.id, stream: query.stream, offset: at, open: reader.assembler.open_at() };
+    // Whoever goes on and on waits for the end of a line, unless there will be none.
+    let shows_open = is_at_end && (!query.is_forward || is_over);
+    let (lines, was_cut) =
+        reader.finish(at, piece.before.map_or([shows_open; 2], |before| before.open.map(|at| at.is_some())));
+    let is_cut = was_cut || !is_whole || floor > range.from;
+    Ok(PieceRead { lines, is_cut, end, is_at_end, gone: range.gone, total, later })
+}
+
+/// Lines in `from..to`, if that is not too much to read for a number.
+fn count(log: &Log, from: u64, to: u64) -> io::Result<Option<u64>> {
+    if to.saturating_sub(from) > COUNTED { Ok(None) } else { log.count_lines(from, to).map(Some) }
+}
+
+/// Which streams have a line open, told by the logs of each alone, where it is the last byte.
+fn open_in_own_logs(piece: &Piece, query: &Query) -> io::Result<[bool; 2]> {
+    let mut open = [false; 2];
+    if query.stream == Stream::Combined && piece.before.is_none() {
+        for stream in [Stream::Stdout, Stream::Stderr] {
+            let log = Log::open(piece.run.dir.path(), stream)?;
+            let mut last = [b'\n'];
+            log.read_at(log.end().saturating_sub(1), &mut last)?;
+            open[stream.index()] = last != *b"\n";
+        }
+    }
+    Ok(open)
+}
+
+/// The range of offsets that a part and the times of a query allow.
+struct Range {
+    from: u64,
+    to: u64,
+    gone: u64,
+    /// Lines that were open at `from`, because that is a cursor's place.
+    open: Option<[Option<u64>; 2]>,
+}
+
+impl Range {
+    fn of(log: &Log, piece: &Piece, query: &Query) -> io::Result<Range> {
+        let mut range = Range { from: log.start(), to: log.end(), gone: 0, open: None };
+        if let Some(after) = piece.after {
+            // A place behind the end is of a log that was here before: then all of this one came later.
+            let is_of_this = after.offset <= log.end();
+            range.gone = if is_of_this { log.start().saturating_sub(after.offset) } else { after.offset };
+            if is_of_this && after.offset >= range.from {
+                range.from = after.offset;
+                range.open = Some(after.open);
+            }
+        }
+        if let Some(before) = piece.before {
+            range.to = range.to.min(before.offset);
+        }
+        if let Some(ms) = query.since {
+            let since = log.since(ms)?;
+            if since > range.from {
+                (range.from, range.open) = (since, None);
+            }
+        }
+        if let Some(ms) = query.before {
+            range.to = range.to.min(log.since(ms)?);
+        }
+        range.to = range.to.max(log.start());
+        range.from = range.from.min(range.to);
+        Ok(range)
+    }
+}
+
+/// The parts of `from..to` to read as lines, oldest first, and whether nothing that is wanted lies outside of them.
+fn spans(log: &Log, query: &Query, wanted: usize, from: u64, to: u64) -> io::Result<(Vec<(u64, u64)>, bool)> {
+    if query.is_forward {
+        return Ok((vec![(from, to)], true));
+    }
+    if wanted == 0 {
+        return Ok((Vec::new(), from == to));
+    }
+    if !query.is_search() {
+        // Two more, because unfinished lines count there and may not be wanted.
+        let start = log.tail(to, wanted + 2)?.max(from);
+        return Ok((vec![(start, to)], start == from));
+    }
+    let mut found = Vec::new();
+    let (mut end, mut count) = (to, 0);
+    while end > from && count < wanted {
+        let start = log.line_start(end.saturating_sub(WINDOW).max(from), from)?;
+        let (matches, is_candidate) = look_through(log, query, start, end)?;
+        // The newest one always: its last lines may be unfinished.
+        if is_candidate || end == to {
+            found.push((start, end));
+        }
+        count += matches;
+        end = start;
+    }
+    found.reverse();
+    Ok((widen(log, found, query.context, from, to)?, end == from))
+}
+
+/// How many lines in a window match, and whether it must be read: also if a line that began before it might match.
+fn look_through(log: &Log, query: &Query, start: u64, end: u64) -> io::Result<(usize, bool)> {
+    if let Some(pattern) = &query.grep {
+        let mut block = vec![0; (end - start).min(2 * WINDOW) as usize];
+        let n = log.read_at(start, &mut block)?;
+        if n as u64 == end - start && !pattern.may_match(&block) {
+            return Ok((0, false));
+        }
+    }
+    let (mut matched, mut is_candidate) = (0, false);
+    let mut scan = Scan::new(log, start, end, query.longest + PREFIX);
+    let mut assembler = Assembler::new(query.stream, query.longest);
+    while let Some(raw) = scan.next()? {
+        if let Some(line) = assembler.push(&raw) {
+            let is_match = matches(query, &line);
+            matched += usize::from(is_match);
+            is_candidate |= is_match || line.lacks_start;
+        }
+    }
+    Ok((matched, is_candidate))
+}
+
+/// Makes room for the context around each span, and joins those that touch.
+fn widen(log: &Log, spans: Vec<(u64, u64)>, context: usize, from: u64, to: u64) -> io::Result<Vec<(u64, u64)>> {
+    let mut wide: Vec<(u64, u64)> = Vec::new();
+    for (start, end) in spans {
+        let start = if context > 0 { log.tail(start, context + 2)?.max(from) } else { start };
+        let end = if context > 0 && end < to { behind(log, end, context, to)? } else { end };
+        match wide.last_mut() {
+            Some(last) if last.1 >= start => last.1 = last.1.max(end),
+            _ => wide.push((start, end)),
+        }
+    }
+    Ok(wide)
+}
+
+/// The offset behind the next `count` records.
+fn behind(log: &Log, from: u64, count: usize, to: u64) -> io::Result<u64> {
+    let mut scan = Scan::new(log, from, to, PREFIX);
+    let mut at = from;
+    for _ in 0..count + 2 {
+        let Some(raw) = scan.next()? else { break };
+        at = raw.next;
+    }
+    Ok(at)
+}
+
+fn matches(query: &Query, line: &Line) -> bool {
+    query.only.is_none_or(|only| only == line.stream)
+        && query.grep.as_ref().is_none_or(|grep: &Pattern| grep.is_match(&line.text))
+}
+
+/// Reads lines and keeps the newest that are wanted, or the first ones.
+struct Reader<'a> {
+    log: &'a Log,
+    query: &'a Query,
+    run: u64,
+    /// Lines that have not grown behind this offset are known.
+    after: u64,
+    /// So many lines, or matches.
+    most: usize,
+    assembler: Assembler,
+    kept: VecDeque<Line>,
+    bytes: usize,
+    is_cut: bool,
+    /// A line without its beginning was seen.
+    lacks_start: bool,
+    around: Around<Line>,
+    /// Lines in `kept` that count.
+    counted: usize,
+    /// Where the next record is, and where the last span began.
+    at: u64,
+    span_start: u64,
+    /// Of which streams there was a record since then.
+    has_spoken: [bool; 2],
+}
+
+impl<'a> Reader<'a> {
+    fn new(log: &'a Log, query: &'a Query, most: usize, piece: &Piece) -> Reader<'a> {
+        Reader {
+            log,
+            query,
+            run: piece.run.id,
+            after: piece.after.map_or(0, |place| place.offset),
+            most,
+            assembler: Assembler::new(query.stream, query.longest),
+            kept: VecDeque::new(),
+            bytes: 0,
+            is_cut: false,
+            lacks_start: false,
+            around: Around::new(query.context),
+            counted: 0,
+            at: log.start(),
+            span_start: log.start(),
+            has_spoken: [false; 2],
+        }
+    }
+
+    fn read_all(&mut self, spans: &[(u64, u64)], range: &Range, looks_back: bool) -> io::Result<()> {
+        self.at = range.from;
+        for &(start, end) in spans {
+            self.assembler = Assembler::new(self.query.stream, self.query.longest);
+            self.around = Around::new(self.query.context);
+            (self.span_start, self.has_spoken) = (start, [false; 2]);
+            match range.open.filter(|_| start == range.from) {
+                Some(open) => recall(self.log, &mut self.assembler, start, open)?,
+                None if looks_back => self.look_back(start, [true; 2])?,
+                None => {}
+            }
+            self.read(start, end)?;
+        }
+        Ok(())
+    }
+
+    /// Takes over the lines that are open at `at`.
+    fn look_back(&mut self, at: u64, streams: [bool; 2]) -> io::Result<()> {
+        let start = self.log.line_start(at.saturating_sub(REACH).max(self.log.start()), self.log.start())?;
+        let mut scan = Scan::new(self.log, start, at, self.query.longest + PREFIX);
+        let mut before = Assembler::new(self.query.stream, self.query.longest);
+        while let Some(raw) = scan.next()? {
+            before.push(&raw);
+        }
+        before.keep_open(streams);
+        self.assembler.adopt(before);
+        Ok(())
+    }
+
+    /// At the end of the log: lines that are open there, of a stream of which nothing was read.
+    fn look_for_open(&mut self, own_open: [bool; 2]) -> io::Result<()> {
+        let open = self.assembler.open_at();
+        let missing = [0, 1].map(|s| own_open[s] && !self.has_spoken[s] && open[s].is_none());
+        if missing == [false; 2] || self.span_start <= self.log.start() {
+            return Ok(());
+        }
+        self.look_back(self.span_start, missing)
+    }
+
+    fn read(&mut self, from: u64, to: u64) -> io::Result<()> {
+        let mut scan = Scan::new(self.log, from, to, self.query.longest + PREFIX);
+        while let Some(raw) = scan.next()? {
+            if let Some(record) = record::parse(raw.bytes, self.query.stream) {
+                self.has_spoken[record.stream.index()] = true;
+            }
+            self.at = raw.next;
+            if let Some(line) = self.assembler.push(&raw) {
+                self.lacks_start |= line.lacks_start;
+                self.take(line);
+                if self.query.is_forward && (self.counted >= self.most || self.bytes >= self.query.most_bytes) {
+                    self.is_cut = self.at < to;
+                    break;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn take(&mut self, line: Line) {
+        if self.query.only.is_some_and(|only| only != line.stream) {
+            return;
+        }
+        let is_match = !self.query.is_search() || matches(self.query, &line);
+        for (line, is_match) in self.around.push(line, is_match) {
+            self.keep(line, !is_match);
+        }
+    }
+
+    fn keep(&mut self, line: Line, is_context: bool) {
+        self.bytes += line.text.len();
+        self.counted += usize::from(!is_context);
+        self.kept.push_back(Line { run: self.run, is_context, ..line });
+        if self.query.is_forward {
+            return;
+        }
+        while self.counted > self.most || (self.bytes > self.query.most_bytes && self.kept.len() > 1) {
+            self.is_cut = true;
+            let Some(gone) = self.kept.pop_front() else { break };
+            self.bytes -= gone.text.len();
+            self.counted -= usize::from(!gone.is_context);
+        }
+    }
+
+    /// The lines, with those behind them that are not finished where reading ended, as far as they are to be `shown`.
+    fn finish(mut self, end: u64, shown: [bool; 2]) -> (Vec<Line>, bool) {
+        let is_shown = |line: &&Line| shown[line.stream.index()] && line.last >= self.after;
+        let open: Vec<Line> = self.assembler.open().into_iter().filter(is_shown).cloned().collect();
+        for line in open {
+            self.take(Line { last: end, ..line });
+        }
+        (self.kept.into(), self.is_cut)
+    }
+}
+
+/// Reads again the parts before a cursor's place of lines that were unfinished there.
+pub fn recall(log: &Log, assembler: &mut Assembler, at: u64, open: [Option<u64>; 2]) -> io::Result<()> {
+    for (s, began) in open.into_iter().enumerate() {
+        let Some(began) = began.filter(|began| *began >= log.start()) else { continue };
+        let mut own = Assembler::like(assembler);
+        let mut scan = Scan::new(log, began, at.min(began + REACH), own.longest() + PREFIX);
+        while let Some(raw) = scan.next()? {
+            own.push(&raw);
+        }
+        own.keep_open([s == 0, s == 1]);
+        assembler.adopt(own);
+    }
+    Ok(())
+}
