@@ -16,7 +16,10 @@ fn members(value: &Value) -> Vec<&str> {
 fn start_returns_at_once_and_tells_pid_label_and_logs() {
     let sandbox = Sandbox::new();
     let started = json(&sandbox, &["start", "sh", "-c", "read never"]);
-    assert_eq!(members(&started), ["action", "label", "log_combined", "log_stderr", "log_stdout", "pid", "run"]);
+    assert_eq!(
+        members(&started),
+        ["action", "cursor", "label", "log_combined", "log_stderr", "log_stdout", "pid", "run"]
+    );
     assert_eq!(started["action"], "start");
     assert_eq!(started["label"], format!("sh -c 'read never' in {}", sandbox.work().display()));
     assert!(is_alive(started["pid"].as_i64().unwrap() as i32));

@@ -23,7 +23,18 @@ pub fn control(answer: &Value, is_json: bool) -> String {
     if is_json {
         return json(&select(
             answer,
-            &["action", "pid", "label", "exit_code", "signal", "run", "log_stdout", "log_stderr", "log_combined"],
+            &[
+                "action",
+                "pid",
+                "label",
+                "exit_code",
+                "signal",
+                "run",
+                "cursor",
+                "log_stdout",
+                "log_stderr",
+                "log_combined",
+            ],
         ));
     }
     let (label, pid) = (text(answer, "label"), &answer["pid"]);
