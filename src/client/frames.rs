@@ -30,7 +30,12 @@ enum State {
 
 impl Frames {
     pub fn new(show: Show) -> Frames {
-        Frames { show, state: State::Prefix(Vec::new()), open: None }
+        Frames::within(show, None)
+    }
+
+    /// In a line of `open`, of which the beginning has been shown.
+    pub fn within(show: Show, open: Option<Stream>) -> Frames {
+        Frames { show, state: State::Prefix(Vec::new()), open }
     }
 
     /// Whether the last thing given out was not the end of a line.

@@ -5,6 +5,7 @@ use crate::agents::is_of_agent;
 use crate::config::Config;
 use crate::http::client::{Answer, Call, Client, Hangup};
 use crate::http::head::{decode, encode};
+use crate::log::Stream;
 use crate::mcp::tools::{META_DIRECTORY, META_JSON};
 use crate::output::cursor::Cursor;
 use crate::procs::{self, owner};
@@ -42,6 +43,8 @@ pub struct Reading {
     /// Why waiting ended, if there was any.
     pub waited: String,
     note: String,
+    /// The last line is not finished, and is one of this stream.
+    pub open: Option<Stream>,
     /// There was more than what was asked for.
     pub is_cut: bool,
 }
@@ -240,7 +243,8 @@ impl Link {
         let header = |name: &str| answer.head.header(name).map(decode).unwrap_or_default();
         let [cursor, waited, note] = ["persistproc-cursor", "persistproc-waited", "persistproc-note"].map(header);
         let is_cut = answer.head.header("persistproc-cut").is_some();
-        Ok(Reading { bytes: answer.body, cursor, waited, note, is_cut })
+        let open = answer.head.header("persistproc-open").and_then(Stream::from_name);
+        Ok(Reading { bytes: answer.body, cursor, waited, note, open, is_cut })
     }
 
     /// The log of a run behind an offset, as soon as there is something, or after `wait`.

@@ -107,11 +107,14 @@ fn follow(mut link: Link, mut arguments: Map<String, Value>, is_json: bool) -> R
         let read = link.read_output(&first)?;
         let cursor: Cursor = read.cursor()?;
         read.note(&link);
+        if let ([place], None) = (cursor.places.as_slice(), cursor.known) {
+            // Of a line that is not finished the rest comes behind it.
+            let end = read.bytes.len() - usize::from(read.open.is_some());
+            terminal::print(&read.bytes[..end])?;
+            return run::follow(link, &arguments, *place, read.open);
+        }
         terminal::print(&read.bytes)?;
-        return match cursor.places.as_slice() {
-            [place] if cursor.known.is_none() => run::follow(link, &arguments, *place),
-            _ => Lines::new(link, arguments, None, read).go(None, None),
-        };
+        return Lines::new(link, arguments, None, read).go(None, None);
     }
     if until.as_deref() == Some("quiet") {
         return Err(Trouble::Usage("--follow goes with a regular expression to wait for, not with 'quiet'".into()));

@@ -61,6 +61,10 @@ fn select(value: &Value, keys: &[&str]) -> Value {
     keys.iter().filter(|key| !value[**key].is_null()).map(|key| (key.to_string(), value[*key].clone())).collect()
 }
 
+/// Columns of the table, if labels are not too long.
+const WIDTH: usize = 100;
+const HEADER: [&str; 6] = ["PID", "STATUS", "SINCE", "CPU", "MEM", "PORT"];
+
 /// A table: what runs first, then what ended, the newest last.
 pub fn list(answer: &Value) -> String {
     let none = Vec::new();
@@ -71,38 +75,75 @@ pub fn list(answer: &Value) -> String {
     let is_live = |process: &&Value| matches!(text(process, "status"), "running" | "detached");
     let live = processes.iter().filter(is_live);
     let ended = processes.iter().filter(|process| !is_live(process));
-    let rows: Vec<[String; 4]> = live.chain(ended).map(row).collect();
-    let mut widths = ["PID", "STATUS", "SINCE"].map(str::len);
+    let sorted: Vec<&Value> = live.chain(ended).collect();
+    let rows: Vec<[String; 6]> = sorted.iter().map(|process| cells(process)).collect();
+    let mut widths = HEADER.map(str::len);
     for row in &rows {
         for (width, cell) in widths.iter_mut().zip(row) {
             *width = (*width).max(cell.chars().count());
         }
     }
-    let header = ["PID", "STATUS", "SINCE", "LABEL"].map(String::from);
-    let mut out = String::new();
-    for [pid, status, since, label] in std::iter::once(&header).chain(&rows) {
-        let [a, b, c] = widths;
-        out.push_str(&format!("{pid:<a$}  {status:<b$}  {since:<c$}  {label}\n"));
+    // A column that nobody fills is not there.
+    let is_used: [bool; 6] = std::array::from_fn(|i| i < 3 || rows.iter().any(|row| !row[i].is_empty()));
+    let columns = |cells: &[String; 6]| -> String {
+        let columns = cells.iter().zip(widths).zip(is_used).filter(|(_, is_used)| *is_used);
+        columns.map(|((cell, width), _)| format!("{cell:<width$}  ")).collect()
+    };
+    let mut out = format!("{}LABEL\n", columns(&HEADER.map(String::from)));
+    for (process, row) in sorted.into_iter().zip(&rows) {
+        let columns = columns(row);
+        let room = WIDTH.saturating_sub(columns.chars().count());
+        out.push_str(&columns);
+        out.push_str(&name(process, room));
+        out.push('\n');
     }
     out
 }
 
-fn row(process: &Value) -> [String; 4] {
+fn cells(process: &Value) -> [String; 6] {
     let pid = process["pid"].as_i64().filter(|pid| *pid > 0).map_or("-".into(), |pid| pid.to_string());
     let status = text(process, "status");
     let status = outcome(process).map_or(status.to_string(), |outcome| format!("{status}, {outcome}"));
     let time = process["end_time"].as_str().or(process["start_time"].as_str());
-    let mut label = text(process, "label").to_string();
+    let cpu = process["cpu_percent"].as_f64().map_or(String::new(), |cpu| format!("{cpu:.0}%"));
+    let memory =
+        process["memory_bytes"].as_u64().map_or(String::new(), |bytes| format!("{}M", bytes.div_ceil(1_000_000)));
+    let ports = process["ports"].as_array().into_iter().flatten().map(Value::to_string);
+    [pid, status, time.map_or(String::new(), age), cpu, memory, ports.take(3).collect::<Vec<_>>().join(",")]
+}
+
+/// The label, and in what room is left what it is and what it said last.
+fn name(process: &Value, room: usize) -> String {
+    let mut name = text(process, "label").to_string();
     let directory = text(process, "working_directory");
-    if !label.ends_with(&format!(" in {directory}")) {
+    let last = process["error"].as_str().unwrap_or(text(process, "last_line"));
+    let room = room.saturating_sub(name.chars().count());
+    let mut left = room;
+    if !name.ends_with(&format!(" in {directory}")) {
         let command: Vec<&str> =
             process["command"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
-        label.push_str(&format!("  ({} in {directory})", crate::words::quote(&command)));
+        let what = format!("({} in {directory})", crate::words::quote(&command));
+        let most = if last.is_empty() { room } else { room.saturating_sub(last.chars().count() + 4).max(room / 2) };
+        push_clipped(&mut name, &what, "", most, &mut left);
     }
-    if let Some(error) = process["error"].as_str() {
-        label.push_str(&format!("  [{error}]"));
+    if !last.is_empty() {
+        push_clipped(&mut name, last, "| ", left, &mut left.clone());
     }
-    [pid, status, time.map_or(String::new(), age), label]
+    name
+}
+
+/// Two blanks and `text` in `most` columns, if at least its beginning fits.
+fn push_clipped(name: &mut String, text: &str, before: &str, most: usize, left: &mut usize) {
+    const LEAST: usize = 8;
+    let room = most.saturating_sub(2 + before.len());
+    if room < LEAST.min(text.chars().count()) {
+        return;
+    }
+    let is_whole = text.chars().count() <= room;
+    let shown: String = text.chars().take(if is_whole { room } else { room - 1 }).collect();
+    let end = if is_whole { "" } else { "…" };
+    *left = left.saturating_sub(2 + before.len() + shown.chars().count() + end.chars().count());
+    name.push_str(&format!("  {before}{shown}{end}"));
 }
 
 fn age(time: &str) -> String {
@@ -124,17 +165,22 @@ mod tests {
     #[test]
     fn a_list_is_a_table_with_what_runs_first() {
         let answer = json!({"processes": [
-            {"pid": 7, "label": "old in /x", "working_directory": "/x", "command": ["old"], "status": "exited", "exit_code": 3, "end_time": "2026-01-02T03:04:05.678Z"},
-            {"pid": 12345, "label": "web", "working_directory": "/w", "command": ["npm", "run", "my dev"], "status": "running"},
+            {"pid": 7, "label": "old in /x", "working_directory": "/x", "command": ["old"], "status": "exited", "exit_code": 3, "end_time": "2026-01-02T03:04:05.678Z", "last_line": "that is all"},
+            {"pid": 12345, "label": "web", "working_directory": "/w", "command": ["npm", "run", "my dev"], "status": "running", "memory_bytes": 85_400_000, "ports": [3000], "last_line": "Local: http://localhost:3000/"},
         ]});
         let table = list(&answer);
         let lines: Vec<&str> = table.lines().collect();
-        assert!(lines[0].starts_with("PID    STATUS               SINCE"), "{table}");
+        assert_eq!(lines[0], "PID    STATUS               SINCE    MEM  PORT  LABEL");
         assert!(
-            lines[1].starts_with("12345  running ") && lines[1].ends_with("web  (npm run 'my dev' in /w)"),
+            lines[1].starts_with("12345  running ") && lines[1].contains(" 86M  3000  web  (npm run 'my dev' in "),
             "{table}"
         );
-        assert!(lines[2].starts_with("7      exited, exit code 3  ") && lines[2].ends_with("old in /x"), "{table}");
+        assert!(lines[1].ends_with("  | Local: http://localhost:3000/") || lines[1].chars().count() == 100, "{table}");
+        assert!(
+            lines[2].starts_with("7      exited, exit code 3  ") && lines[2].ends_with("old in /x  | that is all"),
+            "{table}"
+        );
+        assert!(lines.iter().all(|line| line.chars().count() <= 100), "{table}");
         assert!(list(&json!({"processes": []})).contains("Nothing has been started"));
     }
 

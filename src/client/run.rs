@@ -80,8 +80,8 @@ pub fn run(mut link: Link, argv: Vec<OsString>, given: &Given) -> Result<u8, Tro
     wrapper.run(&received)
 }
 
-/// `output --follow`: what comes behind `place`, with stamps.
-pub fn follow(link: Link, arguments: &Map<String, Value>, place: Place) -> Result<u8, Trouble> {
+/// `output --follow`: what comes behind `place`, with stamps, also if there is an `open` line.
+pub fn follow(link: Link, arguments: &Map<String, Value>, place: Place, open: Option<Stream>) -> Result<u8, Trouble> {
     let (events, received) = watch_signals()?;
     let stream =
         arguments.get("stream").and_then(Value::as_str).and_then(Stream::from_name).unwrap_or(Stream::Combined);
@@ -92,7 +92,7 @@ pub fn follow(link: Link, arguments: &Map<String, Value>, place: Place) -> Resul
         label: String::new(),
         run: place.run,
         pid: 0,
-        frames: Frames::new(show),
+        frames: Frames::within(show, open),
         show,
         on_exit: OnExit::Detach,
         is_stopping: false,

@@ -12,7 +12,7 @@ use std::sync::Arc;
 #[derive(Clone, Debug)]
 pub struct Pattern {
     regex: Regex,
-    /// One of these must be there, if that is known.
+    /// If it is nothing else than that: one of these is there.
     literals: Arc<Vec<Finder<'static>>>,
 }
 
@@ -32,7 +32,11 @@ impl Pattern {
 
     /// Whether a line of the child matches.
     pub fn is_match(&self, line: &[u8]) -> bool {
-        self.regex.is_match(&view::clean(line))
+        let text = view::clean(line);
+        if self.literals.is_empty() {
+            return self.regex.is_match(&text);
+        }
+        self.literals.iter().any(|literal| literal.find(text.as_bytes()).is_some())
     }
 
     /// False if certainly no line of `block`, which are whole lines of a log, matches.
@@ -106,7 +110,12 @@ mod tests {
         ] {
             assert_eq!(Pattern::parse(pattern).unwrap().may_match(block.as_bytes()), may, "{pattern} in {block}");
         }
-        assert!(Pattern::parse("err").unwrap().is_match(b"\x1b[1me\x1b[0mrr"));
+        for line in [&b"\x1b[1me\x1b[0mrr"[..], b"terror", b"e\rerr"] {
+            assert!(Pattern::parse("err").unwrap().is_match(line) && Pattern::parse("e[r]r").unwrap().is_match(line));
+            assert!(
+                Pattern::parse("none|err").unwrap().is_match(line) && !Pattern::parse("none").unwrap().is_match(line)
+            );
+        }
         assert!(Pattern::parse("a(").unwrap_err().text.contains("put a \\ before"));
     }
 }

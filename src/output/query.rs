@@ -86,6 +86,11 @@ pub struct Selection {
 }
 
 impl Selection {
+    /// Whose line the last one is, if it is not finished.
+    pub fn open_stream(&self) -> Option<Stream> {
+        self.lines.last().filter(|selected| !selected.line.is_finished).map(|selected| selected.line.stream)
+    }
+
     /// The place before the line of this number: what to read to see what came before it.
     pub fn before_line(&self, number: usize) -> Cursor {
         let place = |&(source, end): &(usize, Place)| {

@@ -188,6 +188,7 @@ fn output(routes: &Routes, request: &Request) -> Result<Response, Fault> {
     for (name, value) in [
         ("Persistproc-Cursor", output.selection.cursor.as_ref().map(ToString::to_string)),
         ("Persistproc-Waited", output.waited.map(|outcome| text::outcome_name(outcome).to_string())),
+        ("Persistproc-Open", output.selection.open_stream().map(|stream| stream.name().to_string())),
         ("Persistproc-Cut", output.selection.is_cut.then(|| "true".to_string())),
         ("Persistproc-Note", text::note(&output).map(|note| encode(&note))),
     ] {

@@ -17,7 +17,7 @@ use crate::rundir::State;
 use serde_json::{Value, json};
 
 /// Characters of a label in a sentence.
-const LABEL: usize = 100;
+const LABEL: usize = 60;
 
 pub fn text(answer: &Answer) -> String {
     match answer {

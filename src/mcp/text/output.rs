@@ -20,9 +20,10 @@ pub fn text(output: &Output) -> String {
     let names = output.names();
     let head = summary(output);
     let cursor = selection.cursor.as_ref().map_or(String::new(), |cursor| format!("; cursor={cursor}"));
-    // The counts and brackets around it all, and that the offset of a later line has more digits.
-    let frame = 120;
-    let footer = footer(output, 0).map_or(0, |footer| footer.len());
+    // The counts; and the offset of a later line may have more digits.
+    let frame = 80;
+    let footers = [0, selection.lines.len().saturating_sub(1)].map(|i| footer(output, i).map_or(0, |text| text.len()));
+    let footer = footers.into_iter().max().unwrap_or(0);
     let room = output.max_bytes.saturating_sub(head.len() + cursor.len() + footer + frame);
     let mut body = String::new();
     let shown = lines::push(&mut body, &selection.lines, &names, room);
@@ -40,8 +41,12 @@ pub fn text(output: &Output) -> String {
 /// Whose output it is, and what happened.
 fn summary(output: &Output) -> String {
     let read = |process: &&Process| !process.runs.is_empty();
+    let count = output.processes.iter().filter(read).count();
     let mut parts: Vec<String> = output.processes.iter().filter(read).take(TOLD).map(process).collect();
-    let more = output.processes.iter().filter(read).count().saturating_sub(TOLD);
+    if count > 1 && parts.iter().map(String::len).sum::<usize>() > output.max_bytes / 3 {
+        parts = vec![format!("{count} processes")]; // the lines matter more, and list tells the rest
+    }
+    let more = count.saturating_sub(TOLD);
     if more > 0 {
         parts.push(format!("{more} more"));
     }

@@ -13,6 +13,9 @@ use crate::output::wait::{self, Outcome, Until};
 use serde_json::{Map, Value, json};
 use std::sync::Arc;
 
+/// A label of so many bytes is repeated in the next call.
+const SHORT: usize = 60;
+
 /// What `output` read.
 pub struct Output {
     pub processes: Vec<Process>,
@@ -45,9 +48,10 @@ impl Output {
         if self.is_merged { self.processes.iter().map(|process| process.name.clone()).collect() } else { Vec::new() }
     }
 
-    /// The call that reads what came before the shown line of this number.
+    /// The call that reads what came before the shown line of this number. The cursor says whose lines they are.
     pub fn call_before(&self, number: usize) -> String {
         let mut arguments = self.asked.clone();
+        arguments.retain(|name, _| !matches!(name.as_str(), "command_or_label" | "working_directory"));
         arguments.insert("before".into(), json!(self.selection.before_line(number).to_string()));
         if let Some(after) = &self.after {
             arguments.insert("after".into(), json!(after.to_string()));
@@ -60,6 +64,9 @@ impl Output {
         let mut arguments = self.asked.clone();
         if let Some(cursor) = &self.selection.cursor {
             arguments.insert("after".into(), json!(cursor.to_string()));
+        }
+        if !self.is_merged && self.processes.iter().any(|process| process.label.len() > SHORT) {
+            arguments.remove("command_or_label"); // then the cursor has to say it
         }
         arguments.extend(self.wait.clone());
         as_call(&arguments)
