@@ -15,14 +15,17 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use support::{Guard, Sandbox, wait_for, wait_until};
 
 fn main() {
-    if std::env::args().nth(1).as_deref() == Some("ping") {
-        return ping();
+    match std::env::args().nth(1).as_deref() {
+        Some("ping") => return ping(),
+        Some("pong") => return pong(),
+        _ => {}
     }
     let megabytes: usize = std::env::var("BENCH_MB").ok().and_then(|text| text.parse().ok()).unwrap_or(1000);
     println!("{:<52} {:>12} {:>12} {:>8}", "", "persistproc", "beside it", "ratio");
     commands();
     memory();
     latency();
+    reaction();
     large_log(megabytes);
 }
 
@@ -150,6 +153,62 @@ fn ping() {
     }
 }
 
+/// Prints the time for each line that it reads: the child of the test of reactions.
+fn pong() {
+    let mut out = std::io::stdout();
+    for _ in std::io::stdin().lines() {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_nanos();
+        let _ = out.write_all(format!("at {now}\n").as_bytes()).and_then(|()| out.flush());
+    }
+}
+
+/// Age in ms of the time at the end of a text.
+fn age(text: &str) -> f64 {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_nanos();
+    let written: u128 = text.trim_end().rsplit(' ').next().unwrap().parse().unwrap();
+    (now - written) as f64 / 1e6
+}
+
+/// From the write of a line to the answer of a call that waits for it.
+fn reaction() {
+    const TIMES: usize = 200;
+    let sandbox = Sandbox::new();
+    let _server = sandbox.serve();
+    let own = std::env::current_exe().unwrap().display().to_string();
+    sandbox.run(&["start", "--label", "pong", &own, "pong"]).ok();
+    let mut stream = std::net::TcpStream::connect(("127.0.0.1", sandbox.port)).unwrap();
+    let mut cursor = "r1.combined.0".to_string();
+    let mut ours = Vec::new();
+    for _ in 0..TIMES {
+        let target = format!("/output?after={cursor}&wait_for=%5Eat%20%5B0-9%5D%2B%24&timeout=20");
+        stream.write_all(&support::get(&target, sandbox.port)).unwrap();
+        std::thread::sleep(Duration::from_millis(5)); // by then it waits
+        sandbox.tool_ok("ctrl", serde_json::json!({"action": "input", "command_or_label": "pong", "text": "x"}));
+        let answer = support::Http::read(&mut stream).unwrap();
+        ours.push(age(&String::from_utf8_lossy(&answer.body)));
+        cursor = answer.headers["persistproc-cursor"].clone();
+    }
+    let log = sandbox.work().join("log");
+    let mut child = arguments_of(&own, &["pong"]);
+    let mut child = Guard(child.stdin(Stdio::piped()).stdout(fs::File::create(&log).unwrap()).spawn().unwrap());
+    let mut tail = arguments_of("sh", &["-c", "exec tail -n +1 -f log | grep --line-buffered -E '^at [0-9]+$'"]);
+    let mut tail = Guard(tail.current_dir(sandbox.work()).stdout(Stdio::piped()).spawn().unwrap());
+    let mut lines = BufReader::new(tail.0.stdout.take().unwrap()).lines();
+    let mut input = child.0.stdin.take().unwrap();
+    let mut theirs = Vec::new();
+    for _ in 0..TIMES {
+        std::thread::sleep(Duration::from_millis(5));
+        input.write_all(b"x\n").unwrap();
+        theirs.push(age(&lines.next().unwrap().unwrap()));
+    }
+    drop(input);
+    let ended = child.0.wait().unwrap();
+    assert!(ended.success());
+    row("wait_for, from write to answer; tail -f | grep", median(ours), median(theirs), "ms");
+    // tail ends with its reader, but only when it writes again.
+    fs::write(&log, "the end\n").unwrap();
+}
+
 /// Median age in ms of the lines that `command` prints, when they arrive.
 fn age_of_lines(mut command: Command) -> f64 {
     let mut child = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
@@ -189,7 +248,8 @@ fn large_log(megabytes: usize) {
     let lines = megabytes * 10_000;
     let source = sandbox.work().join("source");
     let mut file = std::io::BufWriter::new(fs::File::create(&source).unwrap());
-    (0..lines).for_each(|_| file.write_all(line.as_bytes()).unwrap());
+    file.write_all(format!("needle {}\n", "x".repeat(92)).as_bytes()).unwrap();
+    (1..lines).for_each(|_| file.write_all(line.as_bytes()).unwrap());
     drop(file);
 
     // Memory that was just used is faster than memory that was not, so both sides have a round to warm up, and then take
@@ -226,6 +286,11 @@ fn large_log(megabytes: usize) {
     let stamp = stamp_in_the_middle(Path::new(log));
     let ours = time(30, || sandbox.command(&["output", "big 5", "--since-time", &stamp, "--lines", "100"]));
     row("output --since-time of it; tail -n 100", ours, time(30, || arguments_of("tail", &["-n", "100", log])), "ms");
+    for (what, pattern) in [("word", "needle"), ("regex", "need[l]e")] {
+        let ours = time(3, || sandbox.command(&["output", "big 5", "--grep", pattern]));
+        let theirs = time(3, || arguments_of("grep", &["-E", pattern, log]));
+        row(&format!("output --grep of it, a {what} in the first line; grep -E"), ours, theirs, "ms");
+    }
     // Without the command around it: what the server takes.
     let mut answers = Vec::new();
     let mut stream = std::net::TcpStream::connect(("127.0.0.1", sandbox.port)).unwrap();

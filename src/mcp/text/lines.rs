@@ -19,9 +19,12 @@ pub fn push(text: &mut String, lines: &[Selected], names: &[String], room: usize
     let mut restart: Option<String> = None;
     for (i, selected) in lines.iter().enumerate().rev() {
         let name = names.get(selected.source);
-        let line = name.map_or(String::new(), |name| format!("{name}: ")) + &show(&selected.line);
+        let text = show(&selected.line);
+        let line = name.map_or(String::new(), |name| format!("{name}: ")) + &text;
         let line = line.trim_end();
-        let is_same = restart.is_none() && shown.last().is_some_and(|(same, _)| same == line);
+        // Among the lines of others an empty one shows nothing.
+        let is_empty = name.is_some() && text.is_empty() && !shown.is_empty();
+        let is_same = restart.is_none() && (is_empty || shown.last().is_some_and(|(same, _)| same == line));
         let more = if is_same { 0 } else { line.len() + EXTRA } + restart.as_ref().map_or(0, |text| text.len() + 1);
         if bytes + more > room && count > 0 {
             break;
@@ -29,7 +32,7 @@ pub fn push(text: &mut String, lines: &[Selected], names: &[String], room: usize
         bytes += more;
         shown.extend(restart.take().map(|text| (text, 1)));
         match shown.last_mut().filter(|_| is_same) {
-            Some((_, times)) => *times += 1,
+            Some((_, times)) => *times += usize::from(!is_empty),
             // The newest one in any case, as far as there is room.
             None => shown.push((shorten(line, room), 1)),
         }

@@ -1,6 +1,6 @@
 //! `list` for a model: one line a process, under 300 bytes, what runs first.
 
-use super::size;
+use super::{lines_in_words, size};
 use crate::manager::age;
 use crate::mcp::tools::list::Row;
 use crate::output::view;
@@ -50,7 +50,7 @@ fn line(row: &Row) -> String {
         (!ports.is_empty()).then(|| format!("port {}", ports.join(" "))),
         row.cpu_percent.map(|cpu| format!("{cpu}% CPU")),
         row.memory_bytes.map(size),
-        row.lines.map(|lines| format!("{lines} lines")),
+        row.lines.map(lines_in_words),
         (row.log_bytes > 0).then(|| format!("logs {}", size(row.log_bytes))),
         process.error.as_ref().map(|error| view::clip(error, 120)),
     ];

@@ -61,6 +61,11 @@ fn name(run: &Run) -> String {
     format!("'{}' {}", view::clip(&run.meta.label, LABEL), run.name())
 }
 
+/// `1 line`, `5 lines`.
+fn lines_in_words(count: u64) -> String {
+    format!("{count} line{}", if count == 1 { "" } else { "s" })
+}
+
 /// `85 MB`: decimal, in two digits or more.
 fn size(bytes: u64) -> String {
     const UNITS: [(u64, &str); 3] = [(1_000_000_000, "GB"), (1_000_000, "MB"), (1000, "kB")];

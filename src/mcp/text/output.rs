@@ -1,7 +1,7 @@
 //! `output` for a model: whose lines, which of how many, what happened meanwhile, the cursor; then the lines; then the
 //! exact call for what was left out.
 
-use super::{lines, name, set, state};
+use super::{lines, lines_in_words, name, set, state};
 use crate::manager::problem;
 use crate::manager::watch::Run;
 use crate::mcp::tools::output::{Output, Process};
@@ -109,7 +109,7 @@ fn gone(output: &Output) -> Vec<String> {
 
 fn counts(output: &Output, shown: usize) -> String {
     let selection = &output.selection;
-    let mut text = format!("{shown} lines");
+    let mut text = lines_in_words(shown as u64);
     if let Some(before) = selection.before {
         let before = before + (selection.lines.len() - shown) as u64;
         let _ = write!(text, ", {before} before");

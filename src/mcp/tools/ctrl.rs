@@ -21,6 +21,9 @@ use std::time::{Duration, Instant};
 
 /// How long a fresh process is watched when nobody said what to wait for: most of what fails at once fails in this.
 const SETTLING: Duration = Duration::from_millis(300);
+/// How long is waited behind a match: what a server says of itself comes in several lines, and the first one to say
+/// `ready` is seldom the one with the address.
+const BANNER: Duration = Duration::from_millis(50);
 /// Lines of the beginning, and of the end, that are shown of a fresh process.
 const FIRST: usize = 15;
 /// So much of the beginning is looked at for URLs, in lines and bytes.
@@ -166,7 +169,12 @@ fn verdict(run: &Arc<Run>, until: Option<Until>, arguments: &Arguments, context:
     // rest wants to wait on.
     let with_leader = until.is_none();
     let until = until.unwrap_or(Until::Over);
-    let outcome = wait::wait(&scope, Stream::Combined, &start, &until, limit, with_leader, context.caller)?;
+    let wait_for =
+        |until: &Until, limit| wait::wait(&scope, Stream::Combined, &start, until, limit, with_leader, context.caller);
+    let outcome = wait_for(&until, limit)?;
+    if outcome == Outcome::Matched {
+        wait_for(&Until::Over, BANNER)?;
+    }
     let took = begun.elapsed();
     let (lines, most_bytes) = LOOKED_AT;
     let parts = whole(run);
