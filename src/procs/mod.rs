@@ -5,6 +5,7 @@
 
 pub mod owner;
 
+use std::cell::LazyCell;
 use std::collections::{BTreeMap, BTreeSet};
 
 /// One process, as of the moment it was looked at.
@@ -78,7 +79,8 @@ pub fn usage(roots: &[i32], skip: impl Fn(&Process) -> bool) -> Vec<Option<Usage
         return vec![None; roots.len()];
     }
     let all = everybody();
-    let listeners = platform::listeners();
+    // Only if there is a socket at all: the system's table of them may be long.
+    let listeners = LazyCell::new(platform::listeners);
     let of = |root: &i32| {
         let below = select_below(all.clone(), vec![*root], &skip);
         let mut ports = BTreeSet::new();
@@ -87,7 +89,7 @@ pub fn usage(roots: &[i32], skip: impl Fn(&Process) -> bool) -> Vec<Option<Usage
             let (cpu_ms, memory) = platform::cpu_and_memory(process.pid).unwrap_or_default();
             usage.cpu_ms += cpu_ms;
             usage.memory += memory;
-            ports.extend(platform::ports(process.pid, &listeners));
+            ports.extend(platform::sockets(process.pid).iter().filter_map(|socket| listeners.get(socket)));
         }
         usage.ports = ports.into_iter().collect();
         (!below.is_empty()).then_some(usage)
@@ -111,7 +113,7 @@ mod platform {
     use super::Process;
     use crate::sys;
     use std::collections::BTreeMap;
-    use std::io::Read;
+    use std::io::{BufRead, BufReader, Read};
 
     /// One line of /proc/PID/stat. The name stands in brackets and may itself hold brackets and blanks.
     pub fn parse_stat(line: &str) -> Option<Process> {
@@ -144,27 +146,30 @@ mod platform {
         Some((ticks * 1000 / sys::ticks_per_second(), number(21)? * sys::page_size()))
     }
 
-    /// Sockets that listen, by their inodes as links in /proc/PID/fd name them.
-    pub fn listeners() -> BTreeMap<String, u16> {
-        let tables =
-            ["/proc/net/tcp", "/proc/net/tcp6"].map(|table| std::fs::read_to_string(table).unwrap_or_default());
-        tables.iter().flat_map(|table| table.lines().skip(1)).filter_map(parse_listener).collect()
+    /// Sockets that listen, by their inodes. The tables begin with them (tcp_seq_start in the kernel's tcp_ipv4.c), so
+    /// what comes behind them, thousands of connections on a busy machine, is not read.
+    pub fn listeners() -> BTreeMap<u64, u16> {
+        let mut found = BTreeMap::new();
+        for table in ["/proc/net/tcp", "/proc/net/tcp6"] {
+            let Ok(file) = std::fs::File::open(table) else { continue };
+            // Small pieces, because the system makes as much of the table as is asked for.
+            let lines = BufReader::with_capacity(1024, file).lines().skip(1).map_while(Result::ok);
+            found.extend(lines.map_while(|line| parse_listener(&line)));
+        }
+        found
     }
 
-    fn parse_listener(line: &str) -> Option<(String, u16)> {
+    fn parse_listener(line: &str) -> Option<(u64, u16)> {
         let fields: Vec<&str> = line.split_ascii_whitespace().collect();
         let port = u16::from_str_radix(fields.get(1)?.rsplit_once(':')?.1, 16).ok()?;
-        (*fields.get(3)? == "0A").then(|| Some((format!("socket:[{}]", fields.get(9)?), port)))?
+        if *fields.get(3)? == "0A" { Some((fields.get(9)?.parse().ok()?, port)) } else { None }
     }
 
-    /// Of these, the ports of those that a process holds.
-    pub fn ports(pid: i32, listeners: &BTreeMap<String, u16>) -> Vec<u16> {
-        if listeners.is_empty() {
-            return Vec::new();
-        }
+    /// Inodes of the sockets that a process holds.
+    pub fn sockets(pid: i32) -> Vec<u64> {
         let files = std::fs::read_dir(format!("/proc/{pid}/fd")).into_iter().flatten().flatten();
         let links = files.filter_map(|file| std::fs::read_link(file.path()).ok());
-        links.filter_map(|link| listeners.get(link.to_str()?).copied()).collect()
+        links.filter_map(|link| link.to_str()?.strip_prefix("socket:[")?.strip_suffix(']')?.parse().ok()).collect()
     }
 
     pub fn look_up(pid: i32) -> Option<Process> {
@@ -195,8 +200,9 @@ mod platform {
 
     /// /proc/net/tcp tells the socket's inode, /proc/PID/fd who has it.
     pub fn listener(port: u16) -> Option<(i32, String)> {
-        let own: BTreeMap<String, u16> = listeners().into_iter().filter(|(_, listens)| *listens == port).collect();
-        let process = everybody().into_iter().find(|process| !ports(process.pid, &own).is_empty())?;
+        let own = listeners();
+        let listens = |socket: &u64| own.get(socket) == Some(&port);
+        let process = everybody().into_iter().find(|process| sockets(process.pid).iter().any(listens))?;
         Some((process.pid, process.name))
     }
 }
@@ -251,11 +257,11 @@ mod platform {
         None
     }
 
-    pub fn listeners() -> std::collections::BTreeMap<String, u16> {
+    pub fn listeners() -> std::collections::BTreeMap<u64, u16> {
         Default::default()
     }
 
-    pub fn ports(_pid: i32, _listeners: &std::collections::BTreeMap<String, u16>) -> Vec<u16> {
+    pub fn sockets(_pid: i32) -> Vec<u64> {
         Vec::new()
     }
 
