@@ -11,6 +11,7 @@ use crate::fault::Fault;
 use crate::log::Stream;
 use crate::log::stamp::format_ms;
 use std::collections::VecDeque;
+use std::time::{Duration, Instant};
 
 /// What somebody wants to read.
 #[derive(Clone, Debug)]
@@ -31,7 +32,12 @@ pub struct Query {
     pub most_bytes: usize,
     /// The first lines instead of the newest, so that the cursor lies behind them and nothing is left out.
     pub is_forward: bool,
+    /// When a search ends, at the latest: some expressions are slow, and some logs long.
+    pub deadline: Instant,
 }
+
+/// How long a search may take: less than any client waits.
+pub const SEARCH: Duration = Duration::from_secs(10);
 
 impl Query {
     /// Whether lines must be looked at one by one to know which are meant.
@@ -53,6 +59,7 @@ impl Query {
             longest,
             most_bytes,
             is_forward: false,
+            deadline: Instant::now() + SEARCH,
         }
     }
 }
@@ -82,6 +89,8 @@ pub struct Selection {
     pub is_cut: bool,
     /// Where reading ended, of each source that has something.
     ends: Vec<(usize, Place)>,
+    /// Where searches ended for lack of time, on their way back.
+    pub stopped: Vec<(usize, Place)>,
     known: Option<u64>,
 }
 
@@ -95,12 +104,17 @@ impl Selection {
     pub fn before_line(&self, number: usize) -> Cursor {
         let place = |&(source, end): &(usize, Place)| {
             let own = |line: &&Selected| line.source == source;
+            let stopped = self.stopped.iter().find(|(stopped, _)| *stopped == source && number == 0);
+            if let Some((_, place)) = stopped {
+                return *place; // what lies between has been searched
+            }
             let Some(Selected { line, .. }) = self.lines.iter().skip(number).find(own) else { return end };
             let mut place = Place { run: line.run, stream: end.stream, offset: line.last, open: [None; 2] };
             if !line.is_finished {
-                // Of two that are open at the end only the second may have found room.
-                let left = self.lines.iter().take(number).filter(own).filter(|left| !left.line.is_finished);
-                left.for_each(|left| place.open[left.line.stream.index()] = Some(left.line.at));
+                // Of two that are open only the second may have found room.
+                place.open = end.open;
+                let shown = self.lines.iter().skip(number).filter(own);
+                shown.for_each(|shown| place.open[shown.line.stream.index()] = None);
             }
             place
         };
@@ -118,8 +132,9 @@ pub fn select(parts: &Parts, query: &Query) -> Result<Selection, Fault> {
         let read = read_source(source, query, floor, &mut counts)?;
         selection.gone += read.gone;
         selection.is_cut |= read.is_cut;
-        if let Some((end, is_done)) = read.end {
-            selection.ends.push((number, end));
+        selection.stopped.extend(read.stopped.map(|place| (number, place)));
+        if let Some((end, last, is_done)) = read.end {
+            selection.ends.push((number, last));
             if parts.known.is_none() || !is_done {
                 places.push(end);
             }
@@ -150,13 +165,14 @@ struct SourceRead {
     lines: VecDeque<Line>,
     is_cut: bool,
     gone: u64,
-    /// Where reading ended, and whether nothing can come behind it.
-    end: Option<(Place, bool)>,
+    /// Where reading ended, the same for those who go back, and whether nothing can come behind it.
+    end: Option<(Place, Place, bool)>,
+    stopped: Option<Place>,
 }
 
 /// The newest lines of the runs of one process, or its first ones.
 fn read_source(source: &Source, query: &Query, floor: Option<u64>, counts: &mut Counts) -> Result<SourceRead, Fault> {
-    let mut read = SourceRead { lines: VecDeque::new(), is_cut: false, gone: 0, end: None };
+    let mut read = SourceRead { lines: VecDeque::new(), is_cut: false, gone: 0, end: None, stopped: None };
     let mut wanted = query.lines;
     let order: Vec<usize> =
         if query.is_forward { (0..source.pieces.len()).collect() } else { (0..source.pieces.len()).rev().collect() };
@@ -164,7 +180,7 @@ fn read_source(source: &Source, query: &Query, floor: Option<u64>, counts: &mut 
         let piece = &source.pieces[i];
         let is_over = piece.run.is_over();
         let part = reader::read(piece, query, wanted, floor).map_err(|error| unreadable(&piece.run, &error))?;
-        let PieceRead { lines, is_cut, end, is_at_end, gone, total, later } = part;
+        let PieceRead { lines, is_cut, end, last, is_at_end, gone, total, later, stopped } = part;
         wanted -= lines.iter().filter(|line| !line.is_context).count().min(wanted);
         read.gone += gone;
         read.is_cut |= is_cut;
@@ -172,7 +188,7 @@ fn read_source(source: &Source, query: &Query, floor: Option<u64>, counts: &mut 
         counts.later = counts.later.zip(later).map(|(sum, later)| sum + later);
         if query.is_forward {
             read.lines.extend(lines);
-            read.end = Some((end, is_over && is_at_end));
+            read.end = Some((end, last, is_over && is_at_end));
             if is_cut || wanted == 0 {
                 // The next ones come behind the rest of this one.
                 read.is_cut = is_cut || i + 1 < source.pieces.len();
@@ -180,7 +196,11 @@ fn read_source(source: &Source, query: &Query, floor: Option<u64>, counts: &mut 
             }
         } else {
             lines.into_iter().rev().for_each(|line| read.lines.push_front(line));
-            read.end = read.end.or(Some((end, is_over && is_at_end)));
+            read.stopped = read.stopped.or(stopped);
+            if stopped.is_some() {
+                wanted = 0; // an older run comes after the rest of this one
+            }
+            read.end = read.end.or(Some((end, last, is_over && is_at_end)));
         }
     }
     Ok(read)
@@ -254,4 +274,204 @@ pub fn stamped_line(selected: &Selected, names: &[String]) -> Vec<u8> {
         out.extend_from_slice(format!("… [{} more bytes]", line.cut).as_bytes());
     }
     out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::log::record::{Part, push_prefix};
+    use crate::log::rotate::LogFile;
+    use crate::log::stamp::Stamper;
+    use crate::manager::watch::Run;
+    use crate::output::scope::Piece;
+    use crate::output::tests::{Random, cases};
+    use crate::rundir::{FORMAT, Meta, RunDir};
+    use std::sync::Arc;
+
+    /// A run whose logs are written here, by chance, and what its lines are.
+    struct Sample {
+        run: Arc<Run>,
+        logs: [LogFile; 3],
+        stamper: Stamper,
+        ms: u64,
+        /// Text so far of the unfinished line of each stream.
+        open: [Option<String>; 2],
+        finished: Vec<String>,
+        number: usize,
+    }
+
+    impl Sample {
+        fn new(id: u64, cap: u64) -> Sample {
+            let dir = std::env::temp_dir().join(format!("persistproc-query-{id}-{}", std::process::id()));
+            let _ = std::fs::remove_dir_all(&dir);
+            std::fs::create_dir_all(&dir).unwrap();
+            let log = |stream: Stream| LogFile::create(dir.join(stream.file_name()), cap).unwrap();
+            let meta = Meta {
+                version: FORMAT,
+                argv: Vec::new(),
+                working_directory: "/".into(),
+                environment: Vec::new(),
+                label: "p".into(),
+                created: 0,
+                previous: None,
+                max_log_bytes: cap,
+                idempotency_key: None,
+            };
+            Sample {
+                logs: Stream::ALL.map(log),
+                run: Arc::new(Run::new(id, RunDir(dir), meta)),
+                stamper: Stamper::new(),
+                ms: 1_767_323_045_678,
+                open: [None, None],
+                finished: Vec::new(),
+                number: 0,
+            }
+        }
+
+        /// Writes one record: a line, or a part of one.
+        fn write(&mut self, random: &mut Random) {
+            let s = random.below(2);
+            self.ms += random.below(2) as u64; // many lines share a stamp
+            let part = Part::new(self.open[s].is_none(), random.below(3) > 0);
+            self.number += 1;
+            let text = format!("{}{}", self.number, if random.below(4) == 0 { " match" } else { "" });
+            let stamp = *self.stamper.stamp(self.ms);
+            let (mut combined, mut own) = (Vec::new(), Vec::new());
+            push_prefix(&mut combined, &stamp, s == 1, part);
+            if part.begins() {
+                push_prefix(&mut own, &stamp, false, Part::Whole);
+            }
+            for log in [&mut combined, &mut own] {
+                log.extend_from_slice(text.as_bytes());
+            }
+            combined.push(b'\n');
+            own.extend_from_slice(if part.ends() { b"\n" } else { b"" });
+            self.logs[s].append(&own);
+            self.logs[2].append(&combined);
+            let line = self.open[s].take().unwrap_or_default() + &text;
+            if part.ends() { self.finished.push(line) } else { self.open[s] = Some(line) }
+        }
+
+        fn select(&self, cursors: [Option<&Cursor>; 2], query: &Query) -> Selection {
+            let [after, before] = cursors.map(|cursor| cursor.map(|cursor| cursor.places[0]));
+            let pieces = vec![Piece { run: self.run.clone(), after, before }];
+            let parts = Parts { sources: vec![Source { label: "p".into(), pieces }], known: None, gone: vec![] };
+            select(&parts, query).unwrap()
+        }
+    }
+
+    impl Drop for Sample {
+        fn drop(&mut self) {
+            let _ = std::fs::remove_dir_all(self.run.dir.path());
+        }
+    }
+
+    fn texts<'a>(lines: impl IntoIterator<Item = &'a Selected>) -> Vec<String> {
+        lines.into_iter().map(|selected| String::from_utf8(selected.line.text.clone()).unwrap()).collect()
+    }
+
+    fn finished(selection: &Selection) -> Vec<String> {
+        texts(selection.lines.iter().filter(|selected| selected.line.is_finished))
+    }
+
+    /// All that matches in pages of by chance so many lines, from the end; some pages show fewer than they have.
+    fn page_back(sample: &Sample, after: Option<&Cursor>, query: &Query, random: &mut Random) -> Vec<String> {
+        let mut pages: Vec<Vec<String>> = Vec::new();
+        let mut before: Option<Cursor> = None;
+        for _ in 0..5000 {
+            let query = Query { lines: 1 + random.below(9), ..query.clone() };
+            let selection = sample.select([after, before.as_ref()], &query);
+            let most = selection.lines.len().saturating_sub(1);
+            let left = if random.below(3) == 0 { random.below(most + 1) } else { 0 };
+            pages.push(texts(&selection.lines[left..]));
+            if !selection.is_cut && left == 0 {
+                pages.reverse();
+                return pages.concat();
+            }
+            before = Some(selection.before_line(left).to_string().parse().unwrap());
+        }
+        panic!("there is no end");
+    }
+
+    #[test]
+    fn by_any_cursors_and_pages_every_line_comes_once() {
+        let mut random = Random::new(17);
+        for round in 0..(cases() / 500).max(20) {
+            let mut sample = Sample::new(1000 + round as u64 % 7, 0);
+            let (mut cursor, mut seen, mut from): (Option<Cursor>, Vec<String>, Option<Cursor>) = (None, vec![], None);
+            let mut start = 0;
+            for _ in 0..1 + random.below(120) {
+                sample.write(&mut random);
+                if random.below(5) == 0 {
+                    let lines = if random.below(2) == 0 { 10_000 } else { 1 + random.below(3) };
+                    let query = Query { lines, is_forward: random.below(2) == 0, ..Query::tail(Stream::Combined, 0) };
+                    let selection = sample.select([cursor.as_ref(), None], &query);
+                    if lines < 10_000 && !query.is_forward {
+                        continue; // only a look
+                    }
+                    seen.extend(finished(&selection));
+                    cursor = Some(selection.cursor.unwrap().to_string().parse().unwrap());
+                    if from.is_none() && !query.is_forward {
+                        (from, start) = (cursor.clone(), seen.len());
+                    }
+                }
+            }
+            let rest = sample.select([cursor.as_ref(), None], &Query::tail(Stream::Combined, 10_000));
+            seen.extend(finished(&rest));
+            assert_eq!(seen, sample.finished, "round {round}");
+            let open: Vec<String> = sample.open.iter().flatten().cloned().collect();
+            let mut paged = page_back(&sample, None, &Query::tail(Stream::Combined, 1), &mut random);
+            let mut tail = paged.split_off(sample.finished.len());
+            tail.sort();
+            let mut expected = open.clone();
+            expected.sort();
+            assert_eq!((paged, tail), (sample.finished.clone(), expected.clone()), "round {round}");
+            if from.is_some() {
+                let paged = page_back(&sample, from.as_ref(), &Query::tail(Stream::Combined, 1), &mut random);
+                let count = sample.finished.len() - start;
+                assert_eq!(paged[..count.min(paged.len())], sample.finished[start..], "round {round}");
+            }
+            let grep = Some(Pattern::parse("match").unwrap());
+            // In time, and with no time at all: then each page searches one window.
+            for deadline in [Instant::now() + SEARCH * 100, Instant::now()] {
+                let query = Query { grep: grep.clone(), deadline, ..Query::tail(Stream::Combined, 1) };
+                let mut found = page_back(&sample, None, &query, &mut random);
+                let mut all: Vec<String> = sample.finished.iter().chain(&open).cloned().collect();
+                all.retain(|line| line.contains("match"));
+                found.sort();
+                all.sort();
+                assert_eq!(found, all, "round {round}");
+            }
+        }
+    }
+
+    #[test]
+    fn rotation_takes_from_the_front_alone() {
+        let mut random = Random::new(23);
+        for round in 0..(cases() / 1000).max(10) {
+            let mut sample = Sample::new(2000 + round as u64 % 7, 600);
+            let mut cursor: Option<Cursor> = None;
+            let mut seen: Vec<String> = Vec::new();
+            let mut gone = 0;
+            for _ in 0..200 {
+                sample.write(&mut random);
+                if random.below(12) == 0 {
+                    let selection = sample.select([cursor.as_ref(), None], &Query::tail(Stream::Combined, 10_000));
+                    gone += selection.gone;
+                    seen.extend(texts(selection.lines.iter().filter(|s| s.line.is_finished && !s.line.lacks_start)));
+                    cursor = selection.cursor;
+                }
+            }
+            let mut rest = sample.finished.iter();
+            assert!(seen.iter().all(|line| rest.any(|other| other == line)), "in order, each once: round {round}");
+            assert!(gone > 0 || cursor.is_none() || seen.len() + 3 >= sample.finished.len() / 2);
+            let mut paged = page_back(&sample, None, &Query::tail(Stream::Combined, 1), &mut random);
+            paged.retain(|line| sample.finished.contains(line));
+            let first = sample.finished.iter().position(|line| Some(line) == paged.first()).unwrap();
+            let mut kept = sample.finished[first..].iter();
+            assert!(paged.len() > 5 && paged.iter().all(|line| kept.any(|other| other == line)), "round {round}");
+            let torn = sample.finished.len() - first - paged.len();
+            assert!(torn <= 2, "of each stream one line may have lost its beginning: round {round}, {torn}");
+        }
+    }
 }

@@ -14,6 +14,7 @@ use crate::log::record::{self, PREFIX};
 use crate::log::scan::Scan;
 use std::collections::VecDeque;
 use std::io;
+use std::time::Instant;
 
 /// How far a search for `grep` goes back at a time, in bytes.
 const WINDOW: u64 = 1 << 20;
@@ -28,8 +29,9 @@ pub struct PieceRead {
     pub lines: Vec<Line>,
     /// Lines of the part were left out.
     pub is_cut: bool,
-    /// Where reading ended.
+    /// Where reading ended; and the same with those lines as open that are wanted here.
     pub end: Place,
+    pub last: Place,
     /// The log has nothing behind `end`.
     pub is_at_end: bool,
     /// Bytes of the part that are no longer kept.
@@ -37,6 +39,8 @@ pub struct PieceRead {
     /// Lines of the run so far, and how many of them lie behind `end`; `None` if that would take long to tell.
     pub total: Option<u64>,
     pub later: Option<u64>,
+    /// Where a search ended for lack of time, on its way back.
+    pub stopped: Option<Place>,
 }
 
 /// Reads the newest `wanted` lines (or matches, with their context) of a part; nothing from before `floor`, in
@@ -48,7 +52,8 @@ pub fn read(piece: &Piece, query: &Query, wanted: usize, floor: Option<u64>) -> 
     let log = Log::open(piece.run.dir.path(), query.stream)?;
     let range = Range::of(&log, piece, query)?;
     let floor = floor.map_or(Ok(range.from), |ms| log.since(ms))?.clamp(range.from, range.to);
-    let (spans, is_whole) = spans(&log, query, wanted, floor, range.to)?;
+    let (spans, is_whole, stopped) = spans(&log, query, wanted, floor, range.to)?;
+    let stopped = stopped.map(|offset| Place { run: piece.run.id, stream: query.stream, offset, open: [None; 2] });
     let mut reader = Reader::new(&log, query, wanted, piece);
     reader.read_all(&spans, &range, false)?;
     if reader.lacks_start && log.start() < spans.first().map_or(0, |span| span.0) {
@@ -71,10 +76,12 @@ pub fn read(piece: &Piece, query: &Query, wanted: usize, floor: Option<u64>) -> 
     let end = Place { run: piece.run.id, stream: query.stream, offset: at, open: reader.assembler.open_at() };
     // Whoever goes on and on waits for the end of a line, unless there will be none.
     let shows_open = is_at_end && (!query.is_forward || is_over);
-    let (lines, was_cut) =
-        reader.finish(at, piece.before.map_or([shows_open; 2], |before| before.open.map(|at| at.is_some())));
+    let shown = piece.before.map_or([shows_open; 2], |before| before.open.map(|at| at.is_some()));
+    let open = reader.open_lines(shown);
+    let last = Place { open: [Stream::Stdout, Stream::Stderr].map(|stream| begin(&open, stream)), ..end };
+    let (lines, was_cut) = reader.finish(at, open);
     let is_cut = was_cut || !is_whole || floor > range.from;
-    Ok(PieceRead { lines, is_cut, end, is_at_end, gone: range.gone, total, later })
+    Ok(PieceRead { lines, is_cut, end, last, is_at_end, gone: range.gone, total, later, stopped })
 }
 
 /// Lines in `from..to`, if that is not too much to read for a number.
@@ -135,22 +142,26 @@ impl Range {
     }
 }
 
-/// The parts of `from..to` to read as lines, oldest first, and whether nothing that is wanted lies outside of them.
-fn spans(log: &Log, query: &Query, wanted: usize, from: u64, to: u64) -> io::Result<(Vec<(u64, u64)>, bool)> {
+type Spans = (Vec<(u64, u64)>, bool, Option<u64>);
+
+/// The parts of `from..to` to read as lines, oldest first; whether nothing that is wanted lies outside of them; and where
+/// a search had to end for lack of time.
+fn spans(log: &Log, query: &Query, wanted: usize, from: u64, to: u64) -> io::Result<Spans> {
     if query.is_forward {
-        return Ok((vec![(from, to)], true));
+        return Ok((vec![(from, to)], true, None));
     }
     if wanted == 0 {
-        return Ok((Vec::new(), from == to));
+        return Ok((Vec::new(), from == to, None));
     }
     if !query.is_search() {
         // Two more, because unfinished lines count there and may not be wanted.
         let start = log.tail(to, wanted + 2)?.max(from);
-        return Ok((vec![(start, to)], start == from));
+        return Ok((vec![(start, to)], start == from, None));
     }
     let mut found = Vec::new();
     let (mut end, mut count) = (to, 0);
-    while end > from && count < wanted {
+    let is_in_time = |end: u64| end == to || Instant::now() < query.deadline;
+    while end > from && count < wanted && is_in_time(end) {
         let start = log.line_start(end.saturating_sub(WINDOW).max(from), from)?;
         let (matches, is_candidate) = look_through(log, query, start, end)?;
         // The newest one always: its last lines may be unfinished.
@@ -161,7 +172,8 @@ fn spans(log: &Log, query: &Query, wanted: usize, from: u64, to: u64) -> io::Res
         end = start;
     }
     found.reverse();
-    Ok((widen(log, found, query.context, from, to)?, end == from))
+    let stopped = (end > from && count < wanted).then_some(end);
+    Ok((widen(log, found, query.context, from, to)?, end == from, stopped))
 }
 
 /// How many lines in a window match, and whether it must be read: also if a line that began before it might match.
@@ -274,6 +286,7 @@ impl<'a> Reader<'a> {
                 None => {}
             }
             self.read(start, end)?;
+            self.lacks_start |= self.assembler.open().iter().any(|line| line.lacks_start);
         }
         Ok(())
     }
@@ -345,15 +358,25 @@ impl<'a> Reader<'a> {
         }
     }
 
-    /// The lines, with those behind them that are not finished where reading ended, as far as they are to be `shown`.
-    fn finish(mut self, end: u64, shown: [bool; 2]) -> (Vec<Line>, bool) {
+    /// Lines that are not finished where reading ended, of the streams of which they are to be `shown`, if they have
+    /// gone on since the cursor.
+    fn open_lines(&self, shown: [bool; 2]) -> Vec<Line> {
         let is_shown = |line: &&Line| shown[line.stream.index()] && line.last >= self.after;
-        let open: Vec<Line> = self.assembler.open().into_iter().filter(is_shown).cloned().collect();
+        self.assembler.open().into_iter().filter(is_shown).cloned().collect()
+    }
+
+    /// The lines, with the `open` ones behind them.
+    fn finish(mut self, end: u64, open: Vec<Line>) -> (Vec<Line>, bool) {
         for line in open {
             self.take(Line { last: end, ..line });
         }
         (self.kept.into(), self.is_cut)
     }
+}
+
+/// Where the line of a stream begins, if it is among these.
+fn begin(lines: &[Line], stream: Stream) -> Option<u64> {
+    lines.iter().find(|line| line.stream == stream).map(|line| line.at)
 }
 
 /// Reads again the parts before a cursor's place of lines that were unfinished there.

@@ -95,7 +95,7 @@ pub fn wait(
         let is_over = is_over(scope, from, &parts, with_leader);
         for piece in pieces {
             let own = seen.entry(piece.run.id).or_insert_with(|| Seen::new(stream, piece.after));
-            let (grew, matched) = own.look(piece, until).map_err(|error| unreadable(&piece.run, &error))?;
+            let (grew, matched) = own.look(piece, until, end).map_err(|error| unreadable(&piece.run, &error))?;
             if grew {
                 news_at = Some(Instant::now());
             }
@@ -155,8 +155,8 @@ impl Seen {
     }
 
     /// Goes through what is new: whether there was something, and whether it matches. A line that is not finished counts
-    /// as far as it is there.
-    fn look(&mut self, piece: &Piece, until: &Until) -> io::Result<(bool, bool)> {
+    /// as far as it is there. Ends at `end` in any case.
+    fn look(&mut self, piece: &Piece, until: &Until, end: Instant) -> io::Result<(bool, bool)> {
         if self.is_done {
             return Ok((false, false));
         }
@@ -174,8 +174,14 @@ impl Seen {
         let mut matched = false;
         if let (true, Until::Match(wanted)) = (grew, until) {
             let mut scan = Scan::new(&log, at, log.end(), LINE);
+            let mut count: u64 = 0;
             while let Some(raw) = scan.next()? {
                 at = raw.next;
+                count += 1;
+                if count.is_multiple_of(1000) && Instant::now() >= end {
+                    self.is_done = false; // a flood, and an expression that is slower than it
+                    break;
+                }
                 if self.lines.push(&raw).is_some_and(|line| wanted.is_match(&line.text)) {
                     matched = true;
                     break;

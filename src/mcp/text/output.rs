@@ -101,6 +101,9 @@ fn gone(output: &Output) -> Vec<String> {
         .iter()
         .map(|run| format!("r{run} of the cursor is not kept any more, this is what is"))
         .collect();
+    if !output.selection.stopped.is_empty() {
+        gone.push("the search took too long, so older lines were not searched".into());
+    }
     if output.selection.gone > 0 {
         gone.push(format!("{} bytes after the cursor are no longer kept", output.selection.gone));
     }
@@ -124,6 +127,9 @@ fn counts(output: &Output, shown: usize) -> String {
 fn footer(output: &Output, left: usize) -> Option<String> {
     if is_waiting(output) && !output.selection.is_cut && left == 0 {
         return Some(format!("[to go on waiting: {}]\n", output.call_again()));
+    }
+    if !output.selection.stopped.is_empty() && left == 0 {
+        return Some(format!("[the search took too long; to go on with older lines: {}]\n", output.call_before(0)));
     }
     output.selection.lines.get(left)?;
     Some(format!("[older lines were left out; for them: {}]\n", output.call_before(left)))

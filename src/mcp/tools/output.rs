@@ -7,11 +7,12 @@ use crate::log::stamp::{format_ms, now_ms, parse_time};
 use crate::manager::watch::Run;
 use crate::output::cursor::Cursor;
 use crate::output::pattern::Pattern;
-use crate::output::query::{Query, Selection, select};
+use crate::output::query::{Query, SEARCH, Selection, select};
 use crate::output::scope::{Parts, Scope};
 use crate::output::wait::{self, Outcome, Until};
 use serde_json::{Map, Value, json};
 use std::sync::Arc;
+use std::time::Instant;
 
 /// A label of so many bytes is repeated in the next call.
 const SHORT: usize = 60;
@@ -98,6 +99,7 @@ pub fn call(arguments: &Arguments, context: &Context, adapt: impl Fn(&mut Query)
         after = Some(from);
     }
     let parts = scope.parts(after.as_ref(), before.as_ref());
+    query.deadline = Instant::now() + SEARCH; // not counting the wait
     let selection = select(&parts, &query)?;
     let processes = processes(&parts);
     Ok(Output {
