@@ -27,8 +27,8 @@ const KEY_SERVER: &str = "io.modelcontextprotocol/serverInfo";
 /// stand for themselves.
 const INSTRUCTIONS: &str = "persistproc runs dev servers, watchers and databases as processes that outlive this session; the user and other \
 agents see and control the same ones. Use it instead of background shells: list what runs, ctrl to start, stop or restart, output to read logs.\n\
-Call list before starting anything: the user may have started it already. After ctrl start, read its output before relying on it. \
-After an edit, call output with after=<cursor> and wait_for=quiet to see what the edit did. Never sleep or poll: wait_for waits. \
+Call list before starting anything: the user may have started it already. Give ctrl start a wait_for, and it answers when it is ready or has failed. \
+After an edit, call output with after=<cursor> and wait_for=\"quiet\" to see what the edit did. Never sleep or poll: wait_for waits. \
 Stop only what you started, unless you are asked to.";
 
 /// The values of a header that the protocol has rules for, in their order.
