@@ -116,7 +116,10 @@ fn cells(process: &Value) -> [String; 6] {
 fn name(process: &Value, room: usize) -> String {
     let mut name = text(process, "label").to_string();
     let directory = text(process, "working_directory");
-    let last = process["error"].as_str().unwrap_or(text(process, "last_line"));
+    if let Some(error) = process["error"].as_str() {
+        return format!("{name}  [{error}]"); // whole: it is what matters
+    }
+    let last = text(process, "last_line");
     let room = room.saturating_sub(name.chars().count());
     let mut left = room;
     if !name.ends_with(&format!(" in {directory}")) {
