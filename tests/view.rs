@@ -115,7 +115,9 @@ fn a_list_is_compact_and_has_all_that_matters() {
     sandbox.run(&["--label", "killed", "sh", "-c", "kill -9 $$"]);
     let web =
         || sandbox.run(&["--format", "json", "list", "--command-or-label", "web"]).ok().json()["processes"][0].clone();
-    wait_until("it listens", || web()["ports"].is_array());
+    wait_until("it listens", || {
+        web()["ports"].is_array() && web()["last_line"].as_str().is_some_and(|l| l.starts_with("http"))
+    });
     wait_until("it has run for a while", || web()["cpu_percent"].as_f64().is_some_and(|cpu| cpu > 5.0));
     let web = web();
     let port = web["last_line"].as_str().unwrap().trim_end_matches('/').rsplit(':').next().unwrap().to_string();

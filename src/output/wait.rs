@@ -70,6 +70,12 @@ pub fn unreadable(run: &Run, error: &io::Error) -> Fault {
     Fault::failed(format!("cannot read the output of '{}' in {}: {error}", run.meta.label, run.dir.path().display()))
 }
 
+/// Refuses one who wants to wait if too many do. To be asked for before anything is read for it.
+pub fn admit(caller: &dyn Caller) -> Result<(), Fault> {
+    let refusal = || Fault::conflict("too many requests are waiting at this server; try again in a moment");
+    if caller.may_wait() { Ok(()) } else { Err(refusal()) }
+}
+
 /// Waits for something in what comes behind `from`. `with_leader`: a leader that ended is the end.
 pub fn wait(
     scope: &Scope,
@@ -80,9 +86,7 @@ pub fn wait(
     with_leader: bool,
     caller: &dyn Caller,
 ) -> Result<Outcome, Fault> {
-    if !caller.may_wait() {
-        return Err(Fault::conflict("too many requests are waiting at this server; try again in a moment"));
-    }
+    admit(caller)?;
     let end = Instant::now() + limit.min(LONGEST);
     let bell = Arc::new(Bell::default());
     let mut seen: BTreeMap<u64, Seen> = BTreeMap::new();

@@ -83,11 +83,14 @@ fn as_call(arguments: &Map<String, Value>) -> String {
 pub fn call(arguments: &Arguments, context: &Context, adapt: impl Fn(&mut Query)) -> Result<Output, Fault> {
     let cursor = |name: &str| arguments.text(name).map(str::parse::<Cursor>).transpose();
     let (after, before) = (cursor("after")?, cursor("before")?);
+    let until = arguments.text("wait_for").map(Until::parse).transpose()?;
+    if until.is_some() {
+        wait::admit(context.caller)?;
+    }
     let target = target(arguments, context);
     let scope = Scope::of(context.manager, &target, arguments.integer("run"), [after.as_ref(), before.as_ref()])?;
     let mut query = query(arguments, [after.as_ref(), before.as_ref()])?;
     adapt(&mut query);
-    let until = arguments.text("wait_for").map(Until::parse).transpose()?;
     let (mut after, mut waited) = (after, None);
     if let Some(until) = until {
         let from = match after {
