@@ -117,12 +117,7 @@ fn look(run: &Run, from: u64) -> Result<(Following, Vec<u8>), Fault> {
         state: status.state.name().into(),
         from,
         next,
-        // Once nobody is left it is over in a moment; who then starts it again must not meet this run.
-        is_final: if is_over || status.ended.is_some() {
-            is_over && next >= end
-        } else {
-            last.is_some_and(|last| next >= last)
-        },
+        is_final: if is_over { next >= end } else { last.is_some_and(|last| next >= last) },
         exit_code: status.exit_code,
         signal: status.signal,
         successor: None,
