@@ -214,13 +214,15 @@ fn a_start_is_ready_running_or_exited_and_tells_urls_and_ports() {
     assert!(begun.elapsed() < Duration::from_secs(20), "what has ended answers at once");
     assert!(!is_error && text.contains("'fails' r3 exited: it has ended by itself (exit code 3)"), "{text}");
     assert!(text.ends_with("--- stderr, last lines ---\nwhy\n--- stdout, last lines ---\nfirst\n"), "{text}");
+    let (text, _) = start(&sandbox, "built", "echo built; exit 0", json!({"wait_for": "built"}));
+    assert!(text.contains(" exited: wait_for matched, but it has ended by itself (exit code 0) after "), "{text}");
     let (text, _) = start(&sandbox, "killed", "kill -9 $$", json!({}));
     assert!(text.contains("exited: it has ended by itself (SIGKILL)"), "{text}");
 
     let begun = Instant::now();
     let (text, _) = start(&sandbox, "slow", "echo hello; read x", json!({}));
     assert!(begun.elapsed() >= Duration::from_millis(300), "it is given a moment");
-    assert!(text.contains("'slow' r5 running after 0.") && text.ends_with("\nhello\n"), "{text}");
+    assert!(text.contains("'slow' r6 running after 0.") && text.ends_with("\nhello\n"), "{text}");
     let (text, _) = start(&sandbox, "slower", "read x", json!({"wait_for": "ready", "timeout": 1}));
     let cursor = cursor_of(&text);
     assert!(

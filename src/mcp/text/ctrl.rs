@@ -48,6 +48,9 @@ fn started(control: &Control, verdict: &Verdict) -> String {
     let word = word(control, verdict);
     let took = seconds(verdict.took);
     let what = match (word, verdict.outcome) {
+        ("exited", Outcome::Matched) => {
+            format!("exited: wait_for matched, but it {} after {took}", describe_end(&run.status()))
+        }
         ("exited", _) => format!("exited: it {} after {took}", describe_end(&run.status())),
         ("ready", _) => format!("ready: wait_for matched after {took}, PID {}", run.status().pid),
         (_, Outcome::Quiet) => format!("running and quiet after {took}, PID {}", run.status().pid),
