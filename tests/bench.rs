@@ -288,7 +288,8 @@ fn large_log(megabytes: usize) {
     row("output --since-time of it; tail -n 100", ours, time(30, || arguments_of("tail", &["-n", "100", log])), "ms");
     for (what, pattern) in [("word", "needle"), ("regex", "need[l]e")] {
         let ours = time(3, || sandbox.command(&["output", "big 5", "--grep", pattern]));
-        let theirs = time(3, || arguments_of("grep", &["-c", "-E", pattern, log])); // -c, because it is clever with /dev/null
+        // Into a pipe, because grep stops at the first match when nobody can see how many there are.
+        let theirs = time(3, || arguments_of("sh", &["-c", "grep -cE \"$0\" \"$1\" | cat", pattern, log]));
         row(&format!("output --grep of it, a {what} in the first line; grep -c"), ours, theirs, "ms");
     }
     // Without the command around it: what the server takes.
