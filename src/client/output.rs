@@ -48,7 +48,7 @@ fn through_restarts<T>(
     let end = Instant::now() + Duration::from_secs(seconds);
     let is_begun = !arguments.contains_key("after");
     if is_begun {
-        let target = ["pid", "command_or_label", "working_directory", "stream"];
+        let target = ["pid", "command_or_label", "working_directory", "run", "stream"];
         let mut newest: Map<String, Value> =
             target.iter().filter_map(|name| Some((name.to_string(), arguments.get(*name)?.clone()))).collect();
         newest.insert("lines".into(), json!("1"));

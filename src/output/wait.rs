@@ -136,7 +136,8 @@ fn listen(bell: &Arc<Bell>, pieces: &[&Piece], seen: &BTreeMap<u64, Seen>) -> u6
 
 /// Whether nothing more can come from any of these runs, and nobody is about to start another of the same process.
 fn is_over(scope: &Scope, from: &Cursor, parts: &Parts, with_leader: bool) -> bool {
-    let ended = |piece: &Piece| piece.run.is_over() || with_leader && piece.run.status().leader_ended.is_some();
+    // That it has ended is told at once; that all it wrote has been read, a moment later.
+    let ended = |piece: &Piece| piece.run.is_over() || with_leader && piece.run.status().leader_bytes.is_some();
     let all = |parts: &Parts| parts.sources.iter().flat_map(|source| &source.pieces).all(ended);
     // In this order: who restarts holds the turn until the new run can be seen.
     all(parts) && !scope.is_being_started() && all(&scope.parts(Some(from), None))
