@@ -185,7 +185,9 @@ fn fresh_stops_what_runs_and_starts_anew() {
     wait_until("the first one", || sandbox.runs().len() == 1 && sandbox.status(0)["pid"] != 0);
     let fresh = ["run", "--fresh", "sh", "-c", "echo $$; read never"];
     let second = Guard(sandbox.spawn(&fresh));
-    wait_until("the second one", || sandbox.runs().len() == 2 && sandbox.status(1)["state"] == "running");
+    // As the server sees it: the shim's file is there a moment before.
+    let newest = || sandbox.run(&["--format", "json", "list"]).ok().json()["processes"][0].clone();
+    wait_until("the second one", || newest()["run"] == "r2" && newest()["status"] == "running");
     assert_eq!(sandbox.status(0)["state"], "terminated");
     sandbox.run(&["stop", "r2"]).ok();
     // The first wrapper went on with what took its place.

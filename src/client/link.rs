@@ -32,6 +32,7 @@ const PATIENCE: Duration = Duration::from_secs(60);
 const STARTING: Duration = Duration::from_secs(5);
 /// How long to look for the server of somebody who was faster.
 const COMING: Duration = Duration::from_secs(1);
+const AGAIN: Duration = Duration::from_millis(10);
 /// How long the process of a server may take to go after its last answer.
 const ENDING: Duration = Duration::from_secs(5);
 
@@ -217,11 +218,7 @@ impl Link {
         let begun = Instant::now();
         loop {
             let is_patient = self.config.autostart && begun.elapsed() < STARTING;
-            match self.ensure_server() {
-                Ok(()) => {}
-                Err(_) if self.is_cut && is_patient => continue,
-                Err(trouble) => return Err(trouble),
-            }
+            self.ensure_server()?;
             match self.ask("POST", "/run", &json!(request)) {
                 Err(_) if self.is_gone() && is_patient => {}
                 answer => return answer,
@@ -281,7 +278,7 @@ impl Link {
             if begun.elapsed() > COMING {
                 return false;
             }
-            std::thread::sleep(Duration::from_millis(10));
+            std::thread::sleep(AGAIN);
         }
         true
     }
@@ -293,14 +290,19 @@ impl Link {
 
     /// Makes sure that a server answers: starts one if none does and that is allowed.
     pub fn ensure_server(&mut self) -> Result<(), Trouble> {
-        match self.send("GET", "/health", b"", Duration::from_secs(5)) {
-            Ok(answer) if answer.head.status == 200 => Ok(()),
-            Ok(answer) => {
-                let json = serde_json::from_slice(&answer.body).ok();
-                Err(refusal(answer.head.status, json.as_ref(), &answer.body))
+        let begun = Instant::now();
+        loop {
+            match self.send("GET", "/health", b"", Duration::from_secs(5)) {
+                Ok(answer) if answer.head.status == 200 => return Ok(()),
+                Ok(answer) => {
+                    let json = serde_json::from_slice(&answer.body).ok();
+                    return Err(refusal(answer.head.status, json.as_ref(), &answer.body));
+                }
+                Err(trouble) if self.config.autostart && self.is_nobody_there => return self.start_server_for(trouble),
+                // One that is just ending still took the connection: a moment later nobody is there.
+                Err(_) if self.is_cut && begun.elapsed() < STARTING => std::thread::sleep(AGAIN),
+                Err(trouble) => return Err(trouble),
             }
-            Err(trouble) if self.config.autostart && self.is_nobody_there => self.start_server_for(trouble),
-            Err(trouble) => Err(trouble),
         }
     }
 
