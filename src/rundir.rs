@@ -137,7 +137,7 @@ pub struct StopReport {
     pub requests: u32,
     /// Processes alive when the stop was asked for.
     pub asked: usize,
-    /// SIGKILLs sent.
+    /// Processes that were sent SIGKILL.
     pub killed: usize,
     /// Who could not be stopped; the first few of them.
     pub survivors: Vec<i32>,

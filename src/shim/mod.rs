@@ -112,6 +112,8 @@ struct Shim {
     input: Input,
     signals: File,
     ctl: File,
+    /// The beginning of a message from `ctl` whose end has not been read.
+    heard: Vec<u8>,
     events: File,
     /// Nobody of the run is left.
     alone: bool,
@@ -183,6 +185,7 @@ impl Shim {
             input,
             signals,
             ctl,
+            heard: Vec::new(),
             events,
             alone: false,
             drain_due: false,
@@ -330,9 +333,14 @@ impl Shim {
 
     /// Messages of servers, a line each. What is not understood comes from a newer one and is left alone.
     fn obey(&mut self) {
-        let mut lines = [0; 8 * MESSAGE];
-        let n = self.ctl.read(&mut lines).unwrap_or(0);
-        for line in lines[..n].split(|&byte| byte == b'\n') {
+        let mut bytes = [0; 8 * MESSAGE];
+        let n = self.ctl.read(&mut bytes).unwrap_or(0);
+        let mut heard = std::mem::take(&mut self.heard);
+        heard.extend_from_slice(&bytes[..n]);
+        let mut lines = heard.split(|&byte| byte == b'\n');
+        // What a read has cut, the next one ends; longer than a message it is none.
+        self.heard = lines.next_back().filter(|rest| rest.len() < MESSAGE).unwrap_or_default().to_vec();
+        for line in lines {
             let line = String::from_utf8_lossy(line);
             let Some((verb, value)) = line.split_once(' ') else { continue };
             match (verb, value.parse::<u32>()) {

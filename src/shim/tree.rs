@@ -145,7 +145,8 @@ impl Stop {
         let mut refused = 0;
         for process in &alive {
             match signal(process, sys::SIGKILL) {
-                Ok(()) => report.killed += 1,
+                // Once for each, however many rounds it takes to die.
+                Ok(()) => report.killed += usize::from(!before.contains(&process.pid)),
                 Err(error) if error.raw_os_error() == Some(sys::EPERM) => refused += 1,
                 Err(_) => {}
             }

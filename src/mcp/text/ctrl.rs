@@ -23,9 +23,9 @@ pub fn text(control: &Control) -> String {
         Some(stopped) => {
             let mut text = format!("{label} {}", describe_end(&stopped.status));
             if let Some(stop) = &stopped.status.stop {
-                let _ = write!(text, "; {} processes ended", stop.asked);
+                let _ = write!(text, "; {} process{} ended", stop.asked, if stop.asked == 1 { "" } else { "es" });
                 if stop.killed > 0 {
-                    let _ = write!(text, ", {} signals KILL were needed", stop.killed);
+                    let _ = write!(text, ", {} had to be killed", stop.killed);
                 }
             }
             text + "\n"
