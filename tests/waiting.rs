@@ -202,7 +202,7 @@ fn a_start_is_ready_running_or_exited_and_tells_urls_and_ports() {
     // What runs already is named with all that is needed to use it.
     let (text, is_error) = start(&sandbox, "web", serve, json!({}));
     let pid = sandbox.status(0)["pid"].as_i64().unwrap();
-    assert!(is_error && text.starts_with(&format!("'web' is already running with PID {pid} (since ")), "{text}");
+    assert!(is_error && text.starts_with(&format!("'web' is already running with PID {pid} (for ")), "{text}");
     assert!(text.contains(&format!("listens on {port}")) && text.contains("cursor=r1.combined."), "{text}");
     assert_eq!(text.trim_end().lines().count(), 1);
     let (text, _) = ctrl(&sandbox, "restart", "web", json!({"wait_for": "Local"}));

@@ -405,7 +405,7 @@ fn already_running(run: &Run) -> Fault {
     let ports: Vec<String> = ports.iter().map(u16::to_string).collect();
     let listens = if ports.is_empty() { String::new() } else { format!(", listens on {}", ports.join(", ")) };
     let text = format!(
-        "'{}' is already running with PID {} (since {}{listens}); restart it, or stop it first",
+        "'{}' is already running with PID {} (for {}{listens}); restart it, or stop it first",
         run.meta.label,
         status.pid,
         age(now_ms().saturating_sub(status.started)),

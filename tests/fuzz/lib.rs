@@ -2,6 +2,8 @@
 
 #![allow(dead_code, unfulfilled_lint_expectations)]
 
+#[path = "../../src/agents.rs"]
+pub mod agents;
 #[path = "../../src/config.rs"]
 pub mod config;
 #[path = "../../src/fault.rs"]
@@ -20,6 +22,8 @@ pub mod output;
 pub mod procs;
 #[path = "../../src/rundir.rs"]
 pub mod rundir;
+#[path = "../../src/shim/mod.rs"]
+pub mod shim;
 #[path = "../../src/sys.rs"]
 pub mod sys;
 #[path = "../../src/words.rs"]
