@@ -3,6 +3,7 @@
 //! never by its method and never by an earlier request.
 
 use super::rpc::{self, Body, Error, Message, Request, code};
+use super::text;
 use super::tools::{self, Context};
 use crate::output::view::clip;
 use serde_json::{Map, Value, json};
@@ -326,7 +327,10 @@ fn call_tool(params: &Map<String, Value>, context: &Context) -> Result<Value, Er
     let context = context.for_call(meta(params));
     // A failure of the tool is a result: the model reads it and corrects itself (2025-11-25, server/tools).
     Ok(match tools::call(tool, arguments, &context) {
-        Ok(text) => json!({"content": [{"type": "text", "text": text}]}),
+        Ok(answer) => {
+            let text = if context.wants_json { text::json(&answer).to_string() } else { text::text(&answer) };
+            json!({"content": [{"type": "text", "text": text}]})
+        }
         Err(fault) => {
             // Which may repeat what was asked for, of any length.
             let text = format!("{}\n", clip(&fault.text, ERROR_MAX));

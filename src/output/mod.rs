@@ -10,6 +10,15 @@ pub mod scope;
 pub mod view;
 pub mod wait;
 
+use crate::fault::Fault;
+use crate::manager::watch::Run;
+use std::io;
+
+/// What to say when a log cannot be read.
+pub fn unreadable(run: &Run, error: &io::Error) -> Fault {
+    Fault::failed(format!("cannot read the output of '{}' in {}: {error}", run.meta.label, run.dir.path().display()))
+}
+
 #[cfg(test)]
 pub mod tests {
     /// Cases of a property test: few by default, as many as `PERSISTPROC_CASES` says on demand.

@@ -6,7 +6,7 @@ use super::lines::Line;
 use super::pattern::Pattern;
 use super::reader::{self, PieceRead};
 use super::scope::{Parts, Source};
-use super::wait::unreadable;
+use super::unreadable;
 use crate::fault::Fault;
 use crate::log::Stream;
 use crate::log::stamp::format_ms;

@@ -9,11 +9,12 @@ use super::lines::{Assembler, Line};
 use super::pattern::Pattern;
 use super::reader::recall;
 use super::scope::{Parts, Piece, Scope};
+use super::unreadable;
 use crate::fault::Fault;
 use crate::log::Stream;
 use crate::log::read::Log;
 use crate::log::scan::Scan;
-use crate::manager::watch::{Bell, Run};
+use crate::manager::watch::Bell;
 use std::collections::BTreeMap;
 use std::io;
 use std::sync::Arc;
@@ -63,11 +64,6 @@ pub trait Caller {
     fn is_gone(&self) -> bool;
     /// Asked once before waiting: false if too many wait already.
     fn may_wait(&self) -> bool;
-}
-
-/// What to say when a log cannot be read.
-pub fn unreadable(run: &Run, error: &io::Error) -> Fault {
-    Fault::failed(format!("cannot read the output of '{}' in {}: {error}", run.meta.label, run.dir.path().display()))
 }
 
 /// Refuses one who wants to wait if too many do. To be asked for before anything is read for it.

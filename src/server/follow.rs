@@ -8,7 +8,8 @@ use crate::log::Stream;
 use crate::log::read::Log;
 use crate::manager::Manager;
 use crate::manager::watch::Run;
-use crate::output::wait::{Caller, LONGEST, unreadable};
+use crate::output::unreadable;
+use crate::output::wait::{Caller, LONGEST};
 use serde::{Deserialize, Serialize};
 use std::time::{Duration, Instant};
 

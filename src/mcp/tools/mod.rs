@@ -6,7 +6,6 @@ pub mod list;
 pub mod output;
 
 use super::arguments::{Arguments, Kind, Parameter, optional, required, schema};
-use super::text;
 use crate::fault::Fault;
 use crate::log::Stream;
 use crate::manager::Manager;
@@ -23,7 +22,7 @@ pub struct Context<'a> {
     pub manager: &'a Manager,
     pub caller: &'a dyn Caller,
     /// The caller is our own command line, which renders for people.
-    wants_json: bool,
+    pub wants_json: bool,
     /// Where the caller is, if it said so.
     near: Option<String>,
 }
@@ -169,11 +168,10 @@ pub fn definitions() -> Vec<Value> {
     TOOLS.iter().map(define).collect()
 }
 
-/// Calls a tool; the text of its result, or the text of its failure.
-pub fn call(tool: &Tool, arguments: &Map<String, Value>, context: &Context) -> Result<String, Fault> {
+/// Calls a tool.
+pub fn call(tool: &Tool, arguments: &Map<String, Value>, context: &Context) -> Result<Answer, Fault> {
     let arguments = Arguments::check(arguments, tool.parameters)?;
-    let answer = (tool.function)(&arguments, context)?;
-    Ok(if context.wants_json { text::json(&answer).to_string() } else { text::text(&answer) })
+    (tool.function)(&arguments, context)
 }
 
 /// Reads output for somebody who wants its bytes and not a text. `of_combined` takes the lines of a stream from
