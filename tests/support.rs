@@ -141,6 +141,12 @@ impl Sandbox {
         });
     }
 
+    /// Clients that are connected to the server.
+    pub fn connections(&self) -> usize {
+        let remote = format!(":{:04X} 01 ", self.port);
+        fs::read_to_string("/proc/net/tcp").unwrap().matches(&remote).count()
+    }
+
     /// Sends bytes and reads one answer; `None` if there was none.
     pub fn try_http(&self, request: &[u8]) -> Option<Http> {
         let mut stream = TcpStream::connect((Ipv4Addr::LOCALHOST, self.port)).ok()?;

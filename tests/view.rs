@@ -176,12 +176,15 @@ fn follow_ends_with_what_is_waited_for_and_searches_as_it_goes() {
     let until = finish(until, DEADLINE).ok();
     let lines = texts(&until.stdout);
     assert!(lines[0] == "old error" && lines.last().unwrap().starts_with("ready "), "{lines:?}");
+    let last = format!("ready {i}\n");
+    wait_until("the last line", || sandbox.run(&["output", "p", "-n", "1"]).ok().out().ends_with(&last));
     sandbox.run(&["stop", "p"]).ok();
     let found = texts(&finish(searching, DEADLINE).ok().stdout);
     assert_eq!(found[0], "old error");
     let groups: Vec<&[String]> = found[1..].chunks(3).collect();
     assert!(found.len() > 3 || i == 1, "{found:?}");
     let last = groups.last().unwrap();
+    assert!(last.len() == 3, "{found:?}");
     assert_eq!(last[last.len() - 3..], ["before", "an error", "after"], "{found:?}");
     // A wait that was in vain is exit code 1 and says why, and stdout has the lines alone.
     let ended = sandbox.run(&["output", "p", "--wait-for", "never", "-n", "1"]);
@@ -206,13 +209,8 @@ fn follow_shows_several_processes_and_an_open_line_once() {
     wait_until("the prompts", || sandbox.run(&["output", "a,b"]).ok().out().matches("Name?").count() == 2);
     let one = sandbox.spawn(&["output", "a", "--follow"]);
     let both = sandbox.spawn(&["output", "a,b", "--follow"]);
-    // Both have read what there is when they wait for more.
-    wait_until("two who wait", || {
-        sandbox.tool_ok("list", json!({"pid": 0})).contains("running") && {
-            std::thread::sleep(Duration::from_millis(200));
-            true
-        }
-    });
+    // Both have read what there is and wait for more: who follows one has a second connection for that.
+    wait_until("two who wait", || sandbox.connections() >= 3);
     for label in ["a", "b"] {
         sandbox.tool_ok("ctrl", json!({"action": "input", "command_or_label": label, "text": label}));
     }

@@ -49,8 +49,7 @@ fn through_restarts<T>(
     let is_begun = !arguments.contains_key("after");
     if is_begun {
         let target = ["pid", "command_or_label", "working_directory", "run", "stream"];
-        let mut newest: Map<String, Value> =
-            target.iter().filter_map(|name| Some((name.to_string(), arguments.get(*name)?.clone()))).collect();
+        let mut newest = only(&arguments, &target);
         newest.insert("lines".into(), json!("1"));
         let newest = patiently(link, end, false, |link| link.read_output(&newest))?;
         arguments.insert("after".into(), json!(newest.cursor));
@@ -127,25 +126,68 @@ fn follow(mut link: Link, mut arguments: Map<String, Value>, is_json: bool) -> R
     terminal::print(&read.bytes)?;
     arguments.remove("grep");
     let context = text(&mut arguments, "context").and_then(|text| text.parse().ok()).unwrap_or(0);
-    // From here on what lies around a match may come in other answers than the match.
-    Lines::new(link, arguments, grep.map(|grep| (grep, Around::new(context))), read).go(until, deadline)
+    let grep = match grep {
+        Some(pattern) => Some(Search::behind(&mut link, &arguments, &read.cursor, pattern, context)?),
+        None => None,
+    };
+    Lines::new(link, arguments, grep, read).go(until, deadline)
+}
+
+/// What is searched for in what comes, and the lines around it, which may come in other answers than the match.
+struct Search {
+    pattern: Pattern,
+    around: Around<Vec<u8>>,
+}
+
+impl Search {
+    /// One that goes on behind `cursor`: a match there may want lines from before, and a match from before lines there.
+    fn behind(
+        link: &mut Link,
+        arguments: &Map<String, Value>,
+        cursor: &str,
+        pattern: Pattern,
+        context: usize,
+    ) -> Result<Search, Trouble> {
+        let mut search = Search { pattern, around: Around::new(context) };
+        if context > 0 && !cursor.is_empty() {
+            let target = ["pid", "command_or_label", "working_directory", "run", "stream"];
+            let mut last = only(arguments, &target);
+            // A line is kept for a later match unless it was shown behind an earlier one: twice as far back tells.
+            last.extend([("lines".into(), json!(2 * context)), ("before".into(), json!(cursor))]);
+            search.choose(&link.read_output(&last)?.bytes); // shown already, as far as it is wanted
+        }
+        Ok(search)
+    }
+
+    /// The lines of these that are to be shown.
+    fn choose(&mut self, bytes: &[u8]) -> Vec<u8> {
+        let mut chosen = Vec::new();
+        for line in bytes.split_inclusive(|&byte| byte == b'\n') {
+            let text = line.get(PREFIX..).unwrap_or(line).trim_ascii_end();
+            // Of several processes, the name of this one stands before its line.
+            let behind_name = text.windows(2).position(|pair| pair == b": ").map(|at| &text[at + 2..]);
+            let is_match = self.pattern.is_match(text) || behind_name.is_some_and(|text| self.pattern.is_match(text));
+            self.around.push(line.to_vec(), is_match).into_iter().for_each(|(line, _)| chosen.extend(line));
+        }
+        chosen
+    }
+}
+
+/// Arguments of these names.
+fn only(arguments: &Map<String, Value>, names: &[&str]) -> Map<String, Value> {
+    names.iter().filter_map(|name| Some((name.to_string(), arguments.get(*name)?.clone()))).collect()
 }
 
 /// Follows line by line.
 struct Lines {
     link: Link,
     arguments: Map<String, Value>,
-    grep: Option<(Pattern, Around<Vec<u8>>)>,
+    grep: Option<Search>,
     read: Reading,
 }
 
 impl Lines {
-    fn new(
-        link: Link,
-        mut arguments: Map<String, Value>,
-        grep: Option<(Pattern, Around<Vec<u8>>)>,
-        read: Reading,
-    ) -> Lines {
+    fn new(link: Link, mut arguments: Map<String, Value>, grep: Option<Search>, read: Reading) -> Lines {
         for name in ["since_time", "lines", "run"] {
             arguments.remove(name);
         }
@@ -202,15 +244,9 @@ impl Lines {
     /// Prints what was read, as far as it is searched for.
     fn show(&mut self) -> Result<(), Trouble> {
         let bytes = std::mem::take(&mut self.read.bytes);
-        let Some((grep, around)) = &mut self.grep else { return terminal::print(&bytes) };
-        let mut shown = Vec::new();
-        for line in bytes.split_inclusive(|&byte| byte == b'\n') {
-            let text = line.get(PREFIX..).unwrap_or(line).trim_ascii_end();
-            // Of several processes, the name of this one stands before its line.
-            let behind_name = text.windows(2).position(|pair| pair == b": ").map(|at| &text[at + 2..]);
-            let is_match = grep.is_match(text) || behind_name.is_some_and(|text| grep.is_match(text));
-            around.push(line.to_vec(), is_match).into_iter().for_each(|(line, _)| shown.extend(line));
+        match &mut self.grep {
+            Some(search) => terminal::print(&search.choose(&bytes)),
+            None => terminal::print(&bytes),
         }
-        terminal::print(&shown)
     }
 }
