@@ -237,6 +237,22 @@ fn in_the_background_it_outlives_the_command_that_started_it() {
 }
 
 #[test]
+fn in_the_background_it_keeps_no_pipe_of_the_command_that_started_it() {
+    let sandbox = Sandbox::new();
+    // As in `x=$(command 3>&1 >/dev/null)`: the pipe ends when nobody has it any more.
+    let words = ["-c", "\"$0\" start sleep 1000 3>&1 >/dev/null 2>&1", BINARY];
+    let mut shell = std::process::Command::new("sh");
+    let command = sandbox.command(&[""; 0]);
+    shell.args(words).envs(command.get_envs().filter_map(|(name, value)| Some((name, value?))));
+    let mut child = spawn(shell.current_dir(sandbox.work()));
+    let mut pipe = child.stdout.take().unwrap();
+    let ended = std::thread::spawn(move || pipe.read_to_end(&mut Vec::new()));
+    assert_eq!(finish(child, DEADLINE).code, 0);
+    wait_until("the end of the pipe", || ended.is_finished());
+    assert_eq!(sandbox.status(0)["state"], "running");
+}
+
+#[test]
 fn the_files_of_a_user_are_for_that_user_whatever_the_umask() {
     use std::os::unix::fs::PermissionsExt;
     let sandbox = Sandbox::new();

@@ -335,6 +335,8 @@ pub fn start_server(config: &Config) -> Result<u16, Trouble> {
     for (name, _) in std::env::vars_os().filter(|(name, value)| is_of_agent(name, value)) {
         command.env_remove(name);
     }
+    // It lives on: a pipe of our caller that it kept would never end for whoever reads it.
+    sys::close_on_exec_all();
     let mut server = command.spawn().map_err(|error| failed(error.to_string()))?;
     let mut said = Vec::new();
     let end = Instant::now() + STARTING;

@@ -36,10 +36,10 @@ pub struct Limits {
 }
 
 impl Limits {
-    /// The usual ones, as far as `descriptors`, the number that this process may have, allows: half of them are for the
-    /// files that answers come from.
+    /// The usual ones, as far as `descriptors`, the number that this process may still open, allows: half of them are for
+    /// what else an answer needs, such as files.
     pub fn within(descriptors: u64) -> Limits {
-        let connections = usize::try_from(descriptors / 2).unwrap_or(usize::MAX).clamp(8, 128);
+        let connections = usize::try_from(descriptors / 2).unwrap_or(usize::MAX).clamp(4, 128);
         Limits {
             connections,
             waiting: connections / 4 * 3,
@@ -536,6 +536,6 @@ mod tests {
         assert_eq!(Limits::within(20_000).connections, 128);
         assert_eq!(Limits::within(64).connections, 32);
         assert_eq!(Limits::within(64).waiting, 24);
-        assert_eq!(Limits::within(0).connections, 8);
+        assert_eq!(Limits::within(0).connections, 4);
     }
 }

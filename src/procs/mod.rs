@@ -288,6 +288,12 @@ pub fn arguments(pid: i32) -> Vec<String> {
     platform::arguments(pid)
 }
 
+/// How many descriptors this process has open, those that it inherited included.
+pub fn open_descriptors() -> u64 {
+    let open = std::fs::read_dir("/dev/fd").map_or(0, |entries| entries.count() as u64);
+    open.saturating_sub(1) // the one that looked
+}
+
 /// Pid and name of whoever listens on this TCP port, as far as it can be seen (Linux; own processes, or all as root).
 pub fn listener(port: u16) -> Option<(i32, String)> {
     platform::listener(port)

@@ -168,7 +168,8 @@ impl Ready {
         let gate = Gate::new(address, way, config.token);
         let routes = Routes { manager: manager.clone(), gate, holder: holder.clone(), events: events.clone() };
         let name = format!("{PRODUCT}{}", holder.version);
-        let server = Server::start(listener, Limits::within(sys::descriptor_limit()), name, Box::new(routes))
+        let descriptors = sys::descriptor_limit().saturating_sub(procs::open_descriptors());
+        let server = Server::start(listener, Limits::within(descriptors), name, Box::new(routes))
             .map_err(|error| failed("cannot start the server", error))?;
         journal.write(&format!("persistproc {} serves port {}, PID {}", holder.version, holder.port, holder.pid));
         if way.is_none() {
