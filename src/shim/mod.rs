@@ -276,11 +276,11 @@ impl Shim {
                 Reaped::One { .. } => {} // an orphan that came to us
                 Reaped::NotYet => {
                     // There are children, but perhaps only another server or shim that was started from in here.
-                    self.alone = self.status.leader_ended.is_some() && self.tree.alive().is_empty();
+                    self.alone = self.status.leader_ended.is_some() && self.tree.is_foreign_only();
                     break;
                 }
                 Reaped::NoChildren => {
-                    self.alone = Tree::IS_EXACT || self.tree.alive().is_empty();
+                    self.alone = Tree::IS_EXACT || self.tree.surely_alive().is_empty();
                     break;
                 }
             }
@@ -388,7 +388,7 @@ impl Shim {
                     self.status.leader_ended = Some(now_ms());
                 }
             }
-            if self.tree.alive().is_empty() {
+            if self.tree.surely_alive().is_empty() {
                 return;
             }
             std::thread::sleep(Duration::from_millis(5));

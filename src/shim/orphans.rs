@@ -15,7 +15,7 @@ const LOOK: Duration = Duration::from_millis(50);
 
 /// Pids of the living processes of a run whose shim is gone.
 pub fn of(dir: &RunDir) -> Vec<i32> {
-    Tree::left_behind(dir.mark()).alive().iter().map(|process| process.pid).collect()
+    Tree::left_behind(dir.mark()).surely_alive().iter().map(|process| process.pid).collect()
 }
 
 /// Ends the processes of a run whose shim is gone, as the shim would have: TERM, `grace`, rounds of KILL. The report
@@ -26,7 +26,7 @@ pub fn stop(dir: &RunDir, grace: Duration) -> StopReport {
     // The leader is not our child, so nothing pins its number, and with it that of its group.
     stop.ask(&tree, false, grace, &mut report);
     while let Some(deadline) = stop.deadline()
-        && !tree.alive().is_empty()
+        && !tree.surely_alive().is_empty()
     {
         stop.tick(&tree, &mut report);
         std::thread::sleep(deadline.saturating_duration_since(Instant::now()).clamp(Duration::from_millis(1), LOOK));

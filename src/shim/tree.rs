@@ -7,6 +7,7 @@
 use crate::procs::{self, Process};
 use crate::rundir::StopReport;
 use crate::sys;
+use std::cell::Cell;
 use std::time::{Duration, Instant};
 
 /// Between two rounds of KILL: long enough for the killed to be gone, short enough against those who fork.
@@ -18,6 +19,9 @@ const SLOW_ROUND: Duration = Duration::from_millis(100);
 const GIVE_UP: Duration = Duration::from_secs(5);
 /// The same as long as new ones come: that is a race with those who fork, and on a busy machine it takes longer to win.
 const GIVE_UP_ON_FORKERS: Duration = Duration::from_secs(10);
+
+/// How often nobody must be seen until nobody is believed to be there.
+const LOOKS: usize = 3;
 
 /// The processes of one run.
 pub struct Tree {
@@ -54,6 +58,27 @@ impl Tree {
             all.dedup_by_key(|process| process.pid);
         }
         all
+    }
+
+    /// The same, where it matters that there is nobody. A look at the processes of a machine is no snapshot: who forks and
+    /// ends meanwhile may be in none of it. So nobody must be seen several times.
+    pub fn surely_alive(&self) -> Vec<Process> {
+        (0..LOOKS).map(|_| self.alive()).find(|alive| !alive.is_empty()).unwrap_or_default()
+    }
+
+    /// Whether there are children, but only other servers and shims of ours, and what is below them: these are to be seen
+    /// then, or else somebody was missed.
+    pub fn is_foreign_only(&self) -> bool {
+        let look = || {
+            let has_foreign = Cell::new(false);
+            let is_foreign = |process: &Process| {
+                let is_foreign = self.is_foreign(process);
+                has_foreign.set(has_foreign.get() || is_foreign && !process.is_dead());
+                is_foreign
+            };
+            procs::below(std::process::id() as i32, is_foreign).is_empty() && has_foreign.get()
+        };
+        (0..LOOKS).all(|_| look())
     }
 
     /// Another server or shim of ours that was started from inside this run (somebody said `persistproc start` there
@@ -154,7 +179,8 @@ impl Stop {
         *rounds += 1;
         // A pause is for those that are slow to die. It would give those that fork the time to do it again.
         let pids: Vec<i32> = alive.iter().map(|process| process.pid).collect();
-        let are_new = pids.iter().any(|pid| !before.contains(pid));
+        // That nobody was seen means that somebody was missed, or is being reaped.
+        let are_new = pids.is_empty() || pids.iter().any(|pid| !before.contains(pid));
         let pause = if *rounds < FAST_ROUNDS { ROUND } else { SLOW_ROUND };
         *next = if are_new { now } else { now + pause };
         let is_late = begun.elapsed() > if are_new { GIVE_UP_ON_FORKERS } else { GIVE_UP };
