@@ -574,8 +574,8 @@ fn who_leaves_while_waiting_frees_the_place_within_a_second() {
     drop(clients);
     let begun = Instant::now();
     wait_until("all of them to be gone", || size_of(victim.server.pid()).threads <= before.threads);
-    // Whoever waits looks around once a second; the rest is for a loaded machine.
-    assert!(begun.elapsed() < Duration::from_millis(1500), "{:?}", begun.elapsed());
+    // Whoever waits looks around twice a second; the rest is for a loaded machine.
+    assert!(begun.elapsed() < Duration::from_secs(1), "{:?}", begun.elapsed());
 }
 
 #[test]

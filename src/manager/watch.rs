@@ -1,8 +1,8 @@
 //! One run as the server sees it: a cache of its status, refreshed when the doorbell rings, and a place to wait at.
 //!
 //! A live run has a thread that sleeps in a read of the `events` FIFO. End of file there means that the shim is gone.
-//! The cache is only ever behind the files by a doorbell; whoever waits looks again once a second, so a bell that
-//! somebody else swallowed (`cat events`) costs a second and not the answer.
+//! The cache is only ever behind the files by a doorbell; whoever waits looks again twice a second, so a bell that
+//! somebody else swallowed (`cat events`) costs half a second and not the answer.
 
 use crate::rundir::{Meta, RunDir, STATUS_CHANGED, StartError, State, Status, Unreadable};
 use crate::shim::orphans;
@@ -13,7 +13,8 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, Weak};
 use std::time::{Duration, Instant};
 
 /// The longest that a waiter sleeps before it looks for itself.
-const LOOK: Duration = Duration::from_secs(1);
+/// Whoever waits for a client sees then that it has gone, too, which is to free its place within a second.
+pub const LOOK: Duration = Duration::from_millis(500);
 /// A dying process closes its descriptors one by one: the lock may go a moment after the FIFO.
 const LAST_BREATH: Duration = Duration::from_secs(2);
 /// When the system has no descriptors or threads left: how often to try again, and how long it may take to read the last
@@ -63,7 +64,7 @@ impl Bell {
         self.changed.notify_all();
     }
 
-    /// Sleeps until it rings after `generation`, for `limit`, at most a second. Whether it rang.
+    /// Sleeps until it rings after `generation`, for `limit`, at most [`LOOK`]. Whether it rang.
     pub fn wait(&self, generation: u64, limit: Duration) -> bool {
         let rung = self.rung.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
         let waited = self.changed.wait_timeout_while(rung, limit.min(LOOK), |rung| *rung == generation);
@@ -201,7 +202,7 @@ impl Run {
         } else {
             match read {
                 Some(status) if status != seen.status => seen.status = status,
-                // Nothing new: a hundred who look once a second must not wake each other.
+                // Nothing new: a hundred who look now and then must not wake each other.
                 _ => return problem.map_or(Ok(()), Err),
             }
         }
@@ -287,8 +288,8 @@ impl Run {
         self.lock().generation
     }
 
-    /// Sleeps until something happened after `generation`, or until it is time to look again: after `limit`, at most a
-    /// second.
+    /// Sleeps until something happened after `generation`, or until it is time to look again: after `limit`, at most
+    /// [`LOOK`].
     pub fn wait(&self, generation: u64, limit: Duration) {
         let seen = self.lock();
         let unchanged = |seen: &mut Seen| seen.generation == generation && !seen.is_over;

@@ -14,7 +14,7 @@ use crate::fault::Fault;
 use crate::log::Stream;
 use crate::log::read::Log;
 use crate::log::scan::Scan;
-use crate::manager::watch::Bell;
+use crate::manager::watch::{Bell, LOOK};
 use std::collections::BTreeMap;
 use std::io;
 use std::sync::Arc;
@@ -27,8 +27,6 @@ pub const LONGEST: Duration = Duration::from_secs(45);
 pub const QUIET: Duration = Duration::from_millis(500);
 /// Of a line, so much is looked at, in bytes.
 const LINE: usize = 64 << 10;
-/// Where waiters look for themselves whether somebody is there who listens.
-const LOOK: Duration = Duration::from_secs(1);
 
 /// What is waited for.
 #[derive(Clone, Debug)]
