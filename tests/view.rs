@@ -218,4 +218,31 @@ fn follow_shows_several_processes_and_an_open_line_once() {
     assert!(one.lines().count() == 1 && one.ends_with("Z Name? hello a\n"), "{one}");
     let both = finish(both, DEADLINE).ok().out();
     assert!(both.contains(" a: Name? hello a\n") && both.contains(" b: Name? hello b\n"), "{both}");
+    assert_eq!(both.lines().count(), 2, "{both}");
+}
+
+#[test]
+fn who_follows_with_a_search_gets_whole_lines_and_a_prompt_that_was_waited_for() {
+    let sandbox = Sandbox::new();
+    let _server = sandbox.serve();
+    // `10` matches as far as it is there, and no longer when it is whole; `2` the other way round.
+    let script = "printf '5\\n10'; read x; printf '1\\n2'; read x; printf '0\\nGo on? '; read x; echo 'yes '";
+    sandbox.run(&["start", "--label", "p", "sh", "-c", script]).ok();
+    wait_until("its open line", || sandbox.run(&["output", "p"]).ok().out().ends_with("10\n"));
+    let searching = sandbox.spawn(&["output", "p", "--follow", "--grep", "0$|Go on[?] $|yes $"]);
+    let until = sandbox.spawn(&["output", "p", "--follow", "--wait-for", "Go on[?] $"]);
+    let around = sandbox.spawn(&["output", "p", "--follow", "--grep", "0$", "--context", "2"]);
+    wait_until("three who wait", || sandbox.connections() >= 3);
+    let enter = || drop(sandbox.tool_ok("ctrl", json!({"action": "input", "command_or_label": "p", "text": ""})));
+    let texts =
+        |ended: Ended| ended.ok().out().lines().map(|line| line[25..].to_string()).collect::<Vec<String>>().join("|");
+    enter();
+    wait_until("the second line", || sandbox.run(&["output", "p"]).ok().out().ends_with(" 2\n"));
+    enter();
+    assert_eq!(texts(finish(until, DEADLINE)), "5|101|20|Go on? ");
+    let late = sandbox.run(&["output", "p", "--follow", "--wait-for", "nothing", "--timeout", "0"]);
+    assert_eq!(late.out().lines().last().map(|line| &line[25..]), Some("20"), "{late:?}");
+    enter();
+    assert_eq!(texts(finish(searching, DEADLINE)), "20|Go on? yes ");
+    assert_eq!(texts(finish(around, DEADLINE)), "5|101|20|Go on? yes ");
 }

@@ -105,16 +105,16 @@ fn follow(mut link: Link, mut arguments: Map<String, Value>, is_json: bool) -> R
         first.insert("of_combined".into(), json!(true));
         let read = link.read_output(&first)?;
         let cursor: Cursor = read.cursor()?;
-        read.note(&link);
         if let ([place], None) = (cursor.places.as_slice(), cursor.known) {
+            read.note(&link);
             // Of a line that is not finished the rest comes behind it.
             let end = read.bytes.len() - usize::from(read.open.is_some());
             terminal::print(&read.bytes[..end])?;
             return run::follow(link, &arguments, *place, read.open);
         }
-        terminal::print(&read.bytes)?;
-        return Lines::new(link, arguments, None, read).go(None, None);
     }
+    // Line by line: one that is not finished comes when it is, or at the end, unless it is what is waited for.
+    arguments.insert(if until.is_some() { "is_held_unless_matched" } else { "is_held" }.into(), json!(true));
     if until.as_deref() == Some("quiet") {
         return Err(Trouble::Usage("--follow goes with a regular expression to wait for, not with 'quiet'".into()));
     }
@@ -153,7 +153,11 @@ impl Search {
             let target = ["pid", "command_or_label", "working_directory", "run", "stream"];
             let mut last = only(arguments, &target);
             // A line is kept for a later match unless it was shown behind an earlier one: twice as far back tells.
-            last.extend([("lines".into(), json!(2 * context)), ("before".into(), json!(cursor))]);
+            last.extend([
+                ("lines".into(), json!(2 * context)),
+                ("before".into(), json!(cursor)),
+                ("is_held".into(), json!(true)),
+            ]);
             search.choose(&link.read_output(&last)?.bytes); // shown already, as far as it is wanted
         }
         Ok(search)
@@ -163,7 +167,8 @@ impl Search {
     fn choose(&mut self, bytes: &[u8]) -> Vec<u8> {
         let mut chosen = Vec::new();
         for line in bytes.split_inclusive(|&byte| byte == b'\n') {
-            let text = line.get(PREFIX..).unwrap_or(line).trim_ascii_end();
+            let text = line.get(PREFIX..).unwrap_or(line);
+            let text = text.strip_suffix(b"\n").unwrap_or(text);
             // Of several processes, the name of this one stands before its line.
             let behind_name = text.windows(2).position(|pair| pair == b": ").map(|at| &text[at + 2..]);
             let is_match = self.pattern.is_match(text) || behind_name.is_some_and(|text| self.pattern.is_match(text));

@@ -32,10 +32,13 @@ impl Pattern {
         Ok(Pattern { regex, words: words.unwrap_or_default(), ignores_case })
     }
 
-    /// Whether a line of the child matches.
+    /// Whether a line of the child matches, with the blanks at its end or without them: nobody sees whether there are
+    /// any, so that `done$` shall find `done `, and a prompt is found by `> $` and by `>$`.
     pub fn is_match(&self, line: &[u8]) -> bool {
-        let text = view::clean(line);
-        self.has_word(text.as_bytes()) && self.regex.is_match(&text)
+        let text = view::with_last_blanks(line);
+        let shown = text.trim_end();
+        let is_match = |text: &str| self.regex.is_match(text);
+        self.has_word(text.as_bytes()) && (is_match(shown) || shown.len() < text.len() && is_match(&text))
     }
 
     /// False if certainly no line of `block`, which are whole lines of a log, matches.
@@ -238,6 +241,12 @@ mod tests {
             assert!(Pattern::parse("err").unwrap().is_match(line) && Pattern::parse("e[r]r").unwrap().is_match(line));
             assert!(!Pattern::parse("none").unwrap().is_match(line));
         }
+        for line in [&b"mysql> "[..], b"\x1b[32mmysql\x1b[0m> "] {
+            for pattern in ["mysql>", "mysql> ", "mysql> $", "mysql>$", "sql>\\s*$"] {
+                assert!(Pattern::parse(pattern).unwrap().is_match(line), "{pattern}");
+            }
+            assert!(!Pattern::parse("mysql>  ").unwrap().is_match(line));
+        }
         assert!(Pattern::parse("a(").unwrap_err().text.contains("put a \\ before"));
     }
 
@@ -250,7 +259,8 @@ mod tests {
             let pattern: String = (0..1 + random.below(6)).map(|_| parts[random.below(parts.len())]).collect();
             let line: String = (0..random.below(9)).map(|_| letters[random.below(letters.len())]).collect();
             let Ok(pattern) = Pattern::parse(&pattern) else { continue };
-            let is_match = pattern.regex.is_match(&view::clean(line.as_bytes()));
+            let shown = [view::clean(line.as_bytes()), view::with_last_blanks(line.as_bytes())];
+            let is_match = shown.iter().any(|text| pattern.regex.is_match(text));
             assert_eq!(pattern.is_match(line.as_bytes()), is_match, "{pattern:?} in {line:?}");
             assert!(!is_match || pattern.may_match(line.as_bytes()), "{pattern:?} in {line:?}");
         }

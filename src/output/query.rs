@@ -32,8 +32,20 @@ pub struct Query {
     pub most_bytes: usize,
     /// The first lines instead of the newest, so that the cursor lies behind them and nothing is left out.
     pub is_forward: bool,
+    pub unfinished: Unfinished,
     /// When a search ends, at the latest: some expressions are slow, and some logs long.
     pub deadline: Instant,
+}
+
+/// What of a line that the child has not finished, at the end of what there is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Unfinished {
+    /// As far as it is there. The cursor gives it again, whole.
+    Shown,
+    /// Nothing, unless nothing more comes: whoever goes on and on gets each line once.
+    Held,
+    /// Nothing, unless a wait has found what it was for, because it may stand there.
+    HeldUnlessMatched,
 }
 
 /// How long a search may take: less than any client waits.
@@ -59,6 +71,7 @@ impl Query {
             longest,
             most_bytes,
             is_forward: false,
+            unfinished: Unfinished::Shown,
             deadline: Instant::now() + SEARCH,
         }
     }
@@ -404,7 +417,9 @@ mod tests {
                 sample.write(&mut random);
                 if random.below(5) == 0 {
                     let lines = if random.below(2) == 0 { 10_000 } else { 1 + random.below(3) };
-                    let query = Query { lines, is_forward: random.below(2) == 0, ..Query::tail(Stream::Combined, 0) };
+                    let is_forward = random.below(2) == 0;
+                    let unfinished = if is_forward { Unfinished::Held } else { Unfinished::Shown };
+                    let query = Query { lines, is_forward, unfinished, ..Query::tail(Stream::Combined, 0) };
                     let selection = sample.select([cursor.as_ref(), None], &query);
                     if lines < 10_000 && !query.is_forward {
                         continue; // only a look

@@ -6,7 +6,7 @@
 use super::cursor::Place;
 use super::lines::{Assembler, Line};
 use super::pattern::{Around, Pattern};
-use super::query::Query;
+use super::query::{Query, Unfinished};
 use super::scope::Piece;
 use crate::log::Stream;
 use crate::log::read::Log;
@@ -74,9 +74,9 @@ pub fn read(piece: &Piece, query: &Query, wanted: usize, floor: Option<u64>) -> 
         (total, count(&log, at, log.end())?)
     };
     let end = Place { run: piece.run.id, stream: query.stream, offset: at, open: reader.assembler.open_at() };
-    // Whoever goes on and on waits for the end of a line, unless there will be none.
-    let shows_open = is_at_end && (!query.is_forward || is_over);
-    let shown = piece.before.map_or([shows_open; 2], |before| before.open.map(|at| at.is_some()));
+    let shows_open = is_at_end && (query.unfinished == Unfinished::Shown || is_over);
+    let shows_known = query.unfinished == Unfinished::Shown;
+    let shown = piece.before.map_or([shows_open; 2], |before| before.open.map(|at| at.is_some() && shows_known));
     let open = reader.open_lines(shown);
     let last = Place { open: [Stream::Stdout, Stream::Stderr].map(|stream| begin(&open, stream)), ..end };
     let (lines, was_cut) = reader.finish(at, open);

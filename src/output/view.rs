@@ -13,13 +13,24 @@ const NOTHING: char = '\0';
 
 /// What a terminal shows after it was sent `line` (ECMA-48): escape and control sequences gone, `\r` and `\b` obeyed, so
 /// that of a progress bar the last picture is left. A gap that was jumped over is one blank, whatever its width. Invalid
-/// UTF-8 becomes `�`. Has at most as many characters as `line` has bytes.
+/// UTF-8 becomes `�`. Blanks at its end are dropped. Has at most as many characters as `line` has bytes.
 pub fn clean(line: &[u8]) -> Cow<'_, str> {
+    match with_last_blanks(line) {
+        Cow::Borrowed(text) => Cow::Borrowed(text.trim_end()),
+        Cow::Owned(mut text) => {
+            text.truncate(text.trim_end().len());
+            Cow::Owned(text)
+        }
+    }
+}
+
+/// As [`clean`], with the blanks at its end, which somebody may look for: prompts have them.
+pub fn with_last_blanks(line: &[u8]) -> Cow<'_, str> {
     // Nearly all lines hold nothing to obey.
     if let Ok(text) = std::str::from_utf8(line)
         && !text.chars().any(|c| c.is_control() && c != '\t')
     {
-        return Cow::Borrowed(text.trim_end());
+        return Cow::Borrowed(text);
     }
     let mut screen = Screen::default();
     let mut state = State::Text;
@@ -61,7 +72,6 @@ impl Screen {
             }
             is_gap = c == NOTHING;
         }
-        text.truncate(text.trim_end().len());
         text
     }
 

@@ -9,8 +9,8 @@ use crate::http::server::{Request, Response, Service, Waiting};
 use crate::manager::{self, IfRunning, Manager};
 use crate::mcp::protocol;
 use crate::mcp::text;
-use crate::mcp::tools::{self, Context};
-use crate::output::query::stamped;
+use crate::mcp::tools::{self, Context, Manner};
+use crate::output::query::{Unfinished, stamped};
 use crate::output::wait::Caller;
 use crate::words::Word;
 use serde::{Deserialize, Serialize};
@@ -180,10 +180,15 @@ fn output(routes: &Routes, request: &Request) -> Result<Response, Fault> {
     let mut arguments: Map<String, Value> =
         query.into_iter().map(|(name, value)| (name, Value::String(value))).collect();
     let mut has = |name: &str| arguments.remove(name).is_some();
-    let (of_combined, is_forward) = (has("of_combined"), has("is_forward"));
+    let unfinished = match (has("is_held"), has("is_held_unless_matched")) {
+        (true, _) => Unfinished::Held,
+        (_, true) => Unfinished::HeldUnlessMatched,
+        _ => Unfinished::Shown,
+    };
+    let manner = Manner { of_combined: has("of_combined"), is_forward: has("is_forward"), unfinished };
     let near = arguments.remove("near").and_then(|near| near.as_str().map(String::from));
     let context = Context::new(&routes.manager, &client).near(near);
-    let output = tools::read(&arguments, of_combined, is_forward, &context)?;
+    let output = tools::read(&arguments, &manner, &context)?;
     let mut response = Response::new(200, "application/octet-stream", stamped(&output.selection, &output.names()));
     for (name, value) in [
         ("Persistproc-Cursor", output.selection.cursor.as_ref().map(ToString::to_string)),

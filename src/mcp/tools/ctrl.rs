@@ -9,7 +9,7 @@ use crate::manager::watch::Run;
 use crate::manager::{GRACE, IfRunning, Request, Stopped, usage};
 use crate::output::cursor::{Cursor, Place};
 use crate::output::lines::Line;
-use crate::output::query::{Query, Selection, select};
+use crate::output::query::{Query, Selection, Unfinished, select};
 use crate::output::scope::{Parts, Piece, Scope, Source};
 use crate::output::view;
 use crate::output::wait::{self, Outcome, Until};
@@ -178,7 +178,9 @@ fn verdict(run: &Arc<Run>, until: Option<Until>, arguments: &Arguments, context:
     let took = begun.elapsed();
     let (lines, most_bytes) = LOOKED_AT;
     let parts = whole(run);
-    let head = select(&parts, &Query { is_forward: true, most_bytes, ..Query::tail(Stream::Combined, lines) })?;
+    let head =
+        Query { is_forward: true, unfinished: Unfinished::Held, most_bytes, ..Query::tail(Stream::Combined, lines) };
+    let head = select(&parts, &head)?;
     let tail = select(&parts, &Query::tail(Stream::Combined, FIRST))?;
     let urls = urls(head.lines.iter().chain(&tail.lines).map(|selected| selected.line.text.as_slice()));
     let ports = usage(&[run]).remove(0).map_or(Vec::new(), |usage| usage.ports);

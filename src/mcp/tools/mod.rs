@@ -10,6 +10,7 @@ use crate::fault::Fault;
 use crate::log::Stream;
 use crate::manager::Manager;
 use crate::manager::lookup::Target;
+use crate::output::query::Unfinished;
 use crate::output::wait::{Caller, LONGEST};
 use ctrl::Control;
 use list::Row;
@@ -174,18 +175,21 @@ pub fn call(tool: &Tool, arguments: &Map<String, Value>, context: &Context) -> R
     (tool.function)(&arguments, context)
 }
 
-/// Reads output for somebody who wants its bytes and not a text. `of_combined` takes the lines of a stream from
-/// combined.log, so that the cursor is one of that; `is_forward` the first lines instead of the newest.
-pub fn read(
-    arguments: &Map<String, Value>,
-    of_combined: bool,
-    is_forward: bool,
-    context: &Context,
-) -> Result<Output, Fault> {
+/// What only our own commands ask for.
+pub struct Manner {
+    /// Lines of a stream from combined.log, so that the cursor is one of that.
+    pub of_combined: bool,
+    /// The first lines instead of the newest.
+    pub is_forward: bool,
+    pub unfinished: Unfinished,
+}
+
+/// Reads output for somebody who wants its bytes and not a text.
+pub fn read(arguments: &Map<String, Value>, manner: &Manner, context: &Context) -> Result<Output, Fault> {
     let arguments = Arguments::check(arguments, OUTPUT)?;
     output::call(&arguments, context, |query| {
-        query.is_forward = is_forward;
-        if of_combined && query.stream != Stream::Combined {
+        (query.is_forward, query.unfinished) = (manner.is_forward, manner.unfinished);
+        if manner.of_combined && query.stream != Stream::Combined {
             query.only = Some(std::mem::replace(&mut query.stream, Stream::Combined));
         }
     })

@@ -7,7 +7,7 @@ use crate::log::stamp::{format_ms, now_ms, parse_time};
 use crate::manager::watch::Run;
 use crate::output::cursor::Cursor;
 use crate::output::pattern::Pattern;
-use crate::output::query::{Query, SEARCH, Selection, select};
+use crate::output::query::{Query, SEARCH, Selection, Unfinished, select};
 use crate::output::scope::{Parts, Scope};
 use crate::output::wait::{self, Outcome, Until};
 use serde_json::{Map, Value, json};
@@ -98,7 +98,11 @@ pub fn call(arguments: &Arguments, context: &Context, adapt: impl Fn(&mut Query)
             None => end(&scope.parts(None, None), &query)?,
         };
         let limit = seconds(arguments);
-        waited = Some(wait::wait(&scope, query.stream, &from, &until, limit, false, context.caller)?);
+        let outcome = wait::wait(&scope, query.stream, &from, &until, limit, false, context.caller)?;
+        if outcome == Outcome::Matched && query.unfinished == Unfinished::HeldUnlessMatched {
+            query.unfinished = Unfinished::Shown;
+        }
+        waited = Some(outcome);
         after = Some(from);
     }
     let parts = scope.parts(after.as_ref(), before.as_ref());
