@@ -37,6 +37,18 @@ fn list(sandbox: &Sandbox) -> serde_json::Value {
     sandbox.run(&["--format", "json", "list"]).ok().json()["processes"].clone()
 }
 
+/// A server for which a shell has set `limits` before.
+fn serve_within(sandbox: &Sandbox, limits: &str) -> Guard {
+    let mut shell = Command::new("sh");
+    shell.args(["-c", &format!("{limits}; exec \"$0\" serve -q"), BINARY]).current_dir(sandbox.work());
+    for (name, value) in sandbox.command(&[""; 0]).get_envs().filter_map(|(name, value)| Some((name, value?))) {
+        shell.env(name, value);
+    }
+    let server = Guard(spawn(&mut shell));
+    sandbox.wait_for_server();
+    server
+}
+
 /// Numbers, as many as there are, to the end of `enough`.
 const COUNT: &str =
     "i=0; while [ ! -e enough ]; do seq $i $((i+999)); i=$((i+1000)); sleep 0.005; done; echo end $i; exit 42";
@@ -98,14 +110,7 @@ fn a_stop_on_a_full_disk_ends_and_tells_how_much_was_lost() {
 fn a_file_size_limit_is_a_full_disk() {
     let sandbox = Sandbox::new();
     // In blocks of 512 bytes or of 1 KiB, as the shell has it.
-    let mut shell = Command::new("sh");
-    let variables = sandbox.command(&[""; 0]);
-    for (name, value) in variables.get_envs().filter_map(|(name, value)| Some((name, value?))) {
-        shell.env(name, value);
-    }
-    shell.args(["-c", "ulimit -f 200; exec \"$0\" serve -q", BINARY]).current_dir(sandbox.work());
-    let server = Guard(spawn(&mut shell));
-    sandbox.wait_for_server();
+    let server = serve_within(&sandbox, "ulimit -f 200");
     sandbox.run(&["start", "--label", "web", "sh", "-c", COUNT]).ok();
     wait_until("the trouble", || {
         list(&sandbox)[0]["error"].as_str().is_some_and(|error| error.contains("File too large"))
@@ -225,15 +230,31 @@ fn while_nobody_takes_the_output_the_process_waits_and_memory_stays_flat() {
 }
 
 #[test]
+fn without_descriptors_a_server_still_ends_in_order() {
+    let sandbox = Sandbox::new();
+    let descriptors = |server: &Guard| fs::read_dir(format!("/proc/{}/fd", server.pid())).unwrap().count();
+    let server = sandbox.serve();
+    wait_until("nobody is connected", || sandbox.connections() == 0);
+    let own = descriptors(&server);
+    drop(server);
+    let limit = own + 4; // as few connections as there may be at least
+    let server = serve_within(&sandbox, &format!("ulimit -n {limit}"));
+    wait_until("nobody is connected", || descriptors(&server) == own);
+    // They say nothing and stay.
+    let mut idle = Vec::new();
+    while own + idle.len() < limit {
+        idle.push(std::net::TcpStream::connect(("127.0.0.1", sandbox.port)).unwrap());
+        wait_until("one more is connected", || descriptors(&server) == own + idle.len());
+    }
+    signal(server.pid(), libc::SIGHUP);
+    let ended = server.end(DEADLINE);
+    assert_eq!(ended.code, 0, "{ended:?}");
+}
+
+#[test]
 fn without_descriptors_errors_are_clear_no_run_is_thought_dead_and_all_comes_back() {
     let sandbox = Sandbox::new();
-    let mut shell = Command::new("sh");
-    for (name, value) in sandbox.command(&[""; 0]).get_envs().filter_map(|(name, value)| Some((name, value?))) {
-        shell.env(name, value);
-    }
-    shell.args(["-c", "ulimit -n 40; exec \"$0\" serve -q", BINARY]).current_dir(sandbox.work());
-    let server = Guard(spawn(&mut shell));
-    sandbox.wait_for_server();
+    let server = serve_within(&sandbox, "ulimit -n 40");
     sandbox.run(&["start", "--label", "first", "sh", "-c", "while [ ! -e flag ]; do sleep 0.01; done; exit 7"]).ok();
     // Every live run takes one, so some start is refused.
     let mut started = vec!["first".to_string()];

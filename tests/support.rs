@@ -262,8 +262,6 @@ impl Guard {
     #[track_caller]
     pub fn end(self, patience: Duration) -> Ended {
         let mut guard = self;
-        let stdin = Stdio::null();
-        drop(stdin);
         let child = std::mem::replace(&mut guard.0, Command::new("true").spawn().unwrap());
         finish(child, patience)
     }

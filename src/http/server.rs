@@ -57,6 +57,9 @@ const STACK: usize = 256 << 10;
 /// Pause of the accept loop when the system has nothing left to give.
 const EXHAUSTED: Duration = Duration::from_millis(20);
 
+/// Between two attempts to wake it.
+const AGAIN: Duration = Duration::from_millis(1);
+
 /// Bytes used by connections after which memory is given back: when nothing goes on, and in any case.
 const MUCH: usize = 1 << 20;
 const VERY_MUCH: usize = 32 << 20;
@@ -274,16 +277,25 @@ impl Server {
     /// Accepts nobody any more, lets idle connections go, and waits up to `grace` for the busy ones.
     pub fn stop(mut self, grace: Duration) {
         self.shared.is_stopping.store(true, Ordering::SeqCst);
-        let _ = TcpStream::connect_timeout(&self.address, Duration::from_secs(1)); // wakes accept()
-        if let Some(acceptor) = self.acceptor.take() {
-            let _ = acceptor.join();
-        }
+        self.end_accepting(Instant::now() + grace);
         let connections = self.shared.connections();
         for connection in connections.values().filter(|connection| connection.phase == Phase::Idle) {
             let _ = connection.stream.shutdown(Shutdown::Both);
         }
         let waited = self.shared.one_ended.wait_timeout_while(connections, grace, |all| !all.is_empty());
         drop(waited);
+    }
+
+    /// Wakes accept() by a connection until it has seen that this is the end. Where there is no descriptor for one, somebody
+    /// else has to let go of his.
+    fn end_accepting(&mut self, end: Instant) {
+        let Some(acceptor) = self.acceptor.take() else { return };
+        while !acceptor.is_finished() && Instant::now() < end {
+            if TcpStream::connect_timeout(&self.address, Duration::from_secs(1)).is_err() {
+                self.shared.let_one_go();
+            }
+            thread::sleep(AGAIN);
+        }
     }
 }
 
