@@ -4,7 +4,7 @@
 //! Linux: the shim is a subreaper, so its subtree in /proc is everybody, whatever sessions and double forks they made.
 //! Elsewhere: the leader's process group and those who carry the run's mark in their environment.
 
-use crate::procs::{self, Process};
+use crate::procs::{self, Process, Strangers};
 use crate::rundir::StopReport;
 use crate::sys;
 use std::cell::Cell;
@@ -47,9 +47,14 @@ impl Tree {
     }
 
     pub fn alive(&self) -> Vec<Process> {
+        self.alive_but(&mut Strangers::default())
+    }
+
+    /// The same for somebody who looks again and again, and so gets to know who is none of them.
+    fn alive_but(&self, strangers: &mut Strangers) -> Vec<Process> {
         let is_foreign = |process: &Process| self.is_foreign(process);
         let mut all = match self.is_ours {
-            true => procs::below(std::process::id() as i32, is_foreign),
+            true => strangers.below(std::process::id() as i32, is_foreign),
             false => Vec::new(),
         };
         if !(self.is_ours && Self::IS_EXACT) {
@@ -113,6 +118,7 @@ pub enum Stop {
         rounds: u32,
         /// Pids of the round before.
         before: Vec<i32>,
+        strangers: Strangers,
     },
     /// Survivors were reported. A new request starts over.
     Failed,
@@ -142,7 +148,7 @@ impl Stop {
     }
 
     fn killing(now: Instant) -> Stop {
-        Stop::Killing { begun: now, next: now, rounds: 0, before: Vec::new() }
+        Stop::Killing { begun: now, next: now, rounds: 0, before: Vec::new(), strangers: Strangers::default() }
     }
 
     /// When [`tick`](Self::tick) has something to do.
@@ -162,11 +168,11 @@ impl Stop {
         {
             *self = Stop::killing(now);
         }
-        let Stop::Killing { begun, next, rounds, before } = self else { return false };
+        let Stop::Killing { begun, next, rounds, before, strangers } = self else { return false };
         if now < *next {
             return false;
         }
-        let alive = tree.alive();
+        let alive = tree.alive_but(strangers);
         let mut refused = 0;
         for process in &alive {
             match signal(process, sys::SIGKILL) {
