@@ -55,23 +55,37 @@ pub struct Strangers {
 impl Strangers {
     const LOOKS: u32 = 16;
 
-    /// As [`below`].
-    pub fn below(&mut self, root: i32, skip: impl Fn(&Process) -> bool) -> Vec<Process> {
+    /// As [`below`]. `see` gets each of them in the moment in which it is seen, most of them at least: a look takes longer
+    /// than some processes live.
+    pub fn below(&mut self, root: i32, skip: impl Fn(&Process) -> bool, mut see: impl FnMut(&Process)) -> Vec<Process> {
         if self.looks.is_multiple_of(Self::LOOKS) {
             self.pids.clear();
         }
         self.looks += 1;
-        let all = platform::everybody_but(&self.pids);
+        let (mut above, mut seen) = (BTreeSet::from([root]), BTreeSet::new());
+        let mut all = Vec::new();
+        platform::each_but(&self.pids, |process| {
+            // The numbers of children are mostly greater, so that they come behind their parents.
+            if above.contains(&process.parent) && !skip(&process) {
+                above.insert(process.pid);
+                if !process.is_dead() {
+                    see(&process);
+                    seen.insert(process.pid);
+                }
+            }
+            all.push(process);
+        });
         if cfg!(target_os = "linux") {
             self.learn(&all, root);
         }
-        select_below(all, vec![root], skip)
+        let found = select_below(all, vec![root], skip);
+        found.iter().filter(|process| !seen.contains(&process.pid)).for_each(see);
+        found
     }
 
     fn learn(&mut self, all: &[Process], root: i32) {
         let Some(born) = all.iter().find(|process| process.pid == root).map(|root| root.start) else { return };
         for process in all.iter().filter(|process| process.pid != root) {
-            // The numbers of children are mostly greater, so that once through finds nearly all of them.
             if process.start < born || self.pids.contains(&process.parent) {
                 self.pids.insert(process.pid);
             }
@@ -211,13 +225,14 @@ mod platform {
         parse_stat(&stat_line(pid)?)
     }
 
-    pub fn everybody_but(known: &BTreeSet<i32>) -> Vec<Process> {
+    /// Everybody whose number is not among these, in the order of numbers.
+    pub fn each_but(known: &BTreeSet<i32>, see: impl FnMut(Process)) {
         let entries = std::fs::read_dir("/proc").into_iter().flatten().flatten();
         let unknown = |entry: std::fs::DirEntry| {
             let pid = entry.file_name().to_str()?.parse().ok()?;
             if known.contains(&pid) { None } else { look_up(pid) }
         };
-        entries.filter_map(unknown).collect()
+        entries.filter_map(unknown).for_each(see);
     }
 
     pub fn environment_holds(pid: i32, mark: &str) -> bool {
@@ -274,8 +289,9 @@ mod platform {
         ps(&["-p", &pid.to_string(), "-o", COLUMNS]).lines().find_map(parse)
     }
 
-    pub fn everybody_but(known: &BTreeSet<i32>) -> Vec<Process> {
-        ps(&["-A", "-o", COLUMNS]).lines().filter_map(parse).filter(|process| !known.contains(&process.pid)).collect()
+    pub fn each_but(known: &BTreeSet<i32>, see: impl FnMut(Process)) {
+        let all = ps(&["-A", "-o", COLUMNS]);
+        all.lines().filter_map(parse).filter(|process| !known.contains(&process.pid)).for_each(see);
     }
 
     pub fn environment_holds(pid: i32, mark: &str) -> bool {
@@ -310,7 +326,9 @@ pub fn look_up(pid: i32) -> Option<Process> {
 }
 
 fn everybody() -> Vec<Process> {
-    platform::everybody_but(&BTreeSet::new())
+    let mut all = Vec::new();
+    platform::each_but(&BTreeSet::new(), |process| all.push(process));
+    all
 }
 
 fn environment_holds(pid: i32, mark: &str) -> bool {
@@ -390,15 +408,14 @@ mod tests {
         let mut strangers = Strangers::default();
         for _ in 0..2 * Strangers::LOOKS {
             let mut child = std::process::Command::new("sleep").arg("600").spawn().unwrap();
-            let seen = strangers.below(own, |_| false);
+            let mut seen = Vec::new();
+            let found = strangers.below(own, |_| false, |process| seen.push(process.clone()));
             let is_seen = seen.iter().any(|process| process.pid == child.id() as i32 && process.parent == own);
             child.kill().unwrap();
             child.wait().unwrap();
-            assert!(is_seen, "{seen:?}");
+            assert!(is_seen && seen.len() == found.len(), "{seen:?}, {found:?}");
             assert!(strangers.pids.contains(&1) && !strangers.pids.contains(&own));
         }
-        let whole = platform::everybody_but(&BTreeSet::new()).len();
-        assert!(platform::everybody_but(&strangers.pids).len() < whole);
     }
 
     #[test]

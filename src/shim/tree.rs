@@ -8,6 +8,7 @@ use crate::procs::{self, Process, Strangers};
 use crate::rundir::StopReport;
 use crate::sys;
 use std::cell::Cell;
+use std::io;
 use std::time::{Duration, Instant};
 
 /// Between two rounds of KILL: long enough for the killed to be gone, short enough against those who fork.
@@ -47,20 +48,22 @@ impl Tree {
     }
 
     pub fn alive(&self) -> Vec<Process> {
-        self.alive_but(&mut Strangers::default())
+        self.see_alive(&mut Strangers::default(), |_| ())
     }
 
-    /// The same for somebody who looks again and again, and so gets to know who is none of them.
-    fn alive_but(&self, strangers: &mut Strangers) -> Vec<Process> {
+    /// The same for somebody who looks again and again, and so gets to know who is none of them. `see` gets each as soon
+    /// as it is seen.
+    fn see_alive(&self, strangers: &mut Strangers, mut see: impl FnMut(&Process)) -> Vec<Process> {
         let is_foreign = |process: &Process| self.is_foreign(process);
         let mut all = match self.is_ours {
-            true => strangers.below(std::process::id() as i32, is_foreign),
+            true => strangers.below(std::process::id() as i32, is_foreign, &mut see),
             false => Vec::new(),
         };
         if !(self.is_ours && Self::IS_EXACT) {
-            all.extend(procs::marked(&self.mark, is_foreign));
-            all.sort_by_key(|process| process.pid);
-            all.dedup_by_key(|process| process.pid);
+            let seen: Vec<i32> = all.iter().map(|process| process.pid).collect();
+            let others =
+                procs::marked(&self.mark, is_foreign).into_iter().filter(|process| !seen.contains(&process.pid));
+            all.extend(others.inspect(see));
         }
         all
     }
@@ -84,6 +87,14 @@ impl Tree {
             procs::below(std::process::id() as i32, is_foreign).is_empty() && has_foreign.get()
         };
         (0..LOOKS).all(|_| look())
+    }
+
+    /// Signals this very process, or nobody.
+    fn signal(&self, process: &Process, number: i32) -> io::Result<()> {
+        if self.is_ours && process.parent == std::process::id() as i32 {
+            return sys::kill(process.pid, number); // a child, and nobody reaps it while we are here
+        }
+        sys::kill_exactly(process.pid, number, || process.is_same_as_now())
     }
 
     /// Another server or shim of ours that was started from inside this run (somebody said `persistproc start` there
@@ -172,16 +183,13 @@ impl Stop {
         if now < *next {
             return false;
         }
-        let alive = tree.alive_but(strangers);
         let mut refused = 0;
-        for process in &alive {
-            match signal(process, sys::SIGKILL) {
-                // Once for each, however many rounds it takes to die.
-                Ok(()) => report.killed += usize::from(!before.contains(&process.pid)),
-                Err(error) if error.raw_os_error() == Some(sys::EPERM) => refused += 1,
-                Err(_) => {}
-            }
-        }
+        let alive = tree.see_alive(strangers, |process| match tree.signal(process, sys::SIGKILL) {
+            // Once for each, however many rounds it takes to die.
+            Ok(()) => report.killed += usize::from(!before.contains(&process.pid)),
+            Err(error) if error.raw_os_error() == Some(sys::EPERM) => refused += 1,
+            Err(_) => {}
+        });
         *rounds += 1;
         // A pause is for those that are slow to die. It would give those that fork the time to do it again.
         let pids: Vec<i32> = alive.iter().map(|process| process.pid).collect();
@@ -209,15 +217,11 @@ fn terminate(tree: &Tree, leader_lives: bool) -> usize {
     let group = leader_lives && sys::kill_group(tree.leader, sys::SIGTERM).is_ok();
     for process in &alive {
         if !(group && process.group == tree.leader) {
-            let _ = signal(process, sys::SIGTERM);
+            let _ = tree.signal(process, sys::SIGTERM);
         }
         if process.state == b'T' {
-            let _ = signal(process, sys::SIGCONT);
+            let _ = tree.signal(process, sys::SIGCONT);
         }
     }
     alive.len()
-}
-
-fn signal(process: &Process, number: i32) -> std::io::Result<()> {
-    sys::kill_exactly(process.pid, number, || process.is_same_as_now())
 }
