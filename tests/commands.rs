@@ -35,6 +35,30 @@ fn start_returns_at_once_and_tells_pid_label_and_logs() {
 }
 
 #[test]
+fn start_and_restart_can_wait_until_it_is_ready_and_say_why_it_is_not() {
+    let sandbox = Sandbox::new();
+    let script = "echo up; [ -e broken ] && { echo 'no database' >&2; exit 3; }; read x; echo \"ready: $x\"; read never";
+    let mut starting = sandbox.spawn(&["start", "--label", "web", "--wait-for", "ready: go", "sh", "-c", script]);
+    wait_until("its first line", || sandbox.runs().len() == 1 && sandbox.status(0)["lines"][0] == 1);
+    assert!(starting.try_wait().unwrap().is_none(), "it waits");
+    sandbox.tool_ok("ctrl", json!({"action": "input", "command_or_label": "web", "text": "go"}));
+    let text = finish(starting, DEADLINE).ok().out();
+    let lines: Vec<&str> = text.lines().collect();
+    assert!(lines[0].starts_with("Started 'web', PID ") && lines[1].starts_with("Ready after "), "{text}");
+    // What came before the answer counts.
+    assert_eq!(json(&sandbox, &["restart", "web", "--wait-for", "^up$"])["waited"], "matched");
+    let late = sandbox.run(&["--format", "json", "restart", "web", "--wait-for", "ready", "--timeout", "0"]);
+    assert!(late.code == 1 && late.stderr.ends_with("persistproc: time is up, and what was waited for has not come\n"));
+    assert_eq!((&late.json()["waited"], &sandbox.status(2)["state"]), (&json!("timeout"), &json!("running")));
+    std::fs::write(sandbox.work().join("broken"), "").unwrap();
+    let broken = sandbox.run(&["restart", "web", "--wait-for", "ready"]);
+    assert!(broken.code == 1 && broken.out().starts_with("Restarted 'web', PID "), "{broken:?}");
+    let errors: Vec<&str> = broken.stderr.lines().collect();
+    assert!(errors[0].ends_with("Z up") && errors[1].ends_with("Z no database"), "{errors:?}");
+    assert_eq!(errors[2], "persistproc: the process ended before what was waited for came");
+}
+
+#[test]
 fn start_takes_directory_environment_and_label() {
     let sandbox = Sandbox::new();
     let environment = r#"{"ADDED": "a b", "HOME": "/changed"}"#;

@@ -28,6 +28,9 @@ fn wrong_usage_is_exit_code_2_and_one_line() {
         (&["output", "x", "--follow", "--wait-for", "quiet"], "not with 'quiet'"),
         (&["output", "x", "--run", "many"], "whole number"),
         (&["list", "--pid", "many"], "whole number"),
+        (&["start", "--wait-for", "(", "true"], "cannot read the regular expression '('"),
+        (&["restart", "x", "--wait-for", "[z-a]"], "cannot read the regular expression"),
+        (&["start", "--timeout", "5", "true"], "--timeout goes with --wait-for"),
         (&["sh -c 'unbalanced"], "unbalanced quotes"),
         (&["cd web && npm run dev"], "sh -c"),
     ] {

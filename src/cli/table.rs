@@ -31,6 +31,7 @@ pub struct Spec {
 
 pub const GLOBAL: &[&str] = &["*"];
 const PROGRAMS: &[&str] = &["run", "start"];
+const WAITING: &[&str] = &["start", "restart", "output"];
 
 pub static COMMANDS: [Spec; 11] = [
     Spec {
@@ -61,8 +62,9 @@ commands then do.\n\nExample:\n  persistproc serve",
         usage: "[OPTIONS] PROGRAM [ARG…]",
         summary: "start a process and return",
         details: "Starts the program with the environment and directory of the caller. If a process of that label, or the \
-same command in the same directory, runs already, that is an error that names its PID.\n\n\
-Example:\n  persistproc start --label api cargo run",
+same command in the same directory, runs already, that is an error that names its PID. With --wait-for it returns when a \
+line says that it is ready; if none does, with exit code 1 and the last lines, and the process goes on.\n\n\
+Example:\n  persistproc start --label api cargo run\n  persistproc start --wait-for 'ready in' npm run dev && npx playwright test",
     },
     Spec {
         name: "stop",
@@ -78,7 +80,7 @@ has options of its own.\n\nExample:\n  persistproc stop api",
         aliases: &[],
         usage: "[OPTIONS] TARGET…",
         summary: "stop a process and start it again with the same command, directory and environment",
-        details: "Also starts one that has ended. Two instances never overlap.\n\nExample:\n  persistproc restart npm run dev",
+        details: "Also starts one that has ended. Two instances never overlap. --wait-for as with start.\n\nExample:\n  persistproc restart npm run dev",
     },
     Spec {
         name: "list",
@@ -306,7 +308,7 @@ pub static FLAGS: [Flag; 34] = [
         long: "wait-for",
         short: None,
         value: Some("REGEX"),
-        of: &["output"],
+        of: WAITING,
         help: "wait for a line that matches, or 'quiet'; exit code 1 if none comes",
         choices: &[],
         set: |given, value| ask(given, "wait_for", value.text()?),
@@ -315,7 +317,7 @@ pub static FLAGS: [Flag; 34] = [
         long: "timeout",
         short: None,
         value: Some("SECONDS"),
-        of: &["output"],
+        of: WAITING,
         help: "wait at most so long (15, at most 45)",
         choices: &[],
         set: |given, value| ask(given, "timeout", value.number(0, 45)?),

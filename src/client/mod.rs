@@ -7,6 +7,7 @@ mod frames;
 mod lines;
 mod link;
 mod output;
+mod ready;
 mod render;
 mod run;
 mod terminal;
@@ -109,10 +110,16 @@ fn run_request(argv: Vec<OsString>, given: &Given, if_running: &str) -> Result<R
 }
 
 fn start(link: &mut Link, argv: Vec<OsString>, given: &Given, is_json: bool) -> Result<u8, Trouble> {
+    ready::check(&asked(given))?;
     let request = run_request(argv, given, "refuse")?;
     let mut started = link.run(&request)?;
     started["action"] = json!("start");
-    terminal::print(render::control(&started, is_json).as_bytes()).map(|()| 0)
+    ready::report(link, &started, &asked(given), is_json)
+}
+
+/// Parameters of a tool that were given as options.
+fn asked(given: &Given) -> Map<String, Value> {
+    given.asked.iter().map(|(name, value)| (name.to_string(), json!(value))).collect()
 }
 
 /// Members that say which process is meant.
@@ -135,11 +142,16 @@ fn control(link: &mut Link, action: &str, target: &Target, given: &Given, is_jso
     let mut arguments = target_arguments(target, given)?;
     arguments.insert("action".into(), json!(action));
     arguments.insert("force".into(), json!(given.force));
+    let asked = asked(given);
+    ready::check(&asked)?;
+    if !asked.is_empty() {
+        arguments.insert("timeout".into(), json!(0)); // it is waited for here
+    }
     let result = link.call_tool("ctrl", &arguments);
     if let (Err(trouble), true) = (&result, is_json) {
         terminal::print(render::json(&json!({"action": action, "error": trouble.text()})).as_bytes())?;
     }
-    terminal::print(render::control(&result?, is_json).as_bytes()).map(|()| 0)
+    ready::report(link, &result?, &asked, is_json)
 }
 
 fn list(link: &mut Link, target: &Target, given: &Given, is_json: bool) -> Result<u8, Trouble> {

@@ -2,7 +2,7 @@
 //! one, or of several processes, line by line.
 
 use super::link::{Link, Reading};
-use super::{COMING, RECONNECT, Trouble, WAIT, render, run, target_arguments, terminal};
+use super::{COMING, RECONNECT, Trouble, WAIT, asked, render, run, target_arguments, terminal};
 use crate::cli::{Given, Target};
 use crate::log::record::PREFIX;
 use crate::output::cursor::Cursor;
@@ -20,7 +20,7 @@ const PATIENCE: Duration = Duration::from_secs(10);
 
 pub fn output(mut link: Link, target: &Target, given: &Given, is_json: bool) -> Result<u8, Trouble> {
     let mut arguments = target_arguments(target, given)?;
-    arguments.extend(given.asked.iter().map(|(name, value)| (name.to_string(), json!(value))));
+    arguments.extend(asked(given));
     if given.follow {
         return follow(link, arguments, is_json);
     }
@@ -36,7 +36,7 @@ pub fn output(mut link: Link, target: &Target, given: &Given, is_json: bool) -> 
 
 /// Reads output. If that waits, and the server goes meanwhile, the next one is asked for the rest of the time, from the
 /// same place: what was written in between is not missed.
-fn through_restarts<T>(
+pub fn through_restarts<T>(
     link: &mut Link,
     mut arguments: Map<String, Value>,
     read: impl Fn(&mut Link, &Map<String, Value>) -> Result<T, Trouble>,
@@ -79,7 +79,7 @@ fn patiently<T>(
 }
 
 /// The exit code of a wait: only what was waited for is success.
-fn verdict(waited: &str) -> Result<u8, Trouble> {
+pub fn verdict(waited: &str) -> Result<u8, Trouble> {
     match waited {
         "timeout" => Err(Trouble::Refused("time is up, and what was waited for has not come".into())),
         "ended" => Err(Trouble::Refused("the process ended before what was waited for came".into())),

@@ -31,6 +31,7 @@ pub fn control(answer: &Value, is_json: bool) -> String {
                 "signal",
                 "run",
                 "cursor",
+                "waited",
                 "log_stdout",
                 "log_stderr",
                 "log_combined",
