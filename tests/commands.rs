@@ -37,7 +37,8 @@ fn start_returns_at_once_and_tells_pid_label_and_logs() {
 #[test]
 fn start_and_restart_can_wait_until_it_is_ready_and_say_why_it_is_not() {
     let sandbox = Sandbox::new();
-    let script = "echo up; [ -e broken ] && { echo 'no database' >&2; exit 3; }; read x; echo \"ready: $x\"; read never";
+    let script =
+        "echo up; [ -e broken ] && { echo 'no database' >&2; exit 3; }; read x; echo \"ready: $x\"; read never";
     let mut starting = sandbox.spawn(&["start", "--label", "web", "--wait-for", "ready: go", "sh", "-c", script]);
     wait_until("its first line", || sandbox.runs().len() == 1 && sandbox.status(0)["lines"][0] == 1);
     assert!(starting.try_wait().unwrap().is_none(), "it waits");

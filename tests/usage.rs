@@ -22,7 +22,7 @@ fn wrong_usage_is_exit_code_2_and_one_line() {
         (&["start", "--environment", "[]", "true"], "JSON object whose values are strings"),
         (&["start", "--environment", "{\"A\": 1}", "true"], "JSON object whose values are strings"),
         (&["output", "x", "--lines", "-5"], "whole number from 1"),
-        (&["output", "x", "--timeout", "46"], "from 0 to 45"),
+        (&["output", "x", "--timeout", "3601"], "from 0 to 3600"),
         (&["output", "x", "--follow", "--before-time", "5m"], "--follow goes on with what comes"),
         (&["output", "x", "--follow", "--grep", "("], "cannot read the regular expression"),
         (&["output", "x", "--follow", "--wait-for", "quiet"], "not with 'quiet'"),

@@ -116,3 +116,13 @@ fn nobody_waits_longer_than_clients_do() {
     let early = stream.read(&mut [0]).map_err(|error| error.kind());
     assert!(matches!(early, Err(ErrorKind::WouldBlock | ErrorKind::TimedOut)), "45 is allowed: {early:?}");
 }
+
+#[test]
+fn a_command_waits_longer_than_any_single_call_may() {
+    let sandbox = Sandbox::new();
+    let _server = sandbox.serve();
+    sandbox.run(&["start", "--label", "slow", "sh", "-c", "echo up; sleep 46; echo ready; read never"]).ok();
+    let begun = Instant::now();
+    let ended = sandbox.run(&["output", "slow", "--wait-for", "^ready", "--timeout", "300"]).ok();
+    assert!(ended.out().ends_with("Z ready\n") && begun.elapsed() > Duration::from_secs(45), "{ended:?}");
+}

@@ -318,9 +318,9 @@ pub static FLAGS: [Flag; 34] = [
         short: None,
         value: Some("SECONDS"),
         of: WAITING,
-        help: "wait at most so long (15, at most 45)",
+        help: "wait at most so long (15)",
         choices: &[],
-        set: |given, value| ask(given, "timeout", value.number(0, 45)?),
+        set: |given, value| ask(given, "timeout", value.number(0, 3600)?),
     },
     Flag {
         long: "grep",

@@ -7,6 +7,7 @@ use crate::cli::{Given, Target};
 use crate::log::record::PREFIX;
 use crate::output::cursor::Cursor;
 use crate::output::pattern::{Around, Pattern};
+use crate::output::wait::LONGEST;
 use serde_json::{Map, Value, json};
 use std::time::{Duration, Instant};
 
@@ -25,40 +26,65 @@ pub fn output(mut link: Link, target: &Target, given: &Given, is_json: bool) -> 
         return follow(link, arguments, is_json);
     }
     if is_json {
-        let answer = through_restarts(&mut link, arguments, |link, arguments| link.call_tool("output", arguments))?;
-        return terminal::print(render::json(&answer).as_bytes()).map(|()| 0);
+        let answer = wait(&mut link, arguments, |link, arguments| link.call_tool("output", arguments))?;
+        terminal::print(render::json(&answer).as_bytes())?;
+        return verdict(answer.waited());
     }
-    let read = through_restarts(&mut link, arguments, Link::read_output)?;
+    let read = wait(&mut link, arguments, Link::read_output)?;
     read.note(&link);
     terminal::print(&read.bytes)?;
     verdict(&read.waited)
 }
 
-/// Reads output. If that waits, and the server goes meanwhile, the next one is asked for the rest of the time, from the
-/// same place: what was written in between is not missed.
-pub fn through_restarts<T>(
+/// What was read, and why waiting for it ended.
+pub trait Waited {
+    fn waited(&self) -> &str;
+}
+
+impl Waited for Reading {
+    fn waited(&self) -> &str {
+        &self.waited
+    }
+}
+
+impl Waited for Value {
+    fn waited(&self) -> &str {
+        self["waited"].as_str().unwrap_or_default()
+    }
+}
+
+/// Reads output. A wait may be longer than what a server does in one go, and if the server goes meanwhile, the next one
+/// is asked for the rest of the time; always from the same place, so that what was written in between is not missed.
+pub fn wait<T: Waited>(
     link: &mut Link,
     mut arguments: Map<String, Value>,
     read: impl Fn(&mut Link, &Map<String, Value>) -> Result<T, Trouble>,
 ) -> Result<T, Trouble> {
+    let timeout = arguments.remove("timeout");
     if !arguments.contains_key("wait_for") {
         return read(link, &arguments);
     }
-    let seconds = arguments.get("timeout").and_then(|text| text.as_str()?.parse().ok()).unwrap_or(WAIT);
+    let seconds = timeout.and_then(|text| text.as_str()?.parse().ok()).unwrap_or(WAIT);
     let end = Instant::now() + Duration::from_secs(seconds);
-    let is_begun = !arguments.contains_key("after");
-    if is_begun {
+    let mut was_there = !arguments.contains_key("after");
+    if was_there {
         let target = ["pid", "command_or_label", "working_directory", "run", "stream"];
         let mut newest = only(&arguments, &target);
         newest.insert("lines".into(), json!("1"));
         let newest = patiently(link, end, false, |link| link.read_output(&newest))?;
         arguments.insert("after".into(), json!(newest.cursor));
     }
-    patiently(link, end, is_begun, |link| {
-        let left = end.saturating_duration_since(Instant::now());
-        arguments.insert("timeout".into(), json!(left.as_millis().div_ceil(1000).to_string()));
-        read(link, &arguments)
-    })
+    loop {
+        let answer = patiently(link, end, was_there, |link| {
+            let left = end.saturating_duration_since(Instant::now()).min(LONGEST);
+            arguments.insert("timeout".into(), json!(left.as_millis().div_ceil(1000).to_string()));
+            read(link, &arguments)
+        })?;
+        if answer.waited() != "timeout" || Instant::now() >= end {
+            return Ok(answer);
+        }
+        was_there = true;
+    }
 }
 
 /// Asks again when a server that was there has gone, until `COMING` after `end`.

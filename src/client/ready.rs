@@ -31,7 +31,7 @@ pub fn report(link: &mut Link, answer: &Value, asked: &Map<String, Value>, is_js
     let mut arguments = asked.clone();
     let start = format!("{}.combined.0", answer["run"].as_str().unwrap_or_default());
     arguments.extend([("after".into(), json!(start)), ("lines".into(), json!(LAST))]);
-    let read = output::through_restarts(link, arguments, Link::read_output)?;
+    let read = output::wait(link, arguments, Link::read_output)?;
     if is_json {
         let mut answer = answer.clone();
         answer["waited"] = json!(read.waited);
