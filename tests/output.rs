@@ -174,7 +174,13 @@ fn waiting_ends_with_the_line_the_process_or_the_time_and_says_which() {
         .run(&["start", "--label", "p", "sh", "-c", "echo old ready; while read line; do echo \"$line\"; done; exit 3"])
         .ok();
     wait_until("it is up", || !lines_of(&sandbox, &[]).is_empty());
-    let waited = |wait_for: &str, timeout: &str| json_of(&sandbox, &["--wait-for", wait_for, "--timeout", timeout]);
+    let waited = |wait_for: &str, timeout: &str| {
+        let words = ["--format", "json", "output", "p", "--wait-for", wait_for, "--timeout", timeout];
+        let ended = sandbox.run(&words);
+        let is_done = ["matched", "quiet"].iter().any(|waited| ended.json()["waited"] == *waited);
+        assert_eq!(ended.code, i32::from(!is_done), "{ended:?}");
+        ended.json()
+    };
     let begun = Instant::now();
     assert_eq!(waited("ready", "1")["waited"], "timeout", "what was there before does not count");
     assert!(begun.elapsed() >= Duration::from_secs(1));
