@@ -20,13 +20,16 @@ pub struct Process {
     /// State letter of ps(1): `Z` is a zombie, `T` is stopped.
     pub state: u8,
     /// Name of the executable, shortened by the system.
+    /// How many threads it has, a first one that has ended included.
+    pub threads: u32,
     pub name: String,
 }
 
 impl Process {
-    /// Zombies are dead: they wait for their parent to ask, and have no children.
+    /// Zombies are dead: they wait for their parent to ask, and have no children. Who has only ended its first thread
+    /// (pthread_exit(3) in `main`) looks like one, and lives on in the others.
     pub fn is_dead(&self) -> bool {
-        matches!(self.state, b'Z' | b'X')
+        matches!(self.state, b'Z' | b'X') && self.threads < 2
     }
 
     /// Whether `pid` still means the process that this was.
@@ -123,8 +126,9 @@ mod platform {
         let state = *fields.next()?.as_bytes().first()?;
         let parent = fields.next()?.parse().ok()?;
         let group = fields.next()?.parse().ok()?;
-        let start = fields.nth(16)?.parse().ok()?;
-        Some(Process { pid: pid.parse().ok()?, parent, group, start, state, name: name.into() })
+        let threads = fields.nth(14)?.parse().ok()?;
+        let start = fields.nth(1)?.parse().ok()?;
+        Some(Process { pid: pid.parse().ok()?, parent, group, start, state, threads, name: name.into() })
     }
 
     fn stat_line(pid: &str) -> Option<String> {
@@ -237,6 +241,7 @@ mod platform {
     const COLUMNS: &str = "pid=,ppid=,pgid=,state=,lstart=,comm=";
 
     pub fn look_up(pid: i32) -> Option<Process> {
+            threads: 1,
         ps(&["-p", &pid.to_string(), "-o", COLUMNS]).lines().find_map(parse)
     }
 
@@ -304,13 +309,13 @@ mod tests {
     use super::*;
 
     fn process(pid: i32, parent: i32, name: &str) -> Process {
-        Process { pid, parent, group: pid, start: 1, state: b'S', name: name.into() }
+        Process { pid, parent, group: pid, start: 1, state: b'S', threads: 1, name: name.into() }
     }
 
     #[cfg(target_os = "linux")]
     #[test]
     fn a_name_may_hold_brackets_and_blanks() {
-        let line = "42 (a) b (c) S 7 40 40 0 -1 4194560 1 0 0 0 0 0 0 0 20 0 1 0 98765 1 2";
+        let line = "42 (a) b (c) Z 7 40 40 0 -1 4194560 1 0 0 0 0 0 0 0 20 0 3 0 98765 1 2";
         let parsed = platform::parse_stat(line).unwrap();
         assert_eq!((parsed.pid, parsed.parent, parsed.group, parsed.start), (42, 7, 40, 98765));
         assert_eq!(parsed.name, "a) b (c");
@@ -322,6 +327,7 @@ mod tests {
     fn below_walks_the_whole_tree_and_leaves_out_what_is_skipped() {
         let mut zombie = process(5, 3, "zombie");
         zombie.state = b'Z';
+        assert!(parsed.threads == 3 && !parsed.is_dead() && Process { threads: 1, ..parsed.clone() }.is_dead());
         let all = vec![
             process(2, 1, "root"),
             process(3, 2, "child"),
