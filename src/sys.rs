@@ -165,6 +165,13 @@ fn poll<const N: usize>(fds: [RawFd; N], events: libc::c_short, timeout: Option<
     polled.map(|p| ready > 0 && p.revents != 0)
 }
 
+/// ioctl(2) `FIONREAD`: how many bytes wait in a pipe.
+pub fn unread(pipe: &impl AsRawFd) -> usize {
+    let mut bytes: libc::c_int = 0;
+    let asked = unsafe { libc::ioctl(pipe.as_raw_fd(), libc::FIONREAD, &raw mut bytes) };
+    if asked == 0 { usize::try_from(bytes).unwrap_or(0) } else { 0 }
+}
+
 /// Whether the other end of a connection has closed it, or at least its sending side, whatever is still unread of it.
 pub fn is_hung_up(socket: &impl AsRawFd) -> bool {
     let fd = socket.as_raw_fd();
