@@ -210,6 +210,11 @@ impl RunDir {
     pub fn read_meta(&self) -> Result<Meta, Unreadable> {
         read_json(&self.meta())
     }
+        self.has_shim().unwrap_or(true)
+    }
+
+    /// The same; an error says that the system had no room for looking.
+    pub fn has_shim(&self) -> io::Result<bool> {
 
     /// The status, as of now. One that is being overwritten in place may be read half; then it is read again.
     pub fn read_status(&self) -> Result<Status, Unreadable> {

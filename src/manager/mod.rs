@@ -422,7 +422,8 @@ fn not_gone(run: &Run, survivors: &[i32]) -> Fault {
     ))
 }
 
-/// Writes one message to a shim. One whose process has just ended is no error: waiting then shows its end.
+/// Writes one message to a shim. One whose process has just ended is no error: waiting then shows its end. One that does
+/// not listen and lives is just being born, or is dying.
 fn tell(dir: &RunDir, message: &str, end: Instant) -> Result<(), Fault> {
     loop {
         let sent = sys::open_fifo_writer(&dir.ctl()).and_then(|mut fifo| fifo.write_all(message.as_bytes()));
@@ -435,6 +436,9 @@ fn tell(dir: &RunDir, message: &str, end: Instant) -> Result<(), Fault> {
             }
             Err(error) => {
                 return Err(Fault::failed(format!("cannot reach the shim of {}: {error}", dir.path().display())));
+            }
+            Err(error) if error.raw_os_error() == Some(sys::ENXIO) && dir.shim_lives() && Instant::now() < end => {
+                std::thread::sleep(Duration::from_millis(5));
             }
         }
     }

@@ -7,6 +7,7 @@ pub mod owner;
 
 use std::cell::LazyCell;
 use std::collections::{BTreeMap, BTreeSet};
+use std::io;
 
 /// One process, as of the moment it was looked at.
 #[derive(Clone, Debug, PartialEq)]
@@ -17,11 +18,11 @@ pub struct Process {
     /// When it started, in whatever unit the system counts. Together with `pid` it is an identity: a recycled number
     /// has another start time.
     pub start: u64,
-    /// State letter of ps(1): `Z` is a zombie, `T` is stopped.
+    /// State letter of ps(1): `Z` is a zombie, `T` is stopped. That of its first thread.
     pub state: u8,
-    /// Name of the executable, shortened by the system.
     /// How many threads it has, a first one that has ended included.
     pub threads: u32,
+    /// Name of the executable, shortened by the system.
     pub name: String,
 }
 
@@ -40,7 +41,7 @@ impl Process {
 
 /// All living descendants of `root`, without those that `skip` names and all that is below these.
 pub fn below(root: i32, skip: impl Fn(&Process) -> bool) -> Vec<Process> {
-    select_below(everybody(), vec![root], skip)
+    select_below(everybody().unwrap_or_default(), vec![root], skip)
 }
 
 /// Everybody below `roots`, who are not below each other.
@@ -81,7 +82,7 @@ pub fn usage(roots: &[i32], skip: impl Fn(&Process) -> bool) -> Vec<Option<Usage
     if !cfg!(target_os = "linux") || roots.is_empty() {
         return vec![None; roots.len()];
     }
-    let all = everybody();
+    let all = everybody().unwrap_or_default();
     // Only if there is a socket at all: the system's table of them may be long.
     let listeners = LazyCell::new(platform::listeners);
     let of = |root: &i32| {
@@ -102,13 +103,15 @@ pub fn usage(roots: &[i32], skip: impl Fn(&Process) -> bool) -> Vec<Option<Usage
 
 /// Everybody alive whose environment holds `mark` (`NAME=value`), as inherited at their start, and all below these;
 /// without those that `skip` names and all below them. Who cleaned its environment is found only below somebody who did
-/// not, another user's process only by root.
-pub fn marked(mark: &str, skip: impl Fn(&Process) -> bool) -> Vec<Process> {
-    let all = everybody();
-    let is_marked = |process: &Process| !process.is_dead() && environment_holds(process.pid, mark) && !skip(process);
-    let (mut found, others): (Vec<Process>, Vec<Process>) = all.into_iter().partition(is_marked);
+/// not, another user's process only by root. An error says that the system had no room for looking, which is no news.
+pub fn marked(mark: &str, skip: impl Fn(&Process) -> bool) -> io::Result<Vec<Process>> {
+    let (mut found, mut others) = (Vec::new(), Vec::new());
+    for process in everybody()? {
+        let is_marked = !process.is_dead() && environment_holds(process.pid, mark)? && !skip(&process);
+        if is_marked { found.push(process) } else { others.push(process) }
+    }
     found.extend(select_below(others, found.iter().map(|process| process.pid).collect(), skip));
-    found
+    Ok(found)
 }
 
 #[cfg(target_os = "linux")]
@@ -116,7 +119,7 @@ mod platform {
     use super::Process;
     use crate::sys;
     use std::collections::BTreeMap;
-    use std::io::{BufRead, BufReader, Read};
+    use std::io::{self, BufRead, BufReader, Read};
 
     /// One line of /proc/PID/stat. The name stands in brackets and may itself hold brackets and blanks.
     pub fn parse_stat(line: &str) -> Option<Process> {
@@ -131,19 +134,23 @@ mod platform {
         Some(Process { pid: pid.parse().ok()?, parent, group, start, state, threads, name: name.into() })
     }
 
-    fn stat_line(pid: &str) -> Option<String> {
+    fn stat_line(pid: &str) -> io::Result<String> {
         let mut line = [0; 1024];
-        let n = std::fs::File::open(format!("/proc/{pid}/stat")).ok()?.read(&mut line).ok()?;
-        Some(String::from_utf8_lossy(&line[..n]).into_owned())
+        let n = std::fs::File::open(format!("/proc/{pid}/stat"))?.read(&mut line)?;
+        Ok(String::from_utf8_lossy(&line[..n]).into_owned())
     }
 
-    fn read_stat(pid: &str) -> Option<Process> {
-        parse_stat(&stat_line(pid)?)
+    /// What was read of somebody who may have ended: an error only if there was no room for looking.
+    fn unless_gone<T>(read: io::Result<T>) -> io::Result<Option<T>> {
+        match read {
+            Err(error) if sys::is_exhaustion(&error) => Err(error),
+            read => Ok(read.ok()),
+        }
     }
 
     /// Processor time in milliseconds, that of reaped children included, and resident memory in bytes.
     pub fn cpu_and_memory(pid: i32) -> Option<(u64, u64)> {
-        let line = stat_line(&pid.to_string())?;
+        let line = stat_line(&pid.to_string()).ok()?;
         let fields: Vec<&str> = line.rsplit_once(") ")?.1.split(' ').collect();
         let number = |i: usize| fields.get(i).and_then(|field| field.parse::<u64>().ok());
         let ticks: u64 = (11..15).filter_map(number).sum();
@@ -177,23 +184,22 @@ mod platform {
     }
 
     pub fn look_up(pid: i32) -> Option<Process> {
-        read_stat(&pid.to_string())
+        parse_stat(&stat_line(&pid.to_string()).ok()?)
     }
 
-    pub fn everybody() -> Vec<Process> {
-        let entries = std::fs::read_dir("/proc").into_iter().flatten().flatten();
-        entries
-            .filter_map(|entry| {
-                let name = entry.file_name();
-                let pid = name.to_str().filter(|s| s.starts_with(|c: char| c.is_ascii_digit()))?;
-                read_stat(pid)
-            })
-            .collect()
+    pub fn everybody() -> io::Result<Vec<Process>> {
+        let mut found = Vec::new();
+        for entry in unless_gone(std::fs::read_dir("/proc"))?.into_iter().flatten().flatten() {
+            let name = entry.file_name();
+            let Some(pid) = name.to_str().filter(|s| s.starts_with(|c: char| c.is_ascii_digit())) else { continue };
+            found.extend(unless_gone(stat_line(pid))?.and_then(|line| parse_stat(&line)));
+        }
+        Ok(found)
     }
 
-    pub fn environment_holds(pid: i32, mark: &str) -> bool {
-        let environment = std::fs::read(format!("/proc/{pid}/environ"));
-        environment.is_ok_and(|bytes| bytes.split(|&b| b == 0).any(|entry| entry == mark.as_bytes()))
+    pub fn environment_holds(pid: i32, mark: &str) -> io::Result<bool> {
+        let environment = unless_gone(std::fs::read(format!("/proc/{pid}/environ")))?.unwrap_or_default();
+        Ok(environment.split(|&b| b == 0).any(|entry| entry == mark.as_bytes()))
     }
 
     pub fn arguments(pid: i32) -> Vec<String> {
@@ -206,7 +212,7 @@ mod platform {
     pub fn listener(port: u16) -> Option<(i32, String)> {
         let own = listeners();
         let listens = |socket: &u64| own.get(socket) == Some(&port);
-        let process = everybody().into_iter().find(|process| sockets(process.pid).iter().any(listens))?;
+        let process = everybody().ok()?.into_iter().find(|process| sockets(process.pid).iter().any(listens))?;
         Some((process.pid, process.name))
     }
 }
@@ -214,6 +220,7 @@ mod platform {
 #[cfg(not(target_os = "linux"))]
 mod platform {
     use super::Process;
+    use std::io;
     use std::process::{Command, Stdio};
 
     fn ps(arguments: &[&str]) -> String {
@@ -234,6 +241,7 @@ mod platform {
             group: number(2)?,
             start: hash,
             state: *words.get(3)?.as_bytes().first()?,
+            threads: 1,
             name: words.get(9)?.rsplit('/').next()?.into(),
         })
     }
@@ -241,16 +249,16 @@ mod platform {
     const COLUMNS: &str = "pid=,ppid=,pgid=,state=,lstart=,comm=";
 
     pub fn look_up(pid: i32) -> Option<Process> {
-            threads: 1,
         ps(&["-p", &pid.to_string(), "-o", COLUMNS]).lines().find_map(parse)
     }
 
-    pub fn everybody() -> Vec<Process> {
-        ps(&["-A", "-o", COLUMNS]).lines().filter_map(parse).collect()
+    pub fn everybody() -> io::Result<Vec<Process>> {
+        Ok(ps(&["-A", "-o", COLUMNS]).lines().filter_map(parse).collect())
     }
 
-    pub fn environment_holds(pid: i32, mark: &str) -> bool {
-        ps(&["-E", "-ww", "-p", &pid.to_string(), "-o", "command="]).split_ascii_whitespace().any(|word| word == mark)
+    pub fn environment_holds(pid: i32, mark: &str) -> io::Result<bool> {
+        let shown = ps(&["-E", "-ww", "-p", &pid.to_string(), "-o", "command="]);
+        Ok(shown.split_ascii_whitespace().any(|word| word == mark))
     }
 
     pub fn arguments(pid: i32) -> Vec<String> {
@@ -280,11 +288,12 @@ pub fn look_up(pid: i32) -> Option<Process> {
     platform::look_up(pid)
 }
 
-fn everybody() -> Vec<Process> {
+/// An error only if the system had no room for looking.
+fn everybody() -> io::Result<Vec<Process>> {
     platform::everybody()
 }
 
-fn environment_holds(pid: i32, mark: &str) -> bool {
+fn environment_holds(pid: i32, mark: &str) -> io::Result<bool> {
     platform::environment_holds(pid, mark)
 }
 
@@ -318,6 +327,7 @@ mod tests {
         let line = "42 (a) b (c) Z 7 40 40 0 -1 4194560 1 0 0 0 0 0 0 0 20 0 3 0 98765 1 2";
         let parsed = platform::parse_stat(line).unwrap();
         assert_eq!((parsed.pid, parsed.parent, parsed.group, parsed.start), (42, 7, 40, 98765));
+        assert!(parsed.threads == 3 && !parsed.is_dead() && Process { threads: 1, ..parsed.clone() }.is_dead());
         assert_eq!(parsed.name, "a) b (c");
         assert!(platform::parse_stat("42 (short) S").is_none());
         assert!(platform::parse_stat("").is_none());
@@ -327,7 +337,6 @@ mod tests {
     fn below_walks_the_whole_tree_and_leaves_out_what_is_skipped() {
         let mut zombie = process(5, 3, "zombie");
         zombie.state = b'Z';
-        assert!(parsed.threads == 3 && !parsed.is_dead() && Process { threads: 1, ..parsed.clone() }.is_dead());
         let all = vec![
             process(2, 1, "root"),
             process(3, 2, "child"),

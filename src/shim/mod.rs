@@ -280,7 +280,7 @@ impl Shim {
                     break;
                 }
                 Reaped::NoChildren => {
-                    self.alone = Tree::IS_EXACT || self.tree.surely_alive().is_empty();
+                    self.alone = Tree::IS_EXACT || self.tree.is_empty();
                     break;
                 }
             }
@@ -388,7 +388,7 @@ impl Shim {
                     self.status.leader_ended = Some(now_ms());
                 }
             }
-            if self.tree.surely_alive().is_empty() {
+            if self.tree.is_empty() {
                 return;
             }
             std::thread::sleep(Duration::from_millis(5));

@@ -8,6 +8,7 @@ use crate::procs::{self, Process};
 use crate::rundir::StopReport;
 use crate::sys;
 use std::cell::Cell;
+use std::io;
 use std::time::{Duration, Instant};
 
 /// Between two rounds of KILL: long enough for the killed to be gone, short enough against those who fork.
@@ -46,24 +47,36 @@ impl Tree {
         Tree { leader: 0, own_name: own_name(), mark, is_ours: false }
     }
 
+    /// Those who can be seen now.
     pub fn alive(&self) -> Vec<Process> {
+        self.look().unwrap_or_default()
+    }
+
+    /// The same; an error says that the system had no room for looking.
+    pub fn look(&self) -> io::Result<Vec<Process>> {
         let is_foreign = |process: &Process| self.is_foreign(process);
         let mut all = match self.is_ours {
             true => procs::below(std::process::id() as i32, is_foreign),
             false => Vec::new(),
         };
         if !(self.is_ours && Self::IS_EXACT) {
-            all.extend(procs::marked(&self.mark, is_foreign));
+            all.extend(procs::marked(&self.mark, is_foreign)?);
             all.sort_by_key(|process| process.pid);
             all.dedup_by_key(|process| process.pid);
         }
-        all
+        Ok(all)
     }
 
     /// The same, where it matters that there is nobody. A look at the processes of a machine is no snapshot: who forks and
     /// ends meanwhile may be in none of it. So nobody must be seen several times.
-    pub fn surely_alive(&self) -> Vec<Process> {
-        (0..LOOKS).map(|_| self.alive()).find(|alive| !alive.is_empty()).unwrap_or_default()
+    pub fn surely_alive(&self) -> io::Result<Vec<Process>> {
+        let is_news = |look: &io::Result<Vec<Process>>| look.as_ref().map_or(true, |alive| !alive.is_empty());
+        (0..LOOKS).map(|_| self.look()).find(is_news).unwrap_or_else(|| Ok(Vec::new()))
+    }
+
+    /// Whether nobody was seen in all these looks.
+    pub fn is_empty(&self) -> bool {
+        self.surely_alive().is_ok_and(|alive| alive.is_empty())
     }
 
     /// Whether there are children, but only other servers and shims of ours, and what is below them: these are to be seen
@@ -212,6 +225,6 @@ fn terminate(tree: &Tree, leader_lives: bool) -> usize {
     alive.len()
 }
 
-fn signal(process: &Process, number: i32) -> std::io::Result<()> {
+fn signal(process: &Process, number: i32) -> io::Result<()> {
     sys::kill_exactly(process.pid, number, || process.is_same_as_now())
 }
