@@ -323,3 +323,27 @@ fn a_stop_that_comes_while_a_shim_is_being_born_is_heard() {
     drop((lock, _bell));
     finish(stop, DEADLINE).ok();
 }
+
+#[test]
+fn a_shim_killed_while_it_stops_its_run_does_not_end_the_stop() {
+    let sandbox = Sandbox::new();
+    // Ends when it is asked a second time: by whoever sees that the shim cannot go on.
+    let script = "exec 2> /dev/null; trap 'mkdir asked || exit 0' TERM; touch up; while :; do sleep 0.02; done";
+    let (up, asked) = (sandbox.work().join("up"), sandbox.work().join("asked"));
+    for stop in [&["stop", "web"][..], &["restart", "web"], &["shutdown"]] {
+        if !stop.contains(&"shutdown") {
+            sandbox.run(&["start", "--label", "web", "sh", "-c", script]).ok();
+        }
+        wait_until("it is up", || up.exists());
+        std::fs::remove_file(&up).unwrap();
+        let run = sandbox.runs().len() - 1;
+        let pid = |name: &str| sandbox.status(run)[name].as_i64().unwrap() as i32;
+        let (leader, shim) = (pid("pid"), pid("shim"));
+        let stop = sandbox.spawn(stop);
+        wait_until("it was asked", || asked.exists());
+        signal(shim, libc::SIGKILL);
+        finish(stop, DEADLINE).ok();
+        assert!(!is_alive(leader));
+        std::fs::remove_dir(&asked).unwrap();
+    }
+}

@@ -216,7 +216,8 @@ impl Manager {
             let generation = run.generation();
             let status = run.status();
             if run.is_over() {
-                return Ok(Stopped { status, was_over: false });
+                // Its shim may have been killed meanwhile, before it was done.
+                return self.stop_orphans(run, grace).map(|stopped| Stopped { was_over: false, ..stopped });
             }
             let survivors = status.stop.as_ref().filter(|stop| stop.requests > requests && !stop.survivors.is_empty());
             if let Some(stop) = survivors {
