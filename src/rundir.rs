@@ -17,6 +17,7 @@ use crate::words::Word;
 use serde::{Deserialize, Serialize};
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{self, Read, Write};
+use std::os::fd::AsRawFd;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
@@ -193,12 +194,31 @@ impl RunDir {
         format!("{MARK}={}", self.0.display())
     }
 
-    /// Whether the shim of this run is alive.
+    /// This very directory, wherever it is moved to, as long as the descriptor is open: should it be removed, and another
+    /// run get its name, that one's files are not written to. Without such paths (macOS) it is the name all the same.
+    pub fn pinned(&self) -> io::Result<(RunDir, File)> {
+        let open = File::open(self.path())?;
+        let pinned = RunDir(format!("/proc/self/fd/{}", open.as_raw_fd()).into());
+        let dir = if pinned.exists() { pinned } else { self.clone() };
+        Ok((dir, open))
+    }
+
+    /// Whether it is there, and has not been removed.
+    pub fn exists(&self) -> bool {
+        self.lock().exists()
+    }
+
+    /// Whether the shim of this run is alive. Nobody is to be thought dead because we have no descriptor left to look.
     pub fn shim_lives(&self) -> bool {
+        self.has_shim().unwrap_or(true)
+    }
+
+    /// The same; an error says that the system had no room for looking.
+    pub fn has_shim(&self) -> io::Result<bool> {
         match File::open(self.lock()) {
-            Ok(file) => matches!(file.try_lock_shared(), Err(TryLockError::WouldBlock)),
-            // Nobody is to be thought dead because we have no descriptor left to look.
-            Err(error) => sys::is_exhaustion(&error),
+            Ok(file) => Ok(matches!(file.try_lock_shared(), Err(TryLockError::WouldBlock))),
+            Err(error) if sys::is_exhaustion(&error) => Err(error),
+            Err(_) => Ok(false),
         }
     }
 

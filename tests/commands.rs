@@ -291,3 +291,15 @@ fn who_saw_a_program_end_may_start_the_next_one_at_once() {
         assert_eq!(shown, round.to_string());
     }
 }
+
+#[test]
+fn what_could_not_be_started_is_kept_no_longer_than_the_rest() {
+    let sandbox = Sandbox::new();
+    let _server = sandbox.serve();
+    for i in 0..53 {
+        let (refused, is_error) = sandbox
+            .tool("ctrl", json!({"action": "start", "command_or_label": "/nonexistent", "label": format!("n{i}"), "working_directory": "/"}));
+        assert!(is_error, "{refused}");
+    }
+    assert_eq!(sandbox.runs().len(), 50);
+}

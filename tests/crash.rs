@@ -241,3 +241,109 @@ fn restart_and_shutdown_stop_what_a_killed_shim_left_behind() {
     assert_eq!(sandbox.leftovers(), Vec::<i32>::new());
     assert!(!sandbox.work().join("taken").exists(), "it was asked, not only killed");
 }
+
+/// Starts a process that goes on without its shim, and kills that: its pid.
+fn lose(sandbox: &Sandbox, label: &str) -> i32 {
+    sandbox.run(&["start", "--label", label, "sh", "-c", "exec sleep 5000"]).ok();
+    let run = sandbox.runs().len() - 1;
+    signal(sandbox.status(run)["shim"].as_i64().unwrap() as i32, libc::SIGKILL);
+    wait_until("lost", || sandbox.run(&["list", "--command-or-label", label]).ok().out().contains("lost"));
+    sandbox.status(run)["pid"].as_i64().unwrap() as i32
+}
+
+#[test]
+fn a_shim_killed_before_it_could_say_that_its_command_runs_hides_no_process() {
+    let sandbox = Sandbox::new();
+    let server = sandbox.serve();
+    let pid = lose(&sandbox, "web");
+    drop(server);
+    // As the shim leaves it before it starts the command: that is the last word if it is killed right behind that.
+    let unborn = json!({"version": 1, "state": "failed", "pid": 0, "shim": 1, "started": 1, "bytes": [0, 0, 0],
+        "lines": [0, 0, 0], "error": {"errno": 0, "text": "the shim ended before it could start the command"}});
+    std::fs::write(sandbox.runs()[0].join("status.json"), unborn.to_string()).unwrap();
+    let _server = sandbox.serve();
+    let listed = sandbox.run(&["--format", "json", "list"]).ok().json()["processes"][0].clone();
+    assert_eq!(listed["status"], "lost");
+    assert!(listed["error"].as_str().unwrap().contains(&format!("PID {pid} of it live on")), "{listed}");
+    sandbox.run(&["stop", "web"]).ok();
+    assert!(!is_alive(pid));
+}
+
+#[test]
+fn a_lost_run_is_kept_as_long_as_something_of_it_is_alive() {
+    let sandbox = Sandbox::new();
+    let server = sandbox.serve();
+    let pid = lose(&sandbox, "oldest");
+    for i in 0..52 {
+        sandbox.run(&["start", "--label", &format!("n{i}"), "true"]).ok();
+    }
+    wait_until("old runs to go", || sandbox.runs().len() == 51);
+    assert!(sandbox.runs()[0].ends_with("000001.sh_-c__exec_sleep_5000"), "{:?}", sandbox.runs()[0]);
+    drop(server);
+    let _server = sandbox.serve();
+    wait_until("it is found", || sandbox.run(&["list"]).ok().out().contains(&format!("PID {pid} of it live on")));
+    sandbox.run(&["stop", "oldest"]).ok();
+    assert!(!is_alive(pid));
+    sandbox.run(&["start", "--label", "newest", "true"]).ok();
+    wait_until("it goes, too", || {
+        sandbox.runs().len() == 50 && !sandbox.runs()[0].ends_with("000001.sh_-c__exec_sleep_5000")
+    });
+}
+
+#[test]
+#[allow(unsafe_code)]
+fn a_stop_that_comes_while_a_shim_is_being_born_is_heard() {
+    use std::fs::{File, OpenOptions};
+    let sandbox = Sandbox::new();
+    let server = sandbox.serve();
+    sandbox.run(&["--label", "web", "true"]).ok();
+    wait_until("its end", || sandbox.status(0)["state"] == "exited");
+    drop(server);
+    // The same again, as its server left it when it was killed: the lock is the shim's, who does not listen yet.
+    let run = sandbox.runs().remove(0);
+    let ended = std::fs::read(run.join("status.json")).unwrap();
+    std::fs::remove_file(run.join("status.json")).unwrap();
+    let lock = File::open(run.join("lock")).unwrap();
+    lock.lock().unwrap();
+    // Somebody who listens to its bell would believe that it is gone.
+    let _bell = OpenOptions::new().read(true).write(true).open(run.join("events")).unwrap();
+    let _server = sandbox.serve();
+    let stop = sandbox.spawn(&["stop", "web"]);
+    wait_until("the request", || sandbox.connections() > 0);
+    for _ in 0..5 {
+        sandbox.run(&["list"]).ok(); // meanwhile it has been told, or gave up
+    }
+    let mut ctl = OpenOptions::new().read(true).write(true).open(run.join("ctl")).unwrap();
+    let mut heard = libc::pollfd { fd: std::os::fd::AsRawFd::as_raw_fd(&ctl), events: libc::POLLIN, revents: 0 };
+    assert_eq!(unsafe { libc::poll(&mut heard, 1, 10_000) }, 1, "nobody told it to stop");
+    let mut bytes = [0; 64];
+    let n = ctl.read(&mut bytes).unwrap();
+    assert_eq!(&bytes[..n], b"stop 8000\n");
+    std::fs::write(run.join("status.json"), ended).unwrap();
+    drop((lock, _bell));
+    finish(stop, DEADLINE).ok();
+}
+
+#[test]
+fn a_shim_killed_while_it_stops_its_run_does_not_end_the_stop() {
+    let sandbox = Sandbox::new();
+    // Ends when it is asked a second time: by whoever sees that the shim cannot go on.
+    let script = "exec 2> /dev/null; trap 'mkdir asked || exit 0' TERM; touch up; while :; do sleep 0.02; done";
+    let (up, asked) = (sandbox.work().join("up"), sandbox.work().join("asked"));
+    for stop in [&["stop", "web"][..], &["restart", "web"], &["shutdown"]] {
+        if !stop.contains(&"shutdown") {
+            sandbox.run(&["start", "--label", "web", "sh", "-c", script]).ok();
+        }
+        wait_until("it is up", || up.exists());
+        std::fs::remove_file(&up).unwrap();
+        let run = sandbox.runs().len() - 1;
+        let pid = |name: &str| sandbox.status(run)[name].as_i64().unwrap() as i32;
+        let (leader, shim) = (pid("pid"), pid("shim"));
+        let stop = sandbox.spawn(stop);
+        wait_until("it was asked", || asked.exists());
+        signal(shim, libc::SIGKILL);
+        finish(stop, DEADLINE).ok();
+        assert!(!is_alive(leader));
+        std::fs::remove_dir(&asked).unwrap();
+    }
+}

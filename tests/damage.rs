@@ -107,3 +107,52 @@ fn the_data_directory_may_vanish_under_a_server_without_ending_it() {
     sandbox.run(&["list"]).ok();
     sandbox.run(&["output", "gone"]).ok();
 }
+
+/// Counts into the log, with a name from its environment, until it is told to end.
+const WRITER: &str = "while [ ! -e end-$WHO ]; do echo $WHO; sleep 0.02; done; exit 42";
+
+fn start_writer(sandbox: &Sandbox, who: &str) -> i32 {
+    let mut start = sandbox.command(&["start", "--label", "web", "sh", "-c", WRITER]);
+    finish(spawn(start.env("WHO", who)), DEADLINE).ok();
+    wait_until("output", || fs::metadata(sandbox.runs()[0].join("stdout.log")).is_ok_and(|log| log.len() > 0));
+    sandbox.status(0)["pid"].as_i64().unwrap() as i32
+}
+
+#[test]
+fn what_ran_before_the_data_directory_was_removed_writes_nothing_into_the_new_one() {
+    let sandbox = Sandbox::new();
+    let server = sandbox.serve();
+    start_writer(&sandbox, "old");
+    let shim = sandbox.status(0)["shim"].as_i64().unwrap() as i32;
+    drop(server);
+    fs::remove_dir_all(sandbox.data()).unwrap();
+    let _server = sandbox.serve();
+    let new = start_writer(&sandbox, "new"); // the first run again, and so the same name
+    fs::write(sandbox.work().join("end-old"), "").unwrap();
+    wait_until("the end of the old one", || !is_alive(shim));
+    let status = sandbox.status(0);
+    assert_eq!((status["pid"].as_i64(), status["state"].as_str()), (Some(i64::from(new)), Some("running")));
+    fs::write(sandbox.work().join("end-new"), "").unwrap();
+    wait_until("the end of the new one", || sandbox.status(0)["exit_code"] == 42);
+    for log in ["stdout.log", "combined.log"] {
+        let text = String::from_utf8(stripped(&sandbox.runs()[0].join(log))).unwrap();
+        assert!(text.lines().count() > 0 && text.lines().all(|line| line == "new"), "{text}");
+    }
+}
+
+#[test]
+fn runs_go_on_in_a_data_directory_that_is_moved() {
+    let sandbox = Sandbox::new();
+    let server = sandbox.serve();
+    let pid = start_writer(&sandbox, "web");
+    drop(server);
+    let elsewhere = sandbox.root.join("elsewhere");
+    fs::rename(sandbox.data(), &elsewhere).unwrap();
+    let on = |words: &[&str]| sandbox.run(&[&["--data-dir", elsewhere.to_str().unwrap()], words].concat());
+    on(&["serve", "--background", "-q"]).ok();
+    assert!(on(&["list"]).ok().out().contains(&pid.to_string()));
+    fs::write(sandbox.work().join("end-web"), "").unwrap();
+    wait_until("its end", || on(&["list"]).ok().out().contains("exited, exit code 42"));
+    on(&["shutdown"]).ok();
+    fs::rename(&elsewhere, sandbox.data()).unwrap();
+}

@@ -315,3 +315,92 @@ fn without_room_for_processes_errors_are_clear_and_all_comes_back() {
     user.run(&["start", "--label", "p0", "sleep", "5000"]).ok();
     user.run(&["shutdown"]).ok();
 }
+
+#[test]
+fn a_pipe_of_many_small_packets_is_read_to_its_end() {
+    if Command::new("python3").arg("--version").output().is_err() {
+        return skip("python3 is not there to change a pipe").unwrap_or_default();
+    }
+    let sandbox = Sandbox::new();
+    // More packets than a pipe has room for at first, and its reader sleeps until the writer has ended.
+    let script = "import fcntl, os, signal
+F_SETPIPE_SZ = 1031
+fcntl.fcntl(1, F_SETPIPE_SZ, 1 << 20)
+fcntl.fcntl(1, fcntl.F_SETFL, os.O_DIRECT | os.O_WRONLY)
+os.kill(os.getppid(), signal.SIGSTOP)
+for i in range(200): os.write(1, b'line %d\\n' % i)";
+    sandbox.run(&["start", "--label", "web", "python3", "-c", script]).ok();
+    let (pid, shim) = (sandbox.status(0)["pid"].as_i64().unwrap(), sandbox.status(0)["shim"].as_i64().unwrap());
+    wait_until("its end", || !is_alive(pid as i32));
+    signal(shim as i32, libc::SIGCONT);
+    wait_until("the end of the run", || sandbox.status(0)["state"] == "exited");
+    let expected: String = (0..200).map(|i| format!("line {i}\n")).collect();
+    assert_eq!(String::from_utf8(stripped(&sandbox.runs()[0].join("stdout.log"))).unwrap(), expected);
+    assert_eq!((&sandbox.status(0)["exit_code"], &sandbox.status(0)["lost_bytes"]), (&json!(0), &json!(null)));
+}
+
+#[test]
+fn without_room_for_a_single_file_a_new_server_still_finds_and_stops_what_runs() {
+    let sandbox = Sandbox::new();
+    let Some(_disk) = SmallDisk::new(&sandbox, 4096) else { return };
+    let limit = ["-o", "remount,nr_inodes=40"];
+    assert!(Command::new("mount").args(limit).arg(sandbox.data()).status().unwrap().success());
+    let server = sandbox.serve();
+    sandbox.run(&["start", "--label", "web", "sh", "-c", COUNT]).ok();
+    let fill = |i: u32| fs::write(sandbox.data().join(format!("x{i}")), "").is_err();
+    assert!((0..100).any(fill), "there is room for ever");
+    drop(server);
+    let _server = sandbox.serve();
+    assert_eq!(list(&sandbox)[0]["status"], "running");
+    let refused = sandbox.run(&["start", "--label", "next", "true"]);
+    assert!(refused.code == 1 && refused.stderr.contains("No space left"), "{refused:?}");
+    sandbox.run(&["stop", "web"]).ok();
+    assert_eq!(list(&sandbox)[0]["status"], "terminated");
+}
+
+#[test]
+#[allow(unsafe_code)]
+fn what_a_killed_shim_left_behind_is_not_forgotten_while_there_are_no_descriptors() {
+    use std::io::Write;
+    let sandbox = Sandbox::new();
+    let server = sandbox.serve();
+    sandbox.run(&["start", "--label", "web", "sh", "-c", "exec sleep 5000"]).ok();
+    let (pid, shim) = (sandbox.status(0)["pid"].as_i64().unwrap(), sandbox.status(0)["shim"].as_i64().unwrap());
+    signal(shim as i32, libc::SIGKILL);
+    wait_until("lost", || list(&sandbox)[0]["status"] == "lost");
+    // A connection that is there already is the only way in now.
+    let mut stream = std::net::TcpStream::connect(("127.0.0.1", sandbox.port)).unwrap();
+    let mut ask = |request: &[u8]| {
+        stream.write_all(request).unwrap();
+        Http::read(&mut stream).unwrap()
+    };
+    assert_eq!(ask(&get("/health", sandbox.port)).status, 200);
+    let descriptors: Vec<u64> = fs::read_dir(format!("/proc/{}/fd", server.pid()))
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name().to_str().unwrap().parse().unwrap())
+        .collect();
+    let free = (3..).find(|number| !descriptors.contains(number)).unwrap();
+    let mut before = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+    let limit = |new: *const libc::rlimit, old: *mut libc::rlimit| {
+        assert_eq!(unsafe { libc::prlimit(server.pid(), libc::RLIMIT_NOFILE, new, old) }, 0);
+    };
+    limit(std::ptr::null(), &raw mut before);
+    let call = |tool: &str, arguments: serde_json::Value| {
+        let params = json!({"name": tool, "arguments": arguments});
+        json!({"jsonrpc": "2.0", "id": 1, "method": "tools/call", "params": params}).to_string()
+    };
+    // None at all, and one or two, which are enough to see that there are processes, and not who they are.
+    for allowed in [3, free + 1, free + 2, free + 3] {
+        limit(&libc::rlimit { rlim_cur: allowed, ..before }, std::ptr::null_mut());
+        ask(&post("/mcp", sandbox.port, "", &call("list", json!({}))));
+    }
+    limit(&libc::rlimit { rlim_cur: 3, ..before }, std::ptr::null_mut());
+    let stop = json!({"action": "stop", "command_or_label": "web"});
+    let refused = ask(&post("/mcp", sandbox.port, "", &call("ctrl", stop))).json();
+    limit(&before, std::ptr::null_mut());
+    assert_eq!(refused["result"]["isError"], true, "{refused}");
+    assert!(refused.to_string().contains("cannot see what is left of 'web'"), "{refused}");
+    assert!(list(&sandbox)[0]["error"].as_str().unwrap().contains(&format!("PID {pid} of it live on")));
+    sandbox.run(&["stop", "web"]).ok();
+    assert!(!is_alive(pid as i32));
+}

@@ -273,3 +273,30 @@ fn the_files_of_a_user_are_for_that_user_whatever_the_umask() {
     }
     assert!(seen >= 12, "{seen}");
 }
+
+#[test]
+fn a_data_directory_is_the_same_by_whatever_link_it_is_reached() {
+    let sandbox = Sandbox::new();
+    let link = sandbox.root.join("link");
+    std::os::unix::fs::symlink(sandbox.data(), &link).unwrap();
+    std::fs::create_dir_all(sandbox.data()).unwrap();
+    let by_link = |words: &[&str]| {
+        let mut command = sandbox.command(words);
+        command.env("PERSISTPROC_DATA_DIR", &link);
+        spawn(&mut command)
+    };
+    let server = Guard(by_link(&["serve", "-q"]));
+    sandbox.wait_for_server();
+    for label in ["a", "b"] {
+        sandbox.run(&["start", "--label", label, "sh", "-c", "exec sleep 5000"]).ok();
+    }
+    drop(server);
+    // What a killed shim left behind is found by the name of the directory.
+    signal(sandbox.status(0)["shim"].as_i64().unwrap() as i32, libc::SIGKILL);
+    wait_until("its death", || !is_alive(sandbox.status(0)["shim"].as_i64().unwrap() as i32));
+    let _server = sandbox.serve();
+    let listed = finish(by_link(&["list"]), DEADLINE).ok().out();
+    assert!(listed.contains("live on until") && listed.contains("running"), "{listed}");
+    finish(by_link(&["shutdown"]), DEADLINE).ok();
+    assert_eq!(sandbox.leftovers(), Vec::<i32>::new());
+}

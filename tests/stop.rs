@@ -290,3 +290,47 @@ fn a_storm_of_ctrl_c_at_wrapper_and_server_ends_both_and_leaves_nothing() {
     assert_eq!((pids_with(&m), sandbox.leftovers()), (vec![], vec![]));
     assert_eq!(sandbox.status(0)["state"], "terminated");
 }
+
+#[test]
+fn who_has_only_ended_its_first_thread_is_no_zombie_and_is_stopped() {
+    if std::process::Command::new("python3").arg("--version").output().is_err() {
+        return skip("python3 is not there to end a thread").unwrap_or_default();
+    }
+    let sandbox = Sandbox::new();
+    let script = "import ctypes, signal, threading, time
+signal.signal(signal.SIGTERM, signal.SIG_IGN)
+threading.Thread(target=time.sleep, args=(5000,)).start()
+print('up', flush=True)
+ctypes.CDLL(None).pthread_exit(None)";
+    sandbox.run(&["start", "--label", "tree", "python3", "-c", script]).ok();
+    let leader = sandbox.status(0)["pid"].as_i64().unwrap() as i32;
+    wait_until("it seems to be dead", || sandbox.run(&["output", "tree"]).out().contains("up") && !is_alive(leader));
+    let tasks = || std::fs::read_dir(format!("/proc/{leader}/task")).map_or(0, Iterator::count);
+    assert_eq!((tasks(), &sandbox.status(0)["state"]), (2, &json!("running")));
+    let stopped = sandbox.run(&["stop", "--force", "tree"]).ok();
+    assert!(stopped.out().contains("SIGKILL"), "{}", stopped.out());
+    assert_eq!((tasks(), &sandbox.status(0)["stop"]["killed"]), (0, &json!(1)));
+}
+
+#[test]
+fn where_a_sandbox_forbids_pidfds_signals_arrive_all_the_same() {
+    let sandbox = Sandbox::new();
+    let m = mark(&sandbox, 14);
+    start(&sandbox, &format!("setsid sleep {m} & exec sleep {m}"), &m, 2);
+    let shim = sandbox.status(0)["shim"].as_i64().unwrap();
+    let rule = ["-e", "trace=pidfd_open", "-e", "inject=pidfd_open:error=EPERM", "-o", "/dev/null"];
+    let tracer = std::process::Command::new("strace").args(rule).args(["-p", &shim.to_string()]).spawn();
+    let Ok(tracer) = tracer.map(Guard) else { return skip("strace is not there to forbid it").unwrap_or_default() };
+    let is_traced = |tracer: &mut Guard| {
+        let status = std::fs::read_to_string(format!("/proc/{shim}/status")).unwrap_or_default();
+        let has_ended = tracer.0.try_wait().unwrap().is_some();
+        (has_ended || !status.contains("TracerPid:\t0\n")).then_some(!has_ended)
+    };
+    let mut tracer = tracer;
+    if !wait_for("strace", || is_traced(&mut tracer)) {
+        return skip("one may not trace here").unwrap_or_default();
+    }
+    let begun = Instant::now();
+    stop(&sandbox, &[], &m);
+    assert!(begun.elapsed() < Duration::from_secs(6), "it took the whole grace");
+}

@@ -128,3 +128,25 @@ fn an_older_program_never_takes_the_place_of_a_newer_server_nor_does_an_equal_on
     assert!(listed.stderr.contains(NEWER) && listed.stderr.contains("newer"), "{}", listed.stderr);
     assert_eq!(sandbox.pid_of_server(), Some(server.pid()));
 }
+
+#[test]
+fn a_restart_that_has_begun_is_ended_before_the_server_leaves_its_place() {
+    let sandbox = Sandbox::new();
+    let _server = sandbox.serve();
+    let script = "trap 'echo ending; while [ ! -e go ]; do sleep 0.02; done; exit 0' TERM; echo up; while :; do sleep 0.02; done";
+    sandbox.run(&["start", "--label", "web", "sh", "-c", script]).ok();
+    wait_until("it is up", || sandbox.run(&["output", "web"]).out().contains("up"));
+    let restart = sandbox.spawn(&["restart", "web"]);
+    wait_until("its stop", || sandbox.run(&["output", "web"]).out().contains("ending"));
+    let leave = sandbox.spawn(&["shutdown", "--keep"]);
+    // Nothing new may begin from now on.
+    wait_until("a closed door", || sandbox.run(&["--no-autostart", "start", "--label", "other", "true"]).code != 0);
+    std::fs::write(sandbox.work().join("go"), "").unwrap();
+    finish(restart, DEADLINE).ok();
+    finish(leave, DEADLINE).ok();
+    let last = sandbox.runs().len() - 1;
+    assert_eq!((sandbox.status(last)["state"].as_str(), sandbox.pid_of_server()), (Some("running"), None));
+    sandbox.run(&["serve", "--background", "-q"]).ok();
+    let listed = sandbox.run(&["list"]).ok().out();
+    assert!(listed.lines().any(|line| line.contains("web") && line.contains("running")), "{listed}");
+}

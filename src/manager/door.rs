@@ -5,7 +5,8 @@ use crate::fault::Fault;
 use std::sync::{Condvar, Mutex, MutexGuard};
 use std::time::Duration;
 
-/// Longer than a start may take (`launch` bounds it), so that this end is never the one that counts.
+/// Longer than a start may take (`launch` bounds it), and a stop with its grace mostly does, so that this end is hardly
+/// ever the one that counts.
 const PATIENCE: Duration = Duration::from_secs(15);
 
 #[derive(Default)]
@@ -16,33 +17,72 @@ pub struct Door {
 
 #[derive(Default)]
 struct State {
+    /// Nobody comes in any more.
     is_closed: bool,
+    /// Nobody but those who have begun to replace a process: it must not be lost between its stop and its start.
+    is_closing: bool,
     inside: usize,
+    replacing: usize,
 }
 
 /// Somebody who starts something; goes when this is dropped, also by a panic.
 pub struct Inside<'a>(&'a Door);
 
+/// Somebody who stops something in order to start it again; as above.
+pub struct Replacing<'a>(&'a Door);
+
 impl Door {
     pub fn enter(&self) -> Result<Inside<'_>, Fault> {
+        self.admit(|state| state.is_closed || state.is_closing)
+    }
+
+    /// To be asked for before the stop.
+    pub fn begin_replacing(&self) -> Result<Replacing<'_>, Fault> {
+        let _inside = self.enter()?;
+        self.lock().replacing += 1;
+        Ok(Replacing(self))
+    }
+
+    fn admit(&self, is_shut: impl Fn(&State) -> bool) -> Result<Inside<'_>, Fault> {
         let mut state = self.lock();
-        if state.is_closed {
+        if is_shut(&state) {
             return Err(Fault::conflict("the server is shutting down; try again when it has ended"));
         }
         state.inside += 1;
         Ok(Inside(self))
     }
 
-    /// Lets nobody in any more, and waits until nobody is inside.
+    /// Lets nobody in any more, and waits until nobody is inside. For a server that takes all processes with it.
     pub fn close(&self) {
         let mut state = self.lock();
         state.is_closed = true;
         drop(self.left.wait_timeout_while(state, PATIENCE, |state| state.inside > 0));
     }
 
+    /// The same for a server whose processes go on: those who have begun to replace one still come in.
+    pub fn close_behind_replacing(&self) {
+        let mut state = self.lock();
+        state.is_closing = true;
+        drop(self.left.wait_timeout_while(state, PATIENCE, |state| state.inside + state.replacing > 0));
+        self.lock().is_closed = true;
+    }
+
     fn lock(&self) -> MutexGuard<'_, State> {
         // A flag and a number, so a panic elsewhere leaves it whole.
         self.state.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+    }
+}
+
+impl<'a> Replacing<'a> {
+    pub fn enter(&self) -> Result<Inside<'a>, Fault> {
+        self.0.admit(|state| state.is_closed)
+    }
+}
+
+impl Drop for Replacing<'_> {
+    fn drop(&mut self) {
+        self.0.lock().replacing -= 1;
+        self.0.left.notify_all();
     }
 }
 

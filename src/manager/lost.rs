@@ -16,10 +16,12 @@ impl Manager {
             return Ok(Stopped { status: run.status(), was_over: true });
         }
         let _turn = self.claims.take(&format!("what is left of {}", run.name()))?; // nobody is to hear TERM twice
-        if run.orphans().is_empty() {
+        if !run.may_have_orphans() {
             return Ok(Stopped { status: run.status(), was_over: true });
         }
-        let report = orphans::stop(&run.dir, grace);
+        let report = orphans::stop(&run.dir, grace).map_err(|error| {
+            Fault::failed(format!("cannot see what is left of '{}': {error}; try again", run.meta.label))
+        })?;
         let survivors = report.survivors.clone();
         let status = Status { stop: Some(report), ended: Some(now_ms()), ..Status::clone(&run.status()) };
         if !matches!(run.dir.read_status(), Err(Unreadable::Newer(_))) {
@@ -45,7 +47,7 @@ impl Manager {
 }
 
 fn is_alive(run: &Run) -> bool {
-    !run.is_over() || !run.orphans().is_empty()
+    !run.is_over() || run.may_have_orphans()
 }
 
 /// `PID 12, PID 13 and 2 more`, or nothing.

@@ -21,7 +21,7 @@ use crate::sys;
 use crate::words::{self, Word};
 use claims::{Claim, Claims};
 pub use describe::{Overview, Usage, age, describe_end, describe_unreadable, overview, problem, usage};
-use door::Door;
+use door::{Door, Replacing};
 use lookup::Target;
 use registry::{Notify, Registry};
 use std::io::{self, Write};
@@ -125,13 +125,14 @@ impl Manager {
             return Ok(Started { run, is_new: true });
         }
         let same = |run: &Run| run.meta.argv == request.argv && run.meta.working_directory == working_directory;
-        let mut previous = None;
+        let (mut previous, mut replacing) = (None, None);
         // Who saw a program end may start the next one at once.
         let before = self.registry.all().into_iter().filter(|run| run.meta.label == label || same(run));
         before.for_each(|run| run.let_go(LAST_BYTES));
         if let Some(live) = self.live_run(|run| run.meta.label == label) {
             match if_running {
                 IfRunning::Replace => {
+                    replacing = Some(self.door.begin_replacing()?);
                     self.stop(&live, GRACE)?;
                     previous = Some(live.id);
                 }
@@ -144,6 +145,7 @@ impl Manager {
                 IfRunning::Attach if !live.is_over() => return Ok(Started { run: live, is_new: false }),
                 IfRunning::Refuse | IfRunning::Attach => return Err(already_running(&live)),
                 IfRunning::Replace => {
+                    replacing = Some(self.door.begin_replacing()?);
                     self.stop(&live, GRACE)?;
                     previous = Some(live.id);
                 }
@@ -160,12 +162,14 @@ impl Manager {
             max_log_bytes: self.max_log_bytes,
             idempotency_key: request.idempotency_key,
         };
-        self.replace(claim, meta)
+        self.replace(claim, meta, replacing)
     }
 
-    /// Launches, ends the turn, and then wakes those who wait: they may go on with this run.
-    fn replace(&self, claim: Claim, meta: Meta) -> Result<Started, Fault> {
-        let launched = self.launch(meta);
+    /// Launches, ends the turn, and then wakes those who wait: they may go on with this run. `replacing` if another one
+    /// was stopped for it.
+    fn replace(&self, claim: Claim, meta: Meta, replacing: Option<Replacing>) -> Result<Started, Fault> {
+        let launched = replacing.as_ref().map_or_else(|| self.door.enter(), Replacing::enter);
+        let launched = launched.and_then(|_inside| self.launch(meta));
         drop(claim);
         // Who waits for several processes may wait for new ones, too.
         self.registry.all().iter().for_each(|run| run.notify());
@@ -185,12 +189,14 @@ impl Manager {
     }
 
     fn launch(&self, meta: Meta) -> Result<Arc<Run>, Fault> {
-        let _inside = self.door.enter()?;
         let id = self.registry.next_id();
         let (dir, lock) = launch::prepare(&self.registry.dir, id, &meta)?;
         let (shim, started) = launch::start_shim(&dir, lock, &meta);
         let run = Arc::new(Run::new(id, dir, meta));
         self.registry.adopt(run.clone(), shim);
+        if started.is_err() {
+            self.registry.retire(); // it had no end at which that would be done
+        }
         started.map(|()| {
             self.registry.notice(format!("{} '{}' started, PID {}", run.name(), run.meta.label, run.status().pid));
             run
@@ -210,7 +216,8 @@ impl Manager {
             let generation = run.generation();
             let status = run.status();
             if run.is_over() {
-                return Ok(Stopped { status, was_over: false });
+                // Its shim may have been killed meanwhile, before it was done.
+                return self.stop_orphans(run, grace).map(|stopped| Stopped { was_over: false, ..stopped });
             }
             let survivors = status.stop.as_ref().filter(|stop| stop.requests > requests && !stop.survivors.is_empty());
             if let Some(stop) = survivors {
@@ -272,13 +279,13 @@ impl Manager {
             Fault::failed(format!("'{label}' cannot be started again: its meta.json {what}"))
         })?;
         // Before anything is stopped: a process must not be lost because it cannot be started again.
-        drop(self.door.enter()?);
+        let replacing = self.door.begin_replacing()?;
         launch::working_directory(newest.meta.working_directory.as_path())?;
         self.stop(&newest, grace)?;
         let previous = Some(newest.id);
         let meta =
             Meta { created: now_ms(), previous, max_log_bytes: self.max_log_bytes, idempotency_key: None, ..meta };
-        self.replace(claim, meta)
+        self.replace(claim, meta, Some(replacing))
     }
 
     /// No more starts from now on; those that have begun are waited for, so that [`live`](Self::live) then tells all.
@@ -288,10 +295,12 @@ impl Manager {
         self.registry.all().iter().for_each(|run| run.notify());
     }
 
-    /// The server goes, the processes stay: nobody who waits here is to wait any longer.
+    /// The server goes, the processes stay: nobody who waits here is to wait any longer, and what was stopped to be
+    /// started again is started again before.
     pub fn leave(&self) {
+        self.door.close_behind_replacing();
         self.is_leaving.store(true, Ordering::SeqCst);
-        self.close();
+        self.registry.all().iter().for_each(|run| run.notify());
     }
 
     pub fn is_leaving(&self) -> bool {
@@ -422,12 +431,16 @@ fn not_gone(run: &Run, survivors: &[i32]) -> Fault {
     ))
 }
 
-/// Writes one message to a shim. One whose process has just ended is no error: waiting then shows its end.
+/// Writes one message to a shim. One whose process has just ended is no error: waiting then shows its end. One that does
+/// not listen and lives is just being born, or is dying.
 fn tell(dir: &RunDir, message: &str, end: Instant) -> Result<(), Fault> {
     loop {
         let sent = sys::open_fifo_writer(&dir.ctl()).and_then(|mut fifo| fifo.write_all(message.as_bytes()));
         match sent {
             Ok(()) => return Ok(()),
+            Err(error) if error.raw_os_error() == Some(sys::ENXIO) && dir.shim_lives() && Instant::now() < end => {
+                std::thread::sleep(Duration::from_millis(5));
+            }
             Err(error) if matches!(error.raw_os_error(), Some(sys::ENXIO | sys::ENOENT)) => return Ok(()),
             // Full: the shim is stopped or starved. It reads when it runs again.
             Err(error) if error.kind() == io::ErrorKind::WouldBlock && Instant::now() < end => {

@@ -2,7 +2,7 @@
 //! second way. What cannot be read is reported and left alone, and never hides the rest.
 
 use super::launch::{UNBORN, run_number};
-use super::watch::{OnEnd, Run};
+use super::watch::{self, OnEnd, Run};
 use crate::rundir::{FORMAT, Meta, RunDir, Unreadable};
 use crate::words::Word;
 use std::collections::BTreeMap;
@@ -11,7 +11,8 @@ use std::io;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard};
 
-/// Finished runs that are kept; older ones are removed. Live ones never are.
+/// Finished runs that are kept; older ones are removed. Live ones never are, nor are lost ones of which something is
+/// alive: only their directories tell what that is.
 pub const KEPT: usize = 50;
 
 pub struct Registry {
@@ -40,10 +41,10 @@ impl Registry {
         for (id, dir) in found.into_iter().rev() {
             let is_live = dir.shim_lives();
             finished += usize::from(!is_live);
-            if is_live || finished <= KEPT { registry.load(id, dir) } else { old.push(dir) }
+            if is_live || finished <= KEPT { registry.load(id, dir) } else { old.push((id, dir)) }
         }
         let remover = registry.clone();
-        let remove = move || old.iter().for_each(|dir| remover.remove(dir));
+        let remove = move || old.into_iter().for_each(|(id, dir)| remover.clear(id, dir));
         std::thread::Builder::new().name("clean-up".into()).spawn(remove).map(drop)?;
         Ok(registry)
     }
@@ -123,12 +124,16 @@ impl Registry {
 
     /// Removes finished runs beyond the newest `KEPT`.
     pub fn retire(&self) {
-        let old: Vec<Arc<Run>> = {
-            let mut table = self.lock();
-            let finished: Vec<u64> = table.runs.values().rev().filter(|run| run.is_over()).map(|run| run.id).collect();
-            finished.iter().skip(KEPT).filter_map(|id| table.runs.remove(id)).collect()
-        };
-        old.iter().for_each(|run| self.remove(&run.dir));
+        let finished = self.all().into_iter().rev().filter(|run| run.is_over());
+        for run in finished.skip(KEPT).filter(|run| !run.may_have_orphans()) {
+            self.lock().runs.remove(&run.id);
+            self.remove(&run.dir);
+        }
+    }
+
+    /// Removes an old run that is not in the table, or takes it there if it was lost and something of it is alive.
+    fn clear(self: &Arc<Registry>, id: u64, dir: RunDir) {
+        if watch::may_have_left_somebody(&dir) { self.load(id, dir) } else { self.remove(&dir) }
     }
 
     fn remove(&self, dir: &RunDir) {

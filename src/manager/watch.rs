@@ -7,7 +7,7 @@
 use crate::rundir::{Meta, RunDir, STATUS_CHANGED, StartError, State, Status, Unreadable};
 use crate::shim::orphans;
 use crate::sys;
-use std::io::Read;
+use std::io::{self, Read};
 use std::process::Child;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, Weak};
 use std::time::{Duration, Instant};
@@ -162,7 +162,7 @@ impl Run {
                 Ok(0) => return true,
                 Ok(n) if tones[..n].contains(&STATUS_CHANGED) => drop(self.refresh(false)),
                 Ok(_) => self.notify(),
-                Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(_) => return false,
             }
         }
@@ -218,18 +218,27 @@ impl Run {
         self.notify();
     }
 
-    /// Pids of what a killed shim has left alive; none for a run that is not lost.
+    /// Pids of what a killed shim has left alive, as far as it can be seen; none for a run that is not lost.
     pub fn orphans(&self) -> Vec<i32> {
+        self.look_for_orphans().unwrap_or_default()
+    }
+
+    /// Whether a killed shim has left somebody alive. Nobody is believed to be gone because it cannot be seen now.
+    pub fn may_have_orphans(&self) -> bool {
+        self.look_for_orphans().map_or(true, |pids| !pids.is_empty())
+    }
+
+    fn look_for_orphans(&self) -> io::Result<Vec<i32>> {
         let may_have_some = {
             let seen = self.lock();
             seen.is_over && !seen.is_clean && seen.status.state == State::Lost
         };
-        if !may_have_some || self.dir.shim_lives() {
-            return Vec::new();
+        if !may_have_some || self.dir.has_shim()? {
+            return Ok(Vec::new());
         }
-        let pids = orphans::of(&self.dir);
+        let pids = orphans::of(&self.dir)?;
         self.lock().is_clean = pids.is_empty();
-        pids
+        Ok(pids)
     }
 
     /// Wakes whoever waits, to look again.
@@ -313,6 +322,12 @@ fn without_directory(known: &Status) -> Arc<Status> {
     Arc::new(Status { trouble: Some(REMOVED.into()), ..known.clone() })
 }
 
+/// Whether something of a run may be alive whose shim is gone, judged by its directory alone.
+pub fn may_have_left_somebody(dir: &RunDir) -> bool {
+    let ended = |status: Status| !matches!(conclude(Some(Arc::new(status)), None).state, State::Lost);
+    !dir.read_status().is_ok_and(ended) && orphans::of(dir).map_or(true, |pids| !pids.is_empty())
+}
+
 /// What is known of a run whose shim is gone.
 #[inline(never)]
 fn conclude(read: Option<Arc<Status>>, problem: Option<&str>) -> Arc<Status> {
@@ -320,12 +335,16 @@ fn conclude(read: Option<Arc<Status>>, problem: Option<&str>) -> Arc<Status> {
         let text = "its server was killed before it could start it".into();
         Status { error: Some(StartError { errno: 0, text }), ..Status::default() }
     };
+    // A shim that could not start its command says when that ended. Without it the shim was killed, and perhaps between
+    // the start of the command and the word of it.
+    let was_cut = read.as_ref().is_some_and(|read| read.state == State::Failed && read.ended.is_none());
     let mut status = read.map_or_else(unborn, Arc::unwrap_or_clone);
     if let Some(problem) = problem {
         status.state = State::Lost;
         status.trouble = Some(problem.into());
-    } else if status.state.is_live() {
+    } else if status.state.is_live() || was_cut {
         status.state = State::Lost;
+        status.error = None;
     }
     Arc::new(status)
 }

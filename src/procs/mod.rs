@@ -7,6 +7,7 @@ pub mod owner;
 
 use std::cell::LazyCell;
 use std::collections::{BTreeMap, BTreeSet};
+use std::io;
 
 /// One process, as of the moment it was looked at.
 #[derive(Clone, Debug, PartialEq)]
@@ -17,16 +18,19 @@ pub struct Process {
     /// When it started, in whatever unit the system counts. Together with `pid` it is an identity: a recycled number
     /// has another start time.
     pub start: u64,
-    /// State letter of ps(1): `Z` is a zombie, `T` is stopped.
+    /// State letter of ps(1): `Z` is a zombie, `T` is stopped. That of its first thread.
     pub state: u8,
+    /// How many threads it has, a first one that has ended included.
+    pub threads: u32,
     /// Name of the executable, shortened by the system.
     pub name: String,
 }
 
 impl Process {
-    /// Zombies are dead: they wait for their parent to ask, and have no children.
+    /// Zombies are dead: they wait for their parent to ask, and have no children. Who has only ended its first thread
+    /// (pthread_exit(3) in `main`) looks like one, and lives on in the others.
     pub fn is_dead(&self) -> bool {
-        matches!(self.state, b'Z' | b'X')
+        matches!(self.state, b'Z' | b'X') && self.threads < 2
     }
 
     /// Whether `pid` still means the process that this was.
@@ -37,7 +41,7 @@ impl Process {
 
 /// All living descendants of `root`, without those that `skip` names and all that is below these.
 pub fn below(root: i32, skip: impl Fn(&Process) -> bool) -> Vec<Process> {
-    select_below(everybody(), vec![root], skip)
+    select_below(everybody().unwrap_or_default(), vec![root], skip)
 }
 
 /// Those who are certainly not below a process, so that they need not be looked at each time: on a machine with hundreds
@@ -64,7 +68,7 @@ impl Strangers {
         self.looks += 1;
         let (mut above, mut seen) = (BTreeSet::from([root]), BTreeSet::new());
         let mut all = Vec::new();
-        platform::each_but(&self.pids, |process| {
+        let looked = platform::each_but(&self.pids, |process| {
             // The numbers of children are mostly greater, so that they come behind their parents.
             if above.contains(&process.parent) && !skip(&process) {
                 above.insert(process.pid);
@@ -75,7 +79,7 @@ impl Strangers {
             }
             all.push(process);
         });
-        if cfg!(target_os = "linux") {
+        if looked.is_ok() && cfg!(target_os = "linux") {
             self.learn(&all, root);
         }
         let found = select_below(all, vec![root], skip);
@@ -131,7 +135,7 @@ pub fn usage(roots: &[i32], skip: impl Fn(&Process) -> bool) -> Vec<Option<Usage
     if !cfg!(target_os = "linux") || roots.is_empty() {
         return vec![None; roots.len()];
     }
-    let all = everybody();
+    let all = everybody().unwrap_or_default();
     // Only if there is a socket at all: the system's table of them may be long.
     let listeners = LazyCell::new(platform::listeners);
     let of = |root: &i32| {
@@ -152,13 +156,15 @@ pub fn usage(roots: &[i32], skip: impl Fn(&Process) -> bool) -> Vec<Option<Usage
 
 /// Everybody alive whose environment holds `mark` (`NAME=value`), as inherited at their start, and all below these;
 /// without those that `skip` names and all below them. Who cleaned its environment is found only below somebody who did
-/// not, another user's process only by root.
-pub fn marked(mark: &str, skip: impl Fn(&Process) -> bool) -> Vec<Process> {
-    let all = everybody();
-    let is_marked = |process: &Process| !process.is_dead() && environment_holds(process.pid, mark) && !skip(process);
-    let (mut found, others): (Vec<Process>, Vec<Process>) = all.into_iter().partition(is_marked);
+/// not, another user's process only by root. An error says that the system had no room for looking, which is no news.
+pub fn marked(mark: &str, skip: impl Fn(&Process) -> bool) -> io::Result<Vec<Process>> {
+    let (mut found, mut others) = (Vec::new(), Vec::new());
+    for process in everybody()? {
+        let is_marked = !process.is_dead() && environment_holds(process.pid, mark)? && !skip(&process);
+        if is_marked { found.push(process) } else { others.push(process) }
+    }
     found.extend(select_below(others, found.iter().map(|process| process.pid).collect(), skip));
-    found
+    Ok(found)
 }
 
 #[cfg(target_os = "linux")]
@@ -166,7 +172,7 @@ mod platform {
     use super::Process;
     use crate::sys;
     use std::collections::{BTreeMap, BTreeSet};
-    use std::io::{BufRead, BufReader, Read};
+    use std::io::{self, BufRead, BufReader, Read};
 
     /// One line of /proc/PID/stat. The name stands in brackets and may itself hold brackets and blanks.
     pub fn parse_stat(line: &str) -> Option<Process> {
@@ -176,19 +182,28 @@ mod platform {
         let state = *fields.next()?.as_bytes().first()?;
         let parent = fields.next()?.parse().ok()?;
         let group = fields.next()?.parse().ok()?;
-        let start = fields.nth(16)?.parse().ok()?;
-        Some(Process { pid: pid.parse().ok()?, parent, group, start, state, name: name.into() })
+        let threads = fields.nth(14)?.parse().ok()?;
+        let start = fields.nth(1)?.parse().ok()?;
+        Some(Process { pid: pid.parse().ok()?, parent, group, start, state, threads, name: name.into() })
     }
 
-    fn stat_line(pid: i32) -> Option<String> {
+    fn stat_line(pid: i32) -> io::Result<String> {
         let mut line = [0; 1024];
-        let n = std::fs::File::open(format!("/proc/{pid}/stat")).ok()?.read(&mut line).ok()?;
-        Some(String::from_utf8_lossy(&line[..n]).into_owned())
+        let n = std::fs::File::open(format!("/proc/{pid}/stat"))?.read(&mut line)?;
+        Ok(String::from_utf8_lossy(&line[..n]).into_owned())
+    }
+
+    /// What was read of somebody who may have ended: an error only if there was no room for looking.
+    fn unless_gone<T>(read: io::Result<T>) -> io::Result<Option<T>> {
+        match read {
+            Err(error) if sys::is_exhaustion(&error) => Err(error),
+            read => Ok(read.ok()),
+        }
     }
 
     /// Processor time in milliseconds, that of reaped children included, and resident memory in bytes.
     pub fn cpu_and_memory(pid: i32) -> Option<(u64, u64)> {
-        let line = stat_line(pid)?;
+        let line = stat_line(pid).ok()?;
         let fields: Vec<&str> = line.rsplit_once(") ")?.1.split(' ').collect();
         let number = |i: usize| fields.get(i).and_then(|field| field.parse::<u64>().ok());
         let ticks: u64 = (11..15).filter_map(number).sum();
@@ -222,22 +237,22 @@ mod platform {
     }
 
     pub fn look_up(pid: i32) -> Option<Process> {
-        parse_stat(&stat_line(pid)?)
+        parse_stat(&stat_line(pid).ok()?)
     }
 
     /// Everybody whose number is not among these, in the order of numbers.
-    pub fn each_but(known: &BTreeSet<i32>, see: impl FnMut(Process)) {
-        let entries = std::fs::read_dir("/proc").into_iter().flatten().flatten();
-        let unknown = |entry: std::fs::DirEntry| {
-            let pid = entry.file_name().to_str()?.parse().ok()?;
-            if known.contains(&pid) { None } else { look_up(pid) }
-        };
-        entries.filter_map(unknown).for_each(see);
+    pub fn each_but(known: &BTreeSet<i32>, mut see: impl FnMut(Process)) -> io::Result<()> {
+        for entry in unless_gone(std::fs::read_dir("/proc"))?.into_iter().flatten().flatten() {
+            let pid = entry.file_name().to_str().and_then(|name| name.parse().ok());
+            let Some(pid) = pid.filter(|pid| !known.contains(pid)) else { continue };
+            unless_gone(stat_line(pid))?.and_then(|line| parse_stat(&line)).into_iter().for_each(&mut see);
+        }
+        Ok(())
     }
 
-    pub fn environment_holds(pid: i32, mark: &str) -> bool {
-        let environment = std::fs::read(format!("/proc/{pid}/environ"));
-        environment.is_ok_and(|bytes| bytes.split(|&b| b == 0).any(|entry| entry == mark.as_bytes()))
+    pub fn environment_holds(pid: i32, mark: &str) -> io::Result<bool> {
+        let environment = unless_gone(std::fs::read(format!("/proc/{pid}/environ")))?.unwrap_or_default();
+        Ok(environment.split(|&b| b == 0).any(|entry| entry == mark.as_bytes()))
     }
 
     pub fn arguments(pid: i32) -> Vec<String> {
@@ -250,7 +265,7 @@ mod platform {
     pub fn listener(port: u16) -> Option<(i32, String)> {
         let own = listeners();
         let listens = |socket: &u64| own.get(socket) == Some(&port);
-        let process = super::everybody().into_iter().find(|process| sockets(process.pid).iter().any(listens))?;
+        let process = super::everybody().ok()?.into_iter().find(|process| sockets(process.pid).iter().any(listens))?;
         Some((process.pid, process.name))
     }
 }
@@ -259,6 +274,7 @@ mod platform {
 mod platform {
     use super::Process;
     use std::collections::BTreeSet;
+    use std::io;
     use std::process::{Command, Stdio};
 
     fn ps(arguments: &[&str]) -> String {
@@ -279,6 +295,7 @@ mod platform {
             group: number(2)?,
             start: hash,
             state: *words.get(3)?.as_bytes().first()?,
+            threads: 1,
             name: words.get(9)?.rsplit('/').next()?.into(),
         })
     }
@@ -289,13 +306,15 @@ mod platform {
         ps(&["-p", &pid.to_string(), "-o", COLUMNS]).lines().find_map(parse)
     }
 
-    pub fn each_but(known: &BTreeSet<i32>, see: impl FnMut(Process)) {
+    pub fn each_but(known: &BTreeSet<i32>, see: impl FnMut(Process)) -> io::Result<()> {
         let all = ps(&["-A", "-o", COLUMNS]);
         all.lines().filter_map(parse).filter(|process| !known.contains(&process.pid)).for_each(see);
+        Ok(())
     }
 
-    pub fn environment_holds(pid: i32, mark: &str) -> bool {
-        ps(&["-E", "-ww", "-p", &pid.to_string(), "-o", "command="]).split_ascii_whitespace().any(|word| word == mark)
+    pub fn environment_holds(pid: i32, mark: &str) -> io::Result<bool> {
+        let shown = ps(&["-E", "-ww", "-p", &pid.to_string(), "-o", "command="]);
+        Ok(shown.split_ascii_whitespace().any(|word| word == mark))
     }
 
     pub fn arguments(pid: i32) -> Vec<String> {
@@ -325,13 +344,14 @@ pub fn look_up(pid: i32) -> Option<Process> {
     platform::look_up(pid)
 }
 
-fn everybody() -> Vec<Process> {
+/// An error only if the system had no room for looking.
+fn everybody() -> io::Result<Vec<Process>> {
     let mut all = Vec::new();
-    platform::each_but(&BTreeSet::new(), |process| all.push(process));
-    all
+    platform::each_but(&BTreeSet::new(), |process| all.push(process))?;
+    Ok(all)
 }
 
-fn environment_holds(pid: i32, mark: &str) -> bool {
+fn environment_holds(pid: i32, mark: &str) -> io::Result<bool> {
     platform::environment_holds(pid, mark)
 }
 
@@ -356,15 +376,16 @@ mod tests {
     use super::*;
 
     fn process(pid: i32, parent: i32, name: &str) -> Process {
-        Process { pid, parent, group: pid, start: 1, state: b'S', name: name.into() }
+        Process { pid, parent, group: pid, start: 1, state: b'S', threads: 1, name: name.into() }
     }
 
     #[cfg(target_os = "linux")]
     #[test]
     fn a_name_may_hold_brackets_and_blanks() {
-        let line = "42 (a) b (c) S 7 40 40 0 -1 4194560 1 0 0 0 0 0 0 0 20 0 1 0 98765 1 2";
+        let line = "42 (a) b (c) Z 7 40 40 0 -1 4194560 1 0 0 0 0 0 0 0 20 0 3 0 98765 1 2";
         let parsed = platform::parse_stat(line).unwrap();
         assert_eq!((parsed.pid, parsed.parent, parsed.group, parsed.start), (42, 7, 40, 98765));
+        assert!(parsed.threads == 3 && !parsed.is_dead() && Process { threads: 1, ..parsed.clone() }.is_dead());
         assert_eq!(parsed.name, "a) b (c");
         assert!(platform::parse_stat("42 (short) S").is_none());
         assert!(platform::parse_stat("").is_none());

@@ -34,7 +34,11 @@ impl Journal {
     }
 
     fn rotate(&mut self) -> io::Result<()> {
-        std::fs::rename(&self.path, self.path.with_extension("log.1"))?;
+        // If it is not there, somebody has removed it, or there was no room for a new one the last time.
+        match std::fs::rename(&self.path, self.path.with_extension("log.1")) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
         *self = Journal::open(self.path.clone())?;
         Ok(())
     }
@@ -56,6 +60,10 @@ mod tests {
         let (old, new) = (read("server.log.1"), read("server.log"));
         assert!(old.len() as u64 <= MAX && new.len() as u64 <= MAX);
         assert!(new.lines().last().unwrap().contains("line 2999 x"));
+        // Without room for a new one, or removed by somebody: there is one again as soon as there can be.
+        std::fs::remove_file(dir.join("server.log")).unwrap();
+        (3000..6000).for_each(|i| journal.write(&format!("line {i} {}", "x".repeat(1000))));
+        assert!(read("server.log").lines().last().unwrap().contains("line 5999 x"));
         std::fs::remove_dir_all(dir).unwrap();
     }
 }

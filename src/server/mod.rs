@@ -25,9 +25,9 @@ use serde::{Deserialize, Serialize};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 use std::fs::{DirBuilder, File, OpenOptions, TryLockError};
-use std::io::{self, Read, Seek};
+use std::io::{self, Read};
 use std::net::{Ipv4Addr, TcpListener};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
@@ -106,23 +106,22 @@ impl Ready {
         // environment around, in crash reports and on error pages.
         sys::forget_variable(config::TOKEN);
         sys::set_process_name(c"persistproc");
-        let data_dir = config.data_dir.clone();
-        make_private(&data_dir.join("runs")).map_err(|error| {
-            Fault::failed(format!(
-                "cannot use the data directory {}: {error}; choose another with --data-dir",
-                data_dir.display()
-            ))
-        })?;
-        let (mut lock, predecessor) = take_over(&data_dir, config.token.as_ref())?;
+        // By one name, whatever link leads there: processes of a run are known by it.
+        let data_dir = make_private(&config.data_dir.join("runs"))
+            .and_then(|()| config.data_dir.canonicalize())
+            .map_err(|error| {
+                Fault::failed(format!(
+                    "cannot use the data directory {}: {error}; choose another with --data-dir",
+                    config.data_dir.display()
+                ))
+            })?;
+        let (lock, predecessor) = take_over(&data_dir, config.token.as_ref())?;
         let listener = bind(config.port)?;
         let unusable = |error: io::Error| Fault::failed(format!("cannot use {}: {error}", data_dir.display()));
         let port = listener.local_addr().map_err(unusable)?.port();
         let version = handover::VERSION.to_string();
         let holder = Holder { pid: std::process::id(), port, version, data_dir: data_dir.clone() };
-        lock.set_len(0)
-            .and_then(|()| lock.rewind())
-            .and_then(|()| serde_json::to_writer(&lock, &holder).map_err(Into::into))
-            .map_err(unusable)?;
+        sign(&lock, &holder).map_err(unusable)?;
         let journal = Journal::open(data_dir.join("server.log")).map_err(unusable)?;
         // Before anything says that we are up, so that no signal finds us unprepared. Under nohup the closing of the
         // terminal is not for us.
@@ -321,8 +320,24 @@ fn make_private(dir: &Path) -> io::Result<()> {
     DirBuilder::new().mode(0o700).recursive(true).create(dir)?;
     // Writing may be forbidden although the directory is there.
     let probe = dir.join(format!(".probe.{}", std::process::id()));
-    OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&probe)?;
-    std::fs::remove_file(probe)
+    match OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&probe) {
+        Err(error) if is_full(&error) => Ok(()),
+        probed => probed.and_then(|_| std::fs::remove_file(probe)),
+    }
+}
+
+/// A full disk keeps no server from coming up: without one, what runs could be neither seen nor stopped.
+fn is_full(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
+}
+
+/// Writes into the lock who has it: over what is there, because a full disk might not give back the room for it.
+fn sign(lock: &File, holder: &Holder) -> io::Result<()> {
+    let text = serde_json::to_vec(holder)?;
+    match lock.write_all_at(&text, 0) {
+        Err(error) if is_full(&error) => lock.set_len(0), // nobody, rather than the one before
+        written => written.and_then(|()| lock.set_len(text.len() as u64)),
+    }
 }
 
 /// Takes `server.lock`, if need be from an older server, which is asked to leave.

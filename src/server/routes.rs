@@ -17,7 +17,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 use std::cell::RefCell;
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::mpsc::{SyncSender, sync_channel};
 use std::time::Duration;
@@ -79,8 +79,10 @@ impl Service for Routes {
             check_is_json(head)?;
         }
         let wanted = head.header(DATA_DIR).map(decode);
-        let own = self.holder.data_dir.to_string_lossy();
-        match wanted.filter(|wanted| *wanted != own) {
+        let own_dir = &self.holder.data_dir;
+        let own = own_dir.to_string_lossy();
+        let is_own = |wanted: &str| wanted == own || Path::new(wanted).canonicalize().is_ok_and(|dir| dir == *own_dir);
+        match wanted.filter(|wanted| !is_own(wanted)) {
             None => Ok(()),
             Some(wanted) => Err(failure(&Fault::conflict(format!(
                 "the server on port {} (PID {}) has the data directory {own}, not {wanted}; choose another --port",

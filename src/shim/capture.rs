@@ -26,9 +26,6 @@ const PATIENCE: Duration = Duration::from_millis(150);
 const QUIET: Duration = Duration::from_secs(1);
 /// How often a write that failed is tried again.
 const RETRY: Duration = Duration::from_millis(200);
-/// A pipe holds at most this much (pipe(7), pipe-max-size for ordinary users), so what a process wrote before it ended
-/// is read when this has been read.
-const PIPE_MAX: usize = 1 << 20;
 
 const STDERR: usize = Stream::Stderr as usize;
 const COMBINED: usize = Stream::Combined as usize;
@@ -156,7 +153,12 @@ impl Capture {
 
     /// One read of stream `s`. True if a log may have grown, or the stream ended.
     pub fn read(&mut self, s: usize) -> bool {
-        let Some(pipe) = &mut self.sources[s].pipe else { return false };
+        self.read_some(s).is_some()
+    }
+
+    /// The same: how many bytes it got, 0 at the end of the stream, `None` if there is nothing now.
+    fn read_some(&mut self, s: usize) -> Option<usize> {
+        let pipe = self.sources[s].pipe.as_mut()?;
         match pipe.read(&mut self.buffer) {
             Ok(n) if n > 0 => {
                 let buffer = std::mem::take(&mut self.buffer);
@@ -165,12 +167,12 @@ impl Capture {
                 if n >= 4096 {
                     self.busy_since = Some(Instant::now());
                 }
-                true
+                Some(n)
             }
-            Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) => false,
+            Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) => None,
             Ok(_) | Err(_) => {
                 self.sources[s].pipe = None;
-                true
+                Some(0)
             }
         }
     }
@@ -195,18 +197,27 @@ impl Capture {
         self.logs[COMBINED].end() != before
     }
 
-    /// Reads what has been written up to now, without waiting, and lets go of unfinished lines. Not for more than a pipe
-    /// can hold: whoever floods meanwhile is not waited for.
+    /// Reads what has been written up to now, without waiting, and lets go of unfinished lines. How much that is is asked
+    /// for before: whoever floods meanwhile is not waited for, and how many reads it takes is the writer's choice, who may
+    /// have made the pipe larger, or one of packets (`O_DIRECT`).
     pub fn drain(&mut self) {
         for s in 0..2 {
-            let mut left = PIPE_MAX / READ + 1;
-            while left > 0 && !self.is_stalled() && self.read(s) {
-                left -= 1;
+            let mut left = self.unread(s);
+            while !self.is_stalled() {
+                // One read more than that sees the end.
+                match self.read_some(s) {
+                    Some(n) if n > 0 && n <= left => left -= n,
+                    _ => break,
+                }
             }
             if !self.is_stalled() {
                 self.release(s);
             }
         }
+    }
+
+    fn unread(&self, s: usize) -> usize {
+        self.sources[s].pipe.as_ref().map_or(0, sys::unread)
     }
 
     /// The end, with the disk still full: counts what is missing instead of waiting for ever.
@@ -216,11 +227,7 @@ impl Capture {
         }
         for source in &mut self.sources {
             self.lost += source.held.len() as u64;
-            let Some(pipe) = &mut source.pipe else { continue };
-            for _ in 0..=PIPE_MAX / READ {
-                let Ok(n @ 1..) = pipe.read(&mut self.buffer) else { break };
-                self.lost += n as u64;
-            }
+            self.lost += source.pipe.as_ref().map_or(0, sys::unread) as u64;
         }
         self.lost += self.logs[COMBINED].give_up();
     }

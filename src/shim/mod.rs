@@ -104,6 +104,8 @@ struct Input {
 
 struct Shim {
     dir: RunDir,
+    /// What `dir` goes by.
+    _home: File,
     status: Status,
     capture: Capture,
     tree: Tree,
@@ -128,7 +130,8 @@ struct Shim {
 impl Shim {
     /// Everything that can fail comes before the child, so that a child never runs without being captured.
     fn start(order: Order) -> io::Result<Shim> {
-        let Order { max_log_bytes, dir, program, arguments } = order;
+        let Order { max_log_bytes, dir: named, program, arguments } = order;
+        let (dir, home) = named.pinned()?;
         // Handlers, not ignored signals: those would be inherited. XFSZ would end us at a file size limit, which is
         // handled as a full disk; INT and HUP are not meant for us.
         let signals = sys::signals_as_bytes(&[sys::SIGCHLD, sys::SIGTERM, sys::SIGINT, sys::SIGHUP, sys::SIGXFSZ])?;
@@ -149,7 +152,7 @@ impl Shim {
         // terminal at which nobody types: watchers such as esbuild's end at its end of file.
         let spawned = Command::new(&program)
             .args(&arguments)
-            .env(MARK, dir.path())
+            .env(MARK, named.path())
             .process_group(0)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
@@ -174,9 +177,10 @@ impl Shim {
         capture
             .attach([pipe(child.stdout.take().map(OwnedFd::from))?, pipe(child.stderr.take().map(OwnedFd::from))?])?;
         drop(child); // neither kills nor waits: `reap` owns every child from here on
-        let tree = Tree::new(status.pid, dir.mark());
+        let tree = Tree::new(status.pid, named.mark());
         let mut shim = Shim {
             dir,
+            _home: home,
             status,
             capture,
             tree,
@@ -214,7 +218,7 @@ impl Shim {
         self.status.ended = Some(now_ms());
         let begun = Instant::now();
         // Without its directory there is nobody left to tell.
-        while !self.publish() && self.dir.path().exists() && begun.elapsed() < LAST_HOPE {
+        while !self.publish() && self.dir.exists() && begun.elapsed() < LAST_HOPE {
             std::thread::sleep(REPUBLISH);
         }
     }
@@ -280,7 +284,7 @@ impl Shim {
                     break;
                 }
                 Reaped::NoChildren => {
-                    self.alone = Tree::IS_EXACT || self.tree.surely_alive().is_empty();
+                    self.alone = Tree::IS_EXACT || self.tree.is_empty();
                     break;
                 }
             }
@@ -388,7 +392,7 @@ impl Shim {
                     self.status.leader_ended = Some(now_ms());
                 }
             }
-            if self.tree.surely_alive().is_empty() {
+            if self.tree.is_empty() {
                 return;
             }
             std::thread::sleep(Duration::from_millis(5));

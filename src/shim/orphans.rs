@@ -13,25 +13,36 @@ use std::time::{Duration, Instant};
 /// How often it is looked whether they are gone.
 const LOOK: Duration = Duration::from_millis(50);
 
-/// Pids of the living processes of a run whose shim is gone.
-pub fn of(dir: &RunDir) -> Vec<i32> {
-    Tree::left_behind(dir.mark()).surely_alive().iter().map(|process| process.pid).collect()
+/// How long it may take until there is room for looking, where the system has none.
+const ROOM: Duration = Duration::from_secs(5);
+
+/// Pids of the living processes of a run whose shim is gone. An error says that the system had no room for looking.
+pub fn of(dir: &RunDir) -> io::Result<Vec<i32>> {
+    let alive = Tree::left_behind(dir.mark()).surely_alive()?;
+    Ok(alive.iter().map(|process| process.pid).collect())
 }
 
 /// Ends the processes of a run whose shim is gone, as the shim would have: TERM, `grace`, rounds of KILL. The report
-/// names who survived. Two at once would send TERM twice; that is the caller's to avoid.
-pub fn stop(dir: &RunDir, grace: Duration) -> StopReport {
+/// names who survived. Two at once would send TERM twice; that is the caller's to avoid. As for errors, see [`of`].
+pub fn stop(dir: &RunDir, grace: Duration) -> io::Result<StopReport> {
     let tree = Tree::left_behind(dir.mark());
+    let begun = Instant::now();
+    while let Err(error) = tree.look() {
+        if begun.elapsed() > ROOM {
+            return Err(error);
+        }
+        std::thread::sleep(LOOK);
+    }
     let (mut stop, mut report) = (Stop::No, StopReport::default());
     // The leader is not our child, so nothing pins its number, and with it that of its group.
     stop.ask(&tree, false, grace, &mut report);
     while let Some(deadline) = stop.deadline()
-        && !tree.surely_alive().is_empty()
+        && !tree.is_empty()
     {
         stop.tick(&tree, &mut report);
         std::thread::sleep(deadline.saturating_duration_since(Instant::now()).clamp(Duration::from_millis(1), LOOK));
     }
-    report
+    Ok(report)
 }
 
 /// Asks the living shim of a run to stop it, by signal: for when the FIFO for such messages is gone. `NotFound` if `shim`

@@ -47,13 +47,19 @@ impl Tree {
         Tree { leader: 0, own_name: own_name(), mark, is_ours: false }
     }
 
+    /// Those who can be seen now.
     pub fn alive(&self) -> Vec<Process> {
+        self.look().unwrap_or_default()
+    }
+
+    /// The same; an error says that the system had no room for looking.
+    pub fn look(&self) -> io::Result<Vec<Process>> {
         self.see_alive(&mut Strangers::default(), |_| ())
     }
 
     /// The same for somebody who looks again and again, and so gets to know who is none of them. `see` gets each as soon
     /// as it is seen.
-    fn see_alive(&self, strangers: &mut Strangers, mut see: impl FnMut(&Process)) -> Vec<Process> {
+    fn see_alive(&self, strangers: &mut Strangers, mut see: impl FnMut(&Process)) -> io::Result<Vec<Process>> {
         let is_foreign = |process: &Process| self.is_foreign(process);
         let mut all = match self.is_ours {
             true => strangers.below(std::process::id() as i32, is_foreign, &mut see),
@@ -61,17 +67,22 @@ impl Tree {
         };
         if !(self.is_ours && Self::IS_EXACT) {
             let seen: Vec<i32> = all.iter().map(|process| process.pid).collect();
-            let others =
-                procs::marked(&self.mark, is_foreign).into_iter().filter(|process| !seen.contains(&process.pid));
-            all.extend(others.inspect(see));
+            let others = procs::marked(&self.mark, is_foreign)?.into_iter();
+            all.extend(others.filter(|process| !seen.contains(&process.pid)).inspect(see));
         }
-        all
+        Ok(all)
     }
 
     /// The same, where it matters that there is nobody. A look at the processes of a machine is no snapshot: who forks and
     /// ends meanwhile may be in none of it. So nobody must be seen several times.
-    pub fn surely_alive(&self) -> Vec<Process> {
-        (0..LOOKS).map(|_| self.alive()).find(|alive| !alive.is_empty()).unwrap_or_default()
+    pub fn surely_alive(&self) -> io::Result<Vec<Process>> {
+        let is_news = |look: &io::Result<Vec<Process>>| look.as_ref().map_or(true, |alive| !alive.is_empty());
+        (0..LOOKS).map(|_| self.look()).find(is_news).unwrap_or_else(|| Ok(Vec::new()))
+    }
+
+    /// Whether nobody was seen in all these looks.
+    pub fn is_empty(&self) -> bool {
+        self.surely_alive().is_ok_and(|alive| alive.is_empty())
     }
 
     /// Whether there are children, but only other servers and shims of ours, and what is below them: these are to be seen
@@ -184,12 +195,13 @@ impl Stop {
             return false;
         }
         let mut refused = 0;
-        let alive = tree.see_alive(strangers, |process| match tree.signal(process, sys::SIGKILL) {
+        let seen = tree.see_alive(strangers, |process| match tree.signal(process, sys::SIGKILL) {
             // Once for each, however many rounds it takes to die.
             Ok(()) => report.killed += usize::from(!before.contains(&process.pid)),
             Err(error) if error.raw_os_error() == Some(sys::EPERM) => refused += 1,
             Err(_) => {}
         });
+        let alive = seen.unwrap_or_default();
         *rounds += 1;
         // A pause is for those that are slow to die. It would give those that fork the time to do it again.
         let pids: Vec<i32> = alive.iter().map(|process| process.pid).collect();
