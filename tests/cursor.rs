@@ -279,3 +279,25 @@ fn paging_back_works_over_several_runs_and_several_processes() {
         }
     }
 }
+
+#[test]
+fn paging_back_to_a_cursor_includes_who_had_ended_there_and_was_started_again() {
+    let sandbox = Sandbox::new();
+    let _server = sandbox.serve();
+    start_echo(&sandbox, "lives");
+    wait_for_line(&sandbox, "lives", "up");
+    sandbox.run(&["--label", "ends", "sh", "-c", "for i in $(seq 1 300); do echo line $i; done"]).ok();
+    sandbox.run(&["--label", "over", "echo", "over"]).ok();
+    for name in ["lives,ends", "ends,over", "*"] {
+        let cursor = sandbox.run(&["--format", "json", "output", name]).ok().json()["cursor"].clone();
+        let run = sandbox.runs().len();
+        sandbox.run(&["restart", "ends"]).ok();
+        wait_until("its end", || sandbox.status(run)["state"] == "exited" && read(&sandbox, &["ends"]).0.len() == 300);
+        let work = sandbox.work();
+        let first = json!({"command_or_label": name, "working_directory": work, "after": cursor, "lines": 70});
+        let expected: Vec<String> = (1..=300).map(|i| format!("line {i}")).collect();
+        let mut paged = page_back(&sandbox, first, 30);
+        paged.iter_mut().for_each(|line| *line = line.trim_start_matches("ends: ").into());
+        assert_eq!(paged, expected, "{name} {cursor}");
+    }
+}

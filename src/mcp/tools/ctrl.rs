@@ -155,7 +155,7 @@ fn with_cursor(fault: Fault, context: &Context) -> Fault {
 fn whole(run: &Arc<Run>) -> Parts {
     let piece = Piece { run: run.clone(), after: None, before: None };
     let source = Source { label: run.meta.label.clone(), pieces: vec![piece] };
-    Parts { sources: vec![source], known: None, gone: Vec::new() }
+    Parts { sources: vec![source], known: None, is_everything: false, gone: Vec::new() }
 }
 
 fn verdict(run: &Arc<Run>, until: Option<Until>, arguments: &Arguments, context: &Context) -> Result<Verdict, Fault> {

@@ -90,7 +90,7 @@ fn last_words(run: &Arc<Run>) -> LastWords {
     let sizes = Stream::ALL.map(|stream| Log::size(run.dir.path(), stream));
     let piece = Piece { run: run.clone(), after: None, before: None };
     let sources = vec![Source { label: String::new(), pieces: vec![piece] }];
-    let parts = Parts { sources, known: None, gone: Vec::new() };
+    let parts = Parts { sources, known: None, is_everything: false, gone: Vec::new() };
     let query = Query { longest: LONGEST, ..Query::tail(Stream::Combined, 3) };
     let lines = select(&parts, &query).map_or(Vec::new(), |selection| selection.lines);
     // The very last one is often empty.
