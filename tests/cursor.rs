@@ -301,3 +301,41 @@ fn paging_back_to_a_cursor_includes_who_had_ended_there_and_was_started_again() 
         assert_eq!(paged, expected, "{name} {cursor}");
     }
 }
+
+#[test]
+fn a_record_that_is_just_being_written_is_not_there_until_it_is_whole() {
+    let sandbox = Sandbox::new();
+    let _server = sandbox.serve();
+    let start = json!({"action": "start", "command_or_label": "sh -c 'echo up; read never'", "label": "p",
+        "working_directory": sandbox.work(), "wait_for": "up"});
+    sandbox.tool_ok("ctrl", start);
+    let append = |name: &str, text: &str| {
+        let mut log = std::fs::OpenOptions::new().append(true).open(sandbox.runs()[0].join(name)).unwrap();
+        std::io::Write::write_all(&mut log, text.as_bytes()).unwrap();
+    };
+    let record = format!("{} first second\n", &read_stamp(&sandbox));
+    // A file that grows is seen at any size in between: in the middle of a stamp, behind it, in the middle of the text.
+    for (name, cut) in [("combined", 9), ("combined", 24), ("combined", 31), ("stdout", 9), ("stdout", 24)] {
+        let ask = |more: Value| {
+            let mut arguments = json!({"command_or_label": "p", "stream": name});
+            arguments.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+            sandbox.tool_ok("output", arguments)
+        };
+        let cursor_of = |text: &str| text.lines().next().unwrap().split("cursor=").nth(1).unwrap().to_string();
+        let before = ask(json!({"lines": 1}));
+        append(&format!("{name}.log"), &record[..cut]);
+        let torn = ask(json!({"lines": 1}));
+        assert_eq!(torn.lines().nth(1), before.lines().nth(1), "{name} {cut}: {torn}");
+        assert_eq!(cursor_of(&torn), cursor_of(&before));
+        let waited = ask(json!({"after": cursor_of(&torn), "wait_for": "first|T", "timeout": 0}));
+        assert!(waited.contains("time is up"), "{waited}");
+        append(&format!("{name}.log"), &record[cut..]);
+        let whole = ask(json!({"after": cursor_of(&waited), "wait_for": "second", "timeout": 0}));
+        assert!(whole.contains("wait_for matched; 1 line, ") && whole.ends_with("\nfirst second\n"), "{cut}: {whole}");
+    }
+}
+
+/// The stamp of the newest line of `p`.
+fn read_stamp(sandbox: &Sandbox) -> String {
+    sandbox.run(&["output", "p", "--lines", "1"]).ok().out()[..24].into()
+}

@@ -102,7 +102,7 @@ fn url(run: &Arc<Run>, ports: &[u16]) -> Option<String> {
     if ports.is_empty() {
         return None;
     }
-    let log = Log::open(run.dir.path(), Stream::Combined).ok()?;
+    let log = run.log(Stream::Combined).ok()?;
     let mut head = vec![0; BEGINNING.min(log.end() - log.start()) as usize];
     let n = log.read_at(log.start(), &mut head).ok()?;
     let urls = ctrl::urls(head[..n].split(|byte| *byte == b'\n'));
@@ -119,7 +119,7 @@ fn port_of(url: &str) -> Option<u16> {
 fn last_words(run: &Arc<Run>) -> LastWords {
     let status = run.status();
     let i = Stream::Combined.index();
-    let log = Log::open(run.dir.path(), Stream::Combined);
+    let log = run.log(Stream::Combined);
     let recent = log.as_ref().ok().filter(|log| log.end().saturating_sub(status.bytes[i]) <= COUNTED);
     let recent = recent.and_then(|log| log.count_lines(status.bytes[i], log.end()).ok());
     let sizes = Stream::ALL.map(|stream| Log::size(run.dir.path(), stream));
