@@ -58,7 +58,7 @@ pub fn ask_sock_diag(question: &[u8], answer: &mut [u8]) -> io::Result<usize> {
 
 /// Signals by name, as `ctrl signal` takes them and as people read them. Not complete: the ones that make sense to
 /// send to, or to see as the end of, a process.
-const SIGNALS: [(&str, i32); 17] = [
+const SIGNALS: [(&str, i32); 20] = [
     ("HUP", libc::SIGHUP),
     ("INT", libc::SIGINT),
     ("QUIT", libc::SIGQUIT),
@@ -74,6 +74,9 @@ const SIGNALS: [(&str, i32); 17] = [
     ("PIPE", libc::SIGPIPE),
     ("ALRM", libc::SIGALRM),
     ("TERM", libc::SIGTERM),
+    ("CONT", libc::SIGCONT),
+    ("STOP", libc::SIGSTOP),
+    ("TSTP", libc::SIGTSTP),
     ("XFSZ", libc::SIGXFSZ),
     ("WINCH", libc::SIGWINCH),
 ];
@@ -402,6 +405,7 @@ mod tests {
         for text in ["TERM", "SIGTERM", "term", "sigterm", "15"] {
             assert_eq!(signal_number(text), Some(15), "{text}");
         }
+        assert_eq!((signal_number("CONT"), signal_number("sigstop")), (Some(libc::SIGCONT), Some(libc::SIGSTOP)));
         for text in ["", "SIG", "0", "32", "-1", "TERMINATE"] {
             assert_eq!(signal_number(text), None, "{text}");
         }

@@ -81,13 +81,18 @@ pub fn quote<W: AsRef<OsStr>>(words: &[W]) -> String {
 /// A command as part of a name: one line of at most 200 characters that no other command shares.
 pub fn brief(command: &str) -> String {
     const LONGEST: usize = 200;
-    let line: String = command.chars().flat_map(|c| if c.is_control() { escaped(c) } else { vec![c] }).collect();
+    let line = one_line(command);
     if line.chars().count() <= LONGEST {
         return line;
     }
     let hash = line.bytes().fold(0xcbf2_9ce4_8422_2325_u64, |h, b| (h ^ u64::from(b)).wrapping_mul(0x100_0000_01b3));
     let start: String = line.chars().take(LONGEST - 20).collect();
     format!("{start}… {hash:016x}")
+}
+
+/// The same text with everything in it that would end a line, or that only a terminal obeys, as `\n`, `\u{1b}`.
+pub fn one_line(text: &str) -> String {
+    text.chars().flat_map(|c| if c.is_control() { escaped(c) } else { vec![c] }).collect()
 }
 
 fn escaped(c: char) -> Vec<char> {

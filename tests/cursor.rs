@@ -279,3 +279,63 @@ fn paging_back_works_over_several_runs_and_several_processes() {
         }
     }
 }
+
+#[test]
+fn paging_back_to_a_cursor_includes_who_had_ended_there_and_was_started_again() {
+    let sandbox = Sandbox::new();
+    let _server = sandbox.serve();
+    start_echo(&sandbox, "lives");
+    wait_for_line(&sandbox, "lives", "up");
+    sandbox.run(&["--label", "ends", "sh", "-c", "for i in $(seq 1 300); do echo line $i; done"]).ok();
+    sandbox.run(&["--label", "over", "echo", "over"]).ok();
+    for name in ["lives,ends", "ends,over", "*"] {
+        let cursor = sandbox.run(&["--format", "json", "output", name]).ok().json()["cursor"].clone();
+        let run = sandbox.runs().len();
+        sandbox.run(&["restart", "ends"]).ok();
+        wait_until("its end", || sandbox.status(run)["state"] == "exited" && read(&sandbox, &["ends"]).0.len() == 300);
+        let work = sandbox.work();
+        let first = json!({"command_or_label": name, "working_directory": work, "after": cursor, "lines": 70});
+        let expected: Vec<String> = (1..=300).map(|i| format!("line {i}")).collect();
+        let mut paged = page_back(&sandbox, first, 30);
+        paged.iter_mut().for_each(|line| *line = line.trim_start_matches("ends: ").into());
+        assert_eq!(paged, expected, "{name} {cursor}");
+    }
+}
+
+#[test]
+fn a_record_that_is_just_being_written_is_not_there_until_it_is_whole() {
+    let sandbox = Sandbox::new();
+    let _server = sandbox.serve();
+    let start = json!({"action": "start", "command_or_label": "sh -c 'echo up; read never'", "label": "p",
+        "working_directory": sandbox.work(), "wait_for": "up"});
+    sandbox.tool_ok("ctrl", start);
+    let append = |name: &str, text: &str| {
+        let mut log = std::fs::OpenOptions::new().append(true).open(sandbox.runs()[0].join(name)).unwrap();
+        std::io::Write::write_all(&mut log, text.as_bytes()).unwrap();
+    };
+    let record = format!("{} first second\n", &read_stamp(&sandbox));
+    // A file that grows is seen at any size in between: in the middle of a stamp, behind it, in the middle of the text.
+    for (name, cut) in [("combined", 9), ("combined", 24), ("combined", 31), ("stdout", 9), ("stdout", 24)] {
+        let ask = |more: Value| {
+            let mut arguments = json!({"command_or_label": "p", "stream": name});
+            arguments.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+            sandbox.tool_ok("output", arguments)
+        };
+        let cursor_of = |text: &str| text.lines().next().unwrap().split("cursor=").nth(1).unwrap().to_string();
+        let before = ask(json!({"lines": 1}));
+        append(&format!("{name}.log"), &record[..cut]);
+        let torn = ask(json!({"lines": 1}));
+        assert_eq!(torn.lines().nth(1), before.lines().nth(1), "{name} {cut}: {torn}");
+        assert_eq!(cursor_of(&torn), cursor_of(&before));
+        let waited = ask(json!({"after": cursor_of(&torn), "wait_for": "first|T", "timeout": 0}));
+        assert!(waited.contains("time is up"), "{waited}");
+        append(&format!("{name}.log"), &record[cut..]);
+        let whole = ask(json!({"after": cursor_of(&waited), "wait_for": "second", "timeout": 0}));
+        assert!(whole.contains("wait_for matched; 1 line, ") && whole.ends_with("\nfirst second\n"), "{cut}: {whole}");
+    }
+}
+
+/// The stamp of the newest line of `p`.
+fn read_stamp(sandbox: &Sandbox) -> String {
+    sandbox.run(&["output", "p", "--lines", "1"]).ok().out()[..24].into()
+}

@@ -3,6 +3,7 @@
 
 mod support;
 
+mod agents;
 mod bridge;
 mod commands;
 mod crash;

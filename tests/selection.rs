@@ -170,3 +170,19 @@ fn a_search_finds_everything_in_a_large_log_and_its_context() {
     assert_eq!(numbers(&["--grep", "^7 x"]), [7], "the very first window is searched, too");
     assert_eq!(numbers(&["--grep", "nothing"]), [0; 0]);
 }
+
+#[test]
+fn a_cursor_of_named_processes_goes_on_with_all_of_them_also_with_one_that_had_ended() {
+    let sandbox = Sandbox::new();
+    let _server = sandbox.serve();
+    sandbox.run(&["start", "--label", "web", "sh", "-c", "echo up; read never"]).ok();
+    wait_until("up", || lines_of(&sandbox, &["web"]) == ["up"]);
+    sandbox.run(&["--label", "api", "echo", "crashed"]).ok();
+    let cursor = json_of(&sandbox, &["web,api"])["cursor"].as_str().unwrap().to_string();
+    assert_eq!(lines_of(&sandbox, &["--after", &cursor]), [""; 0]);
+    sandbox.run(&["restart", "api"]).ok();
+    wait_until("the next run", || {
+        lines_of(&sandbox, &["api"]) == ["crashed"] && sandbox.status(2)["state"] == "exited"
+    });
+    assert_eq!(lines_of(&sandbox, &["--after", &cursor]), ["api: crashed"], "{cursor}");
+}

@@ -126,7 +126,7 @@ fn name(process: &Value, room: usize) -> String {
     if !name.ends_with(&format!(" in {directory}")) {
         let command: Vec<&str> =
             process["command"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
-        let what = format!("({} in {directory})", crate::words::quote(&command));
+        let what = format!("({} in {directory})", crate::words::one_line(&crate::words::quote(&command)));
         let most = if last.is_empty() { room } else { room.saturating_sub(last.chars().count() + 4).max(room / 2) };
         push_clipped(&mut name, &what, "", most, &mut left);
     }

@@ -82,6 +82,23 @@ impl Log {
         Ok(of(left.into_iter().collect(), end))
     }
 
+    /// The same without a record that is just being written at its end: a file that grows is seen at sizes in between, and
+    /// who took the first half of a record for a line would take the second one for another.
+    pub fn without_torn(mut self) -> io::Result<Log> {
+        let mut tail = [0; PREFIX];
+        let from = self.end.saturating_sub(PREFIX as u64).max(self.start);
+        let n = self.read_at(from, &mut tail[..(self.end - from) as usize])?;
+        match memrchr(b'\n', &tail[..n]) {
+            // Behind it less than a stamp.
+            Some(newline) => self.end = from + newline as u64 + 1,
+            None if self.stream == Stream::Combined => self.end = self.line_start(self.end, self.start)?,
+            None if n < PREFIX && self.start == 0 => self.end = 0,
+            // A line of the child that is not finished, or one that soon is.
+            None => {}
+        }
+        Ok(self)
+    }
+
     /// What the files of one log take, in bytes.
     pub fn size(run: &Path, stream: Stream) -> u64 {
         let path = run.join(stream.file_name());

@@ -37,7 +37,7 @@ pub fn find(runs: &[Arc<Run>], target: &Target) -> Result<Arc<Run>, Fault> {
         None => by_pid(&here, target.pid.unwrap_or(0)),
         Some(name) => by_name(&here, name, target.near.as_deref())?,
     };
-    found.cloned().ok_or_else(|| not_found(&here, target))
+    found.cloned().ok_or_else(|| not_found(runs, &here, target))
 }
 
 /// The runs that `target` means, the newest of each process: `*` is everything in the directory, and a name that fits
@@ -46,7 +46,7 @@ pub fn find_all(runs: &[Arc<Run>], target: &Target) -> Result<Vec<Arc<Run>>, Fau
     let name = target.name.as_deref().map(str::trim).filter(|_| target.pid.is_none());
     if name == Some(EVERYTHING) {
         let all = in_directory(runs, target);
-        return if all.is_empty() { Err(not_found(&[], target)) } else { Ok(newest_per_label(&all)) };
+        return if all.is_empty() { Err(not_found(runs, &[], target)) } else { Ok(newest_per_label(&all)) };
     }
     let missing = match find(runs, target) {
         Err(fault) if fault.kind == Kind::NotFound => fault,
@@ -140,7 +140,7 @@ fn by_name<'a>(runs: &[&'a Arc<Run>], name: &str, near: Option<&str>) -> Result<
     }
 }
 
-fn not_found(here: &[&Arc<Run>], target: &Target) -> Fault {
+fn not_found(runs: &[Arc<Run>], here: &[&Arc<Run>], target: &Target) -> Fault {
     let wanted = match (&target.pid, &target.name) {
         (Some(pid), _) => format!("PID {pid}"),
         (None, Some(name)) => format!("'{name}'"),
@@ -149,10 +149,14 @@ fn not_found(here: &[&Arc<Run>], target: &Target) -> Fault {
     let place = target.working_directory.as_ref().map_or(String::new(), |d| format!(" in {d}"));
     let all: Vec<Arc<Run>> = here.iter().map(|run| Arc::clone(run)).collect();
     let known = newest_per_label(&all);
-    let hint = if known.is_empty() {
-        "nothing has been started there yet".into()
-    } else {
-        format!("there are {}", names(&known.iter().rev().collect::<Vec<_>>()))
+    let elsewhere = newest_per_label(runs);
+    let hint = match (known.is_empty(), elsewhere.is_empty()) {
+        (false, _) => format!("there are {}", names(&known.iter().rev().collect::<Vec<_>>())),
+        (true, true) => "nothing has been started there yet".into(),
+        (true, false) => format!(
+            "nothing has been started there yet; in other directories there are {}",
+            names(&elsewhere.iter().rev().collect::<Vec<_>>())
+        ),
     };
     Fault::not_found(format!("no process {wanted}{place}; {hint}"))
 }

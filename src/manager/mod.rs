@@ -124,33 +124,26 @@ impl Manager {
         if let Some(run) = request.idempotency_key.as_deref().and_then(|key| self.started_by(key)) {
             return Ok(Started { run, is_new: true });
         }
-        let same = |run: &Run| run.meta.argv == request.argv && run.meta.working_directory == working_directory;
-        let (mut previous, mut replacing) = (None, None);
+        let same = |run: &Run| is_same(run, &request, &working_directory);
         // Who saw a program end may start the next one at once.
         let before = self.registry.all().into_iter().filter(|run| run.meta.label == label || same(run));
         before.for_each(|run| run.let_go(LAST_BYTES));
-        if let Some(live) = self.live_run(|run| run.meta.label == label) {
-            match if_running {
-                IfRunning::Replace => {
-                    replacing = Some(self.door.begin_replacing()?);
-                    self.stop(&live, GRACE)?;
-                    previous = Some(live.id);
-                }
-                IfRunning::Attach if same(&live) && !live.is_over() => return Ok(Started { run: live, is_new: false }),
-                _ => return Err(already_running(&live)),
+        // Without a label of its own it is also found under another one.
+        let unnamed = || self.live_run(same).filter(|_| request.label.is_none());
+        let live = self.live_run(|run| run.meta.label == label).or_else(unnamed);
+        let replacing = match (&live, if_running) {
+            (None, _) => None,
+            (Some(live), IfRunning::Replace) => {
+                let replacing = self.door.begin_replacing()?;
+                self.stop(live, GRACE)?;
+                Some(replacing)
             }
-        } else if let Some(live) = self.live_run(same).filter(|_| request.label.is_none()) {
-            // It runs under a label of its own.
-            match if_running {
-                IfRunning::Attach if !live.is_over() => return Ok(Started { run: live, is_new: false }),
-                IfRunning::Refuse | IfRunning::Attach => return Err(already_running(&live)),
-                IfRunning::Replace => {
-                    replacing = Some(self.door.begin_replacing()?);
-                    self.stop(&live, GRACE)?;
-                    previous = Some(live.id);
-                }
+            (Some(live), IfRunning::Attach) if same(live) && !live.is_over() => {
+                return Ok(Started { run: live.clone(), is_new: false });
             }
-        }
+            (Some(live), _) => return Err(already_running(live, &request.argv, &working_directory)),
+        };
+        let previous = replacing.as_ref().and(live).map(|live| live.id);
         let meta = Meta {
             version: FORMAT,
             argv: request.argv,
@@ -163,6 +156,12 @@ impl Manager {
             idempotency_key: request.idempotency_key,
         };
         self.replace(claim, meta, replacing)
+    }
+
+    /// A live run of the same command in the same directory, whatever its label.
+    pub fn running(&self, request: &Request) -> Option<Arc<Run>> {
+        let directory = launch::working_directory(&request.working_directory).ok()?;
+        self.live_run(|run| is_same(run, request, &directory))
     }
 
     /// Launches, ends the turn, and then wakes those who wait: they may go on with this run. `replacing` if another one
@@ -271,6 +270,9 @@ impl Manager {
         let claim = self.claims.take(&label)?;
         let newest = self.registry.all().into_iter().rev().find(|other| other.meta.label == label);
         let newest = newest.ok_or_else(|| Fault::not_found(format!("'{label}' is not kept any more")))?;
+        if newest.meta.working_directory != run.meta.working_directory {
+            return Err(label_was_taken(run, &newest));
+        }
         if newest.id > run.id && !newest.is_over() {
             return Ok(Started { run: newest, is_new: false });
         }
@@ -377,6 +379,10 @@ impl Manager {
     }
 }
 
+fn is_same(run: &Run, request: &Request, directory: &Word) -> bool {
+    run.meta.argv == request.argv && run.meta.working_directory == *directory
+}
+
 fn check_label(label: &str) -> Result<(), Fault> {
     if label.is_empty() || label.chars().any(char::is_control) {
         return Err(Fault::invalid("a label is one line of text"));
@@ -402,7 +408,19 @@ fn check_live(run: &Run) -> Result<(), Fault> {
     Ok(())
 }
 
-fn already_running(run: &Run) -> Fault {
+/// A label was used again in another directory, so that its newest run is not a later one of this process.
+fn label_was_taken(run: &Run, newest: &Run) -> Fault {
+    Fault::conflict(format!(
+        "{} of '{}' was in {}, and that label is now one of {}; start it there anew, under another label",
+        run.name(),
+        run.meta.label,
+        run.meta.working_directory.shown(),
+        newest.meta.working_directory.shown()
+    ))
+}
+
+/// Says of the run what is not as it was asked for: its label may be used by somebody else, for something else.
+fn already_running(run: &Run, argv: &[Word], directory: &Word) -> Fault {
     if let Some(pids) = lost::shown(&run.orphans()) {
         return Fault::conflict(format!(
             "the shim of '{}' was killed, but its processes live on ({pids}); restart it, or stop it first",
@@ -413,8 +431,16 @@ fn already_running(run: &Run) -> Fault {
     let ports = usage(&[run]).remove(0).map_or(Vec::new(), |usage| usage.ports);
     let ports: Vec<String> = ports.iter().map(u16::to_string).collect();
     let listens = if ports.is_empty() { String::new() } else { format!(", listens on {}", ports.join(", ")) };
+    let is_elsewhere = run.meta.working_directory != *directory;
+    let command = words::brief(&words::quote(&run.meta.argv));
+    let what = match (is_elsewhere, run.meta.argv == argv) {
+        (true, _) => format!(" in {}: {command}", run.meta.working_directory.shown()),
+        (false, false) => format!(": {command}"),
+        (false, true) => String::new(),
+    };
+    let next = if is_elsewhere { "choose another label" } else { "restart it, or stop it first" };
     let text = format!(
-        "'{}' is already running with PID {} (for {}{listens}); restart it, or stop it first",
+        "'{}' is already running with PID {} (for {}{listens}){what}; {next}",
         run.meta.label,
         status.pid,
         age(now_ms().saturating_sub(status.started)),

@@ -4,6 +4,8 @@
 //! The cache is only ever behind the files by a doorbell; whoever waits looks again twice a second, so a bell that
 //! somebody else swallowed (`cat events`) costs half a second and not the answer.
 
+use crate::log::Stream;
+use crate::log::read::Log;
 use crate::rundir::{Meta, RunDir, STATUS_CHANGED, StartError, State, Status, Unreadable};
 use crate::shim::orphans;
 use crate::sys;
@@ -106,6 +108,13 @@ impl Run {
     /// As users write it: `r12`.
     pub fn name(&self) -> String {
         format!("r{}", self.id)
+    }
+
+    /// What is kept of one of its logs; of a live run without a record that is just being written.
+    pub fn log(&self, stream: Stream) -> io::Result<Log> {
+        let is_over = self.is_over(); // before the log: who is gone then writes no more
+        let log = Log::open(self.dir.path(), stream)?;
+        if is_over { Ok(log) } else { log.without_torn() }
     }
 
     /// Starts the thread that follows the events of the shim, or, if that is gone already, takes the final status.

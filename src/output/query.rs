@@ -148,7 +148,7 @@ pub fn select(parts: &Parts, query: &Query) -> Result<Selection, Fault> {
         selection.stopped.extend(read.stopped.map(|place| (number, place)));
         if let Some((end, last, is_done)) = read.end {
             selection.ends.push((number, last));
-            if parts.known.is_none() || !is_done {
+            if !(parts.is_everything && is_done) {
                 places.push(end);
             }
         }
@@ -368,7 +368,12 @@ mod tests {
         fn select(&self, cursors: [Option<&Cursor>; 2], query: &Query) -> Selection {
             let [after, before] = cursors.map(|cursor| cursor.map(|cursor| cursor.places[0]));
             let pieces = vec![Piece { run: self.run.clone(), after, before }];
-            let parts = Parts { sources: vec![Source { label: "p".into(), pieces }], known: None, gone: vec![] };
+            let parts = Parts {
+                sources: vec![Source { label: "p".into(), pieces }],
+                known: None,
+                is_everything: false,
+                gone: vec![],
+            };
             select(&parts, query).unwrap()
         }
     }

@@ -49,7 +49,7 @@ pub fn read(piece: &Piece, query: &Query, wanted: usize, floor: Option<u64>) -> 
     // All taken before the log, so that they are never ahead of it.
     let (status, is_over) = (piece.run.status(), piece.run.is_over());
     let own_open = open_in_own_logs(piece, query)?;
-    let log = Log::open(piece.run.dir.path(), query.stream)?;
+    let log = piece.run.log(query.stream)?;
     let range = Range::of(&log, piece, query)?;
     let floor = floor.map_or(Ok(range.from), |ms| log.since(ms))?.clamp(range.from, range.to);
     let (spans, is_whole, stopped) = spans(&log, query, wanted, floor, range.to)?;
@@ -94,7 +94,7 @@ fn open_in_own_logs(piece: &Piece, query: &Query) -> io::Result<[bool; 2]> {
     let mut open = [false; 2];
     if query.stream == Stream::Combined && piece.before.is_none() {
         for stream in [Stream::Stdout, Stream::Stderr] {
-            let log = Log::open(piece.run.dir.path(), stream)?;
+            let log = piece.run.log(stream)?;
             let mut last = [b'\n'];
             log.read_at(log.end().saturating_sub(1), &mut last)?;
             open[stream.index()] = last != *b"\n";

@@ -32,6 +32,9 @@ pub struct Parts {
     pub sources: Vec<Source>,
     /// If several processes are read: the newest run of all, at that moment.
     pub known: Option<u64>,
+    /// All of a directory are read: of those, what has ended costs nothing in a cursor. Who names processes means them also
+    /// when they have ended, and so does the cursor that he gets.
+    pub is_everything: bool,
     /// Runs at which a cursor was, and which are not kept any more.
     pub gone: Vec<u64>,
 }
@@ -71,7 +74,9 @@ impl<'a> Scope<'a> {
                 Whom::Everything(target.clone())
             }
             (true, None) => named(manager, manager.find_all(target)?, after.is_some()),
-            (false, _) => match after.or(before) {
+            // A cursor of several processes does not name those that had ended, and that may have begun again since. One
+            // that was given to go back with does: it names whoever has lines above it.
+            (false, _) => match before.filter(|before| before.known.is_some()).or(after).or(before) {
                 Some(cursor) => Whom::Labels(labels_of(manager, cursor)?),
                 None => named(manager, vec![manager.find(target)?], false), // which says what is missing
             },
@@ -145,7 +150,7 @@ impl<'a> Scope<'a> {
             let own: Vec<&Arc<Run>> = runs.iter().filter(|run| run.meta.label == only.label).collect();
             only.pieces = pieces_until(&own, None, before);
         }
-        Parts { sources, known, gone }
+        Parts { sources, known, is_everything: matches!(self.whom, Whom::Everything(_)), gone }
     }
 }
 

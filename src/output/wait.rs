@@ -12,7 +12,6 @@ use super::scope::{Parts, Piece, Scope};
 use super::unreadable;
 use crate::fault::Fault;
 use crate::log::Stream;
-use crate::log::read::Log;
 use crate::log::scan::Scan;
 use crate::manager::watch::{Bell, LOOK};
 use std::collections::BTreeMap;
@@ -160,7 +159,7 @@ impl Seen {
             return Ok((false, false));
         }
         self.is_done = piece.run.is_over();
-        let log = Log::open(piece.run.dir.path(), self.stream)?;
+        let log = piece.run.log(self.stream)?;
         let mut at = match (self.at, self.after) {
             (Some(at), _) => at.max(log.start()),
             (None, Some(place)) if (log.start()..=log.end()).contains(&place.offset) => {

@@ -13,7 +13,7 @@ use std::time::Duration;
 const ROOM: usize = 4000;
 
 pub fn text(control: &Control) -> String {
-    let Control { action, run, stopped, verdict } = control;
+    let Control { action, run, stopped, verdict, cursor, .. } = control;
     let label = name(run);
     if let Some(verdict) = verdict {
         return started(control, verdict);
@@ -30,8 +30,11 @@ pub fn text(control: &Control) -> String {
             }
             text + "\n"
         }
-        None if *action == "input" => format!("sent to the stdin of {label}\n"),
-        None => format!("sent to {label}, PID {}\n", run.status().pid),
+        None => {
+            let to = if *action == "input" { "the stdin of " } else { "" };
+            let cursor = cursor.as_ref().map_or(String::new(), |cursor| format!("; cursor={cursor}"));
+            format!("sent to {to}{label}, PID {}{cursor}\n", run.status().pid)
+        }
     }
 }
 
@@ -68,6 +71,14 @@ fn started(control: &Control, verdict: &Verdict) -> String {
         let _ = write!(text, "; listens on {}", ports.join(" "));
     }
     let _ = writeln!(text, "; cursor={}", verdict.cursor);
+    if let Some(twin) = &control.twin {
+        let _ = writeln!(
+            text,
+            "[the same command runs there as {}, PID {}, too; if one is enough, stop this one]",
+            name(twin),
+            twin.status().pid
+        );
+    }
     if word == "exited" {
         for (title, lines) in [("stderr", &verdict.errors), ("stdout", &verdict.lines)] {
             if !lines.is_empty() {

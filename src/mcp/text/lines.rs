@@ -5,21 +5,28 @@ use crate::output::query::Selected;
 use crate::output::view;
 use std::fmt::Write;
 
-/// Characters of one line.
+/// Characters of one line, unless few were asked for.
 const LINE: usize = 500;
 /// Bytes that a line takes beside its text: ` … ×10000` and its newline.
 const EXTRA: usize = 14;
 
-/// Appends the newest of `lines` that fit into `room` bytes, with the name of their process if there are `names`. Where a
+/// Characters of a line if `count` lines were asked for and there are `room` bytes for all: whoever asks for one line of
+/// JSON wants to read it.
+pub fn longest(count: usize, room: usize) -> usize {
+    const LENGTH_AND_NAME: usize = 80;
+    (room / count.max(1)).saturating_sub(LENGTH_AND_NAME).max(LINE)
+}
+
+/// Appends the newest of `lines` that fit into `room` bytes, of each at most `longest` characters, with the name of their process if there are `names`. Where a
 /// process was restarted in between, a line says so. Tells how many of `lines` that were.
-pub fn push(text: &mut String, lines: &[Selected], names: &[String], room: usize) -> usize {
+pub fn push(text: &mut String, lines: &[Selected], names: &[String], longest: usize, room: usize) -> usize {
     let mut shown: Vec<(String, usize)> = Vec::new();
     let (mut bytes, mut count) = (0, 0);
     // Stands before the line that was shown last, if one before that is shown.
     let mut restart: Option<String> = None;
     for (i, selected) in lines.iter().enumerate().rev() {
         let name = names.get(selected.source);
-        let text = show(&selected.line);
+        let text = show(&selected.line, longest);
         let line = name.map_or(String::new(), |name| format!("{name}: ")) + &text;
         let line = line.trim_end();
         // Among the lines of others an empty one shows nothing.
@@ -55,7 +62,7 @@ pub fn push(text: &mut String, lines: &[Selected], names: &[String], room: usize
 /// The same for lines of one run.
 pub fn push_all<'a>(text: &mut String, lines: impl IntoIterator<Item = &'a Line>, room: usize) -> usize {
     let lines: Vec<Selected> = lines.into_iter().map(|line| Selected { source: 0, line: line.clone() }).collect();
-    push(text, &lines, &[], room)
+    push(text, &lines, &[], LINE, room)
 }
 
 /// Whether the line before this one of the same process is of an earlier run.
@@ -71,9 +78,9 @@ fn shorten(line: &str, room: usize) -> String {
     format!("{}…", &line[..line.floor_char_boundary(room.saturating_sub(EXTRA + 3))])
 }
 
-pub fn show(line: &Line) -> String {
+pub fn show(line: &Line, longest: usize) -> String {
     let text = view::clean(&line.text);
-    let text = if line.cut == 0 { view::clip(&text, LINE) } else { text.chars().take(LINE).collect() };
+    let text = if line.cut == 0 { view::clip(&text, longest) } else { text.chars().take(longest).collect() };
     let start = if line.lacks_start { "…" } else { "" };
     let end = match (line.is_finished, line.cut) {
         (_, 1..) => format!("… [{} bytes]", line.cut + line.text.len() as u64),
@@ -111,10 +118,10 @@ mod tests {
         lines.extend((0..37).map(|_| line(1, "again")));
         lines.extend([line(1, "last"), line(1, ""), line(1, " "), line(1, "end")]);
         let mut text = String::new();
-        assert_eq!(push(&mut text, &lines, &[], 1000), 42);
+        assert_eq!(push(&mut text, &lines, &[], LINE, 1000), 42);
         assert_eq!(text, "first\nagain … ×37\nlast\n\nend\n", "empty lines need no number");
         let mut text = String::new();
-        assert_eq!(push(&mut text, &lines[..39], &[], 38), 38);
+        assert_eq!(push(&mut text, &lines[..39], &[], LINE, 38), 38);
         assert_eq!(text, "again … ×37\nlast\n");
     }
 
@@ -123,7 +130,7 @@ mod tests {
         let mut lines = vec![line(1, "old"), line(3, "other"), line(2, "new"), line(2, "more")];
         lines[1].source = 1;
         let mut text = String::new();
-        push(&mut text, &lines, &["web".into(), "api".into()], 1000);
+        push(&mut text, &lines, &["web".into(), "api".into()], LINE, 1000);
         assert_eq!(text, "web: old\napi: other\n--- new run of web: r2 ---\nweb: new\nweb: more\n");
     }
 
@@ -144,7 +151,7 @@ mod tests {
                 .collect();
             let room = random.below(700);
             let mut shown = String::new();
-            let count = push(&mut shown, &lines, &[], room);
+            let count = push(&mut shown, &lines, &[], longest(random.below(20), room), room);
             assert!(shown.len() <= room.max(EXTRA + 30), "{} of {room}: {shown:?}", shown.len());
             assert!(count >= usize::from(number > 0) && count <= number);
         }

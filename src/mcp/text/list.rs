@@ -2,7 +2,7 @@
 
 use super::{lines_in_words, size};
 use crate::manager::age;
-use crate::mcp::tools::list::Row;
+use crate::mcp::tools::list::{Listing, Row};
 use crate::output::view;
 use crate::words;
 use std::fmt::Write;
@@ -12,11 +12,15 @@ const LIST: usize = 8000;
 /// Of one process, its newline included.
 const LINE: usize = 299;
 
-pub fn text(rows: &[Row]) -> String {
+pub fn text(listing: &Listing) -> String {
+    let rows = &listing.rows;
     let (live, ended): (Vec<&Row>, Vec<&Row>) =
         rows.iter().partition(|row| matches!(row.overview.status, "running" | "detached"));
     let mut text = format!("{} running, {} ended", live.len(), ended.len());
-    text.push_str(if rows.is_empty() { "; nothing has been started yet\n" } else { "\n" });
+    if rows.is_empty() {
+        text.push_str(&nothing(listing));
+    }
+    text.push('\n');
     // Live ones first, then the ones that ended last.
     let mut left_out = 0;
     for row in live.into_iter().chain(ended.into_iter().rev()) {
@@ -29,10 +33,21 @@ pub fn text(rows: &[Row]) -> String {
     text
 }
 
+/// That a directory has none is no reason to start what runs in the next one.
+fn nothing(listing: &Listing) -> String {
+    match &listing.elsewhere {
+        Some((directory, others @ 1..)) => format!(
+            " in {}; there are {others} in other directories, and list without working_directory shows them",
+            view::clip(directory, 120)
+        ),
+        _ => "; nothing has been started yet".into(),
+    }
+}
+
 fn line(row: &Row) -> String {
     let process = &row.overview;
     let is_live = matches!(process.status, "running" | "detached");
-    let mut line = format!("{}: {}", view::clip(&process.label, 120), process.status);
+    let mut line = format!("{}: {}", view::clip(&words::one_line(&process.label), 120), process.status);
     let outcome = process.exit_code.map(|code| format!("exit code {code}")).or(process.signal.clone());
     let ago = if process.start_time.is_none() || process.run.is_empty() {
         String::new()
@@ -48,19 +63,20 @@ fn line(row: &Row) -> String {
         (process.pid > 0).then(|| format!("PID {}", process.pid)),
         (!process.run.is_empty()).then(|| process.run.clone()),
         (!ports.is_empty()).then(|| format!("port {}", ports.join(" "))),
+        row.url.clone().filter(|url| !row.last_line.contains(url.as_str())),
         row.cpu_percent.map(|cpu| format!("{cpu}% CPU")),
         row.memory_bytes.map(size),
         row.lines.map(lines_in_words),
         (row.log_bytes > 0).then(|| format!("logs {}", size(row.log_bytes))),
-        process.error.as_ref().map(|error| view::clip(error, 120)),
+        process.error.as_ref().map(|error| view::clip(&words::one_line(error), 120)),
     ];
     for part in parts.into_iter().flatten() {
         let _ = write!(line, ", {part}");
     }
     let default_label = format!(" in {}", process.working_directory);
     if !process.label.ends_with(&default_label) {
-        let command = view::clip(&words::quote(&process.command), 60);
-        let _ = write!(line, ", {command}{default_label}");
+        let command = view::clip(&words::one_line(&words::quote(&process.command)), 60);
+        let _ = write!(line, ", {command}{}", words::one_line(&default_label));
     }
     let room = LINE.saturating_sub(line.len() + ": ".len() + "…\n".len());
     if !row.last_line.is_empty() && room > 20 {
@@ -83,8 +99,10 @@ mod tests {
 
     #[test]
     fn a_process_takes_less_than_300_bytes_whatever_it_is() {
-        for length in [0, 1, 30, 120, 400, 4000] {
-            let text = "ä".repeat(length);
+        for (length, letter) in
+            [0, 1, 30, 120, 400, 4000].into_iter().flat_map(|n| [(n, "ä"), (n, "\n"), (n, "\u{1b}")])
+        {
+            let text = letter.repeat(length);
             let overview = Overview {
                 run: "r123456".into(),
                 pid: 4_194_304,
@@ -104,11 +122,12 @@ mod tests {
                 memory_bytes: Some(1 << 33),
                 lines: Some(1 << 40),
                 log_bytes: 1 << 33,
-                last_line: text,
+                url: Some(format!("http://localhost:1/{}", "x".repeat(180))),
+                last_line: "ä".repeat(length),
                 age_ms: 5000,
             };
             let line = line(&row);
-            assert!(line.len() < 300 && line.ends_with('\n'), "{}: {line}", line.len());
+            assert!(line.len() < 300 && line.find(char::is_control) == Some(line.len() - 1), "{}: {line}", line.len());
         }
     }
 }

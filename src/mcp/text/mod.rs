@@ -21,7 +21,7 @@ const LABEL: usize = 60;
 
 pub fn text(answer: &Answer) -> String {
     match answer {
-        Answer::Processes(rows) => list::text(rows),
+        Answer::Processes(listing) => list::text(listing),
         Answer::Control(control) => ctrl::text(control),
         Answer::Output(output) => output::text(output),
     }
@@ -30,7 +30,7 @@ pub fn text(answer: &Answer) -> String {
 /// The shapes of the Python program, and what is new beside them.
 pub fn json(answer: &Answer) -> Value {
     match answer {
-        Answer::Processes(rows) => json!({"processes": rows}),
+        Answer::Processes(listing) => json!({"processes": listing.rows}),
         Answer::Control(control) => ctrl::json(control),
         Answer::Output(output) => output::json(output),
     }

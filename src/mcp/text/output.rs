@@ -14,6 +14,8 @@ use std::sync::Arc;
 
 /// Processes whose state the first line tells.
 const TOLD: usize = 6;
+/// Characters of a line that was there before somebody waited for it.
+const EARLIER: usize = 100;
 
 pub fn text(output: &Output) -> String {
     let selection = &output.selection;
@@ -26,7 +28,7 @@ pub fn text(output: &Output) -> String {
     let footer = footers.into_iter().max().unwrap_or(0);
     let room = output.max_bytes.saturating_sub(head.len() + cursor.len() + footer + frame);
     let mut body = String::new();
-    let shown = lines::push(&mut body, &selection.lines, &names, room);
+    let shown = lines::push(&mut body, &selection.lines, &names, lines::longest(output.lines, room), room);
     let mut text = format!("{head}; {}", counts(output, shown));
     text.push_str(&cursor);
     text.push('\n');
@@ -55,6 +57,9 @@ fn summary(output: &Output) -> String {
     }
     if let Some(outcome) = output.waited {
         parts.push(waited(outcome).into());
+    }
+    if let Some(line) = &output.earlier {
+        parts.push(format!("it had said before: {}", lines::show(line, EARLIER)));
     }
     parts.extend(gone(output));
     parts.join("; ")

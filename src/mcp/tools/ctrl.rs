@@ -39,6 +39,10 @@ pub struct Control {
     pub stopped: Option<Stopped>,
     /// Of a start.
     pub verdict: Option<Verdict>,
+    /// Of input and signals: behind all that was there before, so that no answer to them is missed.
+    pub cursor: Option<Cursor>,
+    /// Of a start: another process that runs the same command in the same directory.
+    pub twin: Option<Arc<Run>>,
 }
 
 /// What came out of a start so far.
@@ -61,9 +65,17 @@ pub struct Verdict {
 }
 
 pub fn call(arguments: &Arguments, context: &Context) -> Result<Answer, Fault> {
+    refuse_unused(arguments)?;
     let grace = if arguments.flag("force") { Duration::ZERO } else { GRACE };
-    let found = || context.manager.find(&target(arguments, context));
-    let done = |action: &'static str, run: Arc<Run>| Control { action, run, stopped: None, verdict: None };
+    let found = || context.manager.find(&target(arguments, context)?);
+    let done = |action: &'static str, run: Arc<Run>| Control {
+        action,
+        run,
+        stopped: None,
+        verdict: None,
+        cursor: None,
+        twin: None,
+    };
     let control = match arguments.text("action") {
         Some("start") => start(arguments, context)?,
         Some("stop") => {
@@ -81,8 +93,9 @@ pub fn call(arguments: &Arguments, context: &Context) -> Result<Answer, Fault> {
         Some("input") => {
             let run = found()?;
             let text = arguments.text("text").ok_or_else(|| Fault::invalid("input needs the parameter 'text'"))?;
+            let cursor = end(&run);
             context.manager.input(&run, format!("{}\n", text.strip_suffix('\n').unwrap_or(text)).as_bytes())?;
-            done("input", run)
+            Control { cursor, ..done("input", run) }
         }
         _ => {
             let run = found()?;
@@ -91,11 +104,33 @@ pub fn call(arguments: &Arguments, context: &Context) -> Result<Answer, Fault> {
             let number = number.ok_or_else(|| {
                 Fault::invalid(format!("'{name}' is no signal; 'text' names one, such as HUP or USR1"))
             })?;
+            let cursor = end(&run);
             context.manager.signal(&run, number)?;
-            done("signal", run)
+            Control { cursor, ..done("signal", run) }
         }
     };
     Ok(Answer::Control(Box::new(control)))
+}
+
+/// What an action would pass over in silence, and somebody would then believe in: a restart with another environment, a
+/// line that was waited for.
+fn refuse_unused(arguments: &Arguments) -> Result<(), Fault> {
+    let action = arguments.text("action").unwrap_or_default();
+    let begins = matches!(action, "start" | "restart");
+    let speaks = matches!(action, "input" | "signal");
+    let is_given =
+        |name: &str| arguments.text(name).is_some_and(|text| !text.is_empty()) || !arguments.strings(name).is_empty();
+    let is_name = arguments.text("label") == arguments.text("command_or_label");
+    let unused = [
+        ("environment", action == "start", "a process keeps what it was started with: stop it, and start it anew"),
+        ("label", action == "start" || is_name, "name the process by command_or_label; it keeps the label it has"),
+        ("wait_for", begins, "to wait for what it says, call output with wait_for and after=<cursor>"),
+        ("text", speaks, "that is for input and signal"),
+    ];
+    match unused.into_iter().find(|(name, is_used, _)| !is_used && is_given(name)) {
+        Some((name, _, hint)) => Err(Fault::invalid(format!("{action} does not take '{name}'; {hint}"))),
+        None => Ok(()),
+    }
 }
 
 fn until(arguments: &Arguments) -> Result<Option<Until>, Fault> {
@@ -133,17 +168,17 @@ fn start(arguments: &Arguments, context: &Context) -> Result<Control, Fault> {
         label: arguments.text("label").map(String::from),
         idempotency_key: None,
     };
+    let twin = if added.is_empty() { context.manager.running(&request) } else { None };
     let started = context.manager.start(request, IfRunning::Refuse);
     let started = started.map_err(|fault| with_cursor(fault, context))?;
     let verdict = verdict(&started.run, until, arguments, context)?;
-    Ok(Control { action: "start", run: started.run, stopped: None, verdict: Some(verdict) })
+    Ok(Control { action: "start", run: started.run, stopped: None, verdict: Some(verdict), cursor: None, twin })
 }
 
 /// What runs already can be read from here on.
 fn with_cursor(fault: Fault, context: &Context) -> Fault {
     let run = fault.run.and_then(|id| context.manager.get(id));
-    let end = run.and_then(|run| select(&whole(&run), &Query::tail(Stream::Combined, 1)).ok()?.cursor);
-    match end {
+    match run.and_then(|run| end(&run)) {
         Some(cursor) => {
             Fault { text: format!("{}; to read what it says from now on: cursor={cursor}", fault.text), ..fault }
         }
@@ -151,11 +186,16 @@ fn with_cursor(fault: Fault, context: &Context) -> Fault {
     }
 }
 
+/// Behind all that a run has said so far.
+fn end(run: &Arc<Run>) -> Option<Cursor> {
+    select(&whole(run), &Query::tail(Stream::Combined, 1)).ok()?.cursor
+}
+
 /// All that a run said.
-fn whole(run: &Arc<Run>) -> Parts {
+pub fn whole(run: &Arc<Run>) -> Parts {
     let piece = Piece { run: run.clone(), after: None, before: None };
     let source = Source { label: run.meta.label.clone(), pieces: vec![piece] };
-    Parts { sources: vec![source], known: None, gone: Vec::new() }
+    Parts { sources: vec![source], known: None, is_everything: false, gone: Vec::new() }
 }
 
 fn verdict(run: &Arc<Run>, until: Option<Until>, arguments: &Arguments, context: &Context) -> Result<Verdict, Fault> {
@@ -226,7 +266,7 @@ fn join(verdict: &mut Verdict, total: Option<u64>) {
 }
 
 /// URLs in these lines, those of this machine first.
-fn urls<'a>(lines: impl Iterator<Item = &'a [u8]>) -> Vec<String> {
+pub fn urls<'a>(lines: impl Iterator<Item = &'a [u8]>) -> Vec<String> {
     let mut found: Vec<String> = Vec::new();
     for line in lines {
         let text = view::clean(line);
@@ -241,13 +281,15 @@ fn urls<'a>(lines: impl Iterator<Item = &'a [u8]>) -> Vec<String> {
             }
         }
     }
-    let is_foreign = |url: &String| {
-        let host = url.split("//").nth(1).unwrap_or("");
-        !["localhost", "127.", "0.0.0.0", "[::"].iter().any(|own| host.starts_with(own))
-    };
-    found.sort_by_key(is_foreign);
+    found.sort_by_key(|url| is_foreign(url));
     found.truncate(URLS);
     found
+}
+
+/// Whether a URL leads to another machine, or at least does not say that it is this one.
+pub fn is_foreign(url: &str) -> bool {
+    let host = url.split("//").nth(1).unwrap_or("");
+    !["localhost", "127.", "0.0.0.0", "[::"].iter().any(|own| host.starts_with(own))
 }
 
 #[cfg(test)]

@@ -1,17 +1,25 @@
 //! `list`: the newest run of each process, with what it takes and what it said last.
 
-use super::{Answer, Arguments, Context, target};
+use super::{Answer, Arguments, Context, ctrl, target};
 use crate::fault::Fault;
 use crate::log::Stream;
 use crate::log::read::Log;
 use crate::log::stamp::now_ms;
+use crate::manager::lookup::Target;
 use crate::manager::watch::{LastWords, Run};
 use crate::manager::{Overview, Usage, overview, usage};
 use crate::output::query::{Query, select};
-use crate::output::scope::{Parts, Piece, Source};
 use crate::output::view;
 use serde::Serialize;
 use std::sync::Arc;
+
+/// The processes that were asked for.
+#[derive(Default)]
+pub struct Listing {
+    pub rows: Vec<Row>,
+    /// If those of one directory were asked for: which, and how many processes there are in others.
+    pub elsewhere: Option<(String, usize)>,
+}
 
 /// One process in the list. Absent members are not known, or nothing.
 #[derive(Clone, Debug, Default, Serialize)]
@@ -21,6 +29,9 @@ pub struct Row {
     /// TCP ports on which somebody in its tree listens.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub ports: Vec<u16>,
+    /// The address that it said when it began, if somebody in its tree still listens there: its last line seldom has it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub url: Option<String>,
     /// Processor time of the tree since its start, of one processor's.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub cpu_percent: Option<f64>,
@@ -42,14 +53,16 @@ pub struct Row {
 
 /// Lines that came since the status was written are counted only in so many bytes; the shim writes it once a second.
 const COUNTED: u64 = 16 << 20;
+/// So much of the beginning is looked at for a URL, in bytes, stamps included.
+const BEGINNING: u64 = 32 << 10;
 /// Of the last line, so much is looked at, in bytes.
 const LONGEST: usize = 4 << 10;
 
 pub fn call(arguments: &Arguments, context: &Context) -> Result<Answer, Fault> {
-    let target = target(arguments, context);
+    let target = target(arguments, context)?;
     if target.pid == Some(0) {
         let row = Row { overview: context.manager.own_overview(), ..Row::default() };
-        return Ok(Answer::Processes(vec![row]));
+        return Ok(Answer::Processes(Listing { rows: vec![row], ..Listing::default() }));
     }
     let runs = context.manager.list(&target)?;
     let usages = usage(&runs.iter().map(AsRef::as_ref).collect::<Vec<&Run>>());
@@ -68,6 +81,7 @@ pub fn call(arguments: &Arguments, context: &Context) -> Result<Answer, Fault> {
         let usage = usage.unwrap_or_default();
         Row {
             overview: overview(run),
+            url: url(run, &usage.ports),
             ports: usage.ports,
             cpu_percent: (!is_over && age_ms > 0).then(|| (usage.cpu_ms * 1000 / age_ms) as f64 / 10.0),
             memory_bytes: (usage.memory > 0).then_some(usage.memory),
@@ -77,22 +91,40 @@ pub fn call(arguments: &Arguments, context: &Context) -> Result<Answer, Fault> {
             age_ms,
         }
     };
-    Ok(Answer::Processes(runs.iter().zip(usages).map(row).collect()))
+    let rows: Vec<Row> = runs.iter().zip(usages).map(row).collect();
+    let all = || context.manager.list(&Target::default()).map_or(0, |all| all.len());
+    let elsewhere = target.working_directory.map(|directory| (directory, all().saturating_sub(rows.len())));
+    Ok(Answer::Processes(Listing { rows, elsewhere }))
+}
+
+/// The first of the URLs in the beginning of a run's output that leads to one of `ports` on this machine.
+fn url(run: &Arc<Run>, ports: &[u16]) -> Option<String> {
+    if ports.is_empty() {
+        return None;
+    }
+    let log = run.log(Stream::Combined).ok()?;
+    let mut head = vec![0; BEGINNING.min(log.end() - log.start()) as usize];
+    let n = log.read_at(log.start(), &mut head).ok()?;
+    let urls = ctrl::urls(head[..n].split(|byte| *byte == b'\n'));
+    urls.into_iter().filter(|url| !ctrl::is_foreign(url)).find(|url| port_of(url).is_some_and(|p| ports.contains(&p)))
+}
+
+/// The port of a URL; `None` if it does not say one.
+fn port_of(url: &str) -> Option<u16> {
+    let place = url.split("//").nth(1)?.split(['/', '?', '#']).next()?;
+    place.rsplit_once(':')?.1.parse().ok()
 }
 
 /// The end of the logs of a run. Reads its last line and no more.
 fn last_words(run: &Arc<Run>) -> LastWords {
     let status = run.status();
     let i = Stream::Combined.index();
-    let log = Log::open(run.dir.path(), Stream::Combined);
+    let log = run.log(Stream::Combined);
     let recent = log.as_ref().ok().filter(|log| log.end().saturating_sub(status.bytes[i]) <= COUNTED);
     let recent = recent.and_then(|log| log.count_lines(status.bytes[i], log.end()).ok());
     let sizes = Stream::ALL.map(|stream| Log::size(run.dir.path(), stream));
-    let piece = Piece { run: run.clone(), after: None, before: None };
-    let sources = vec![Source { label: String::new(), pieces: vec![piece] }];
-    let parts = Parts { sources, known: None, gone: Vec::new() };
     let query = Query { longest: LONGEST, ..Query::tail(Stream::Combined, 3) };
-    let lines = select(&parts, &query).map_or(Vec::new(), |selection| selection.lines);
+    let lines = select(&ctrl::whole(run), &query).map_or(Vec::new(), |selection| selection.lines);
     // The very last one is often empty.
     let said = lines.iter().rev().map(|selected| view::clean(&selected.line.text)).find(|text| !text.is_empty());
     LastWords {

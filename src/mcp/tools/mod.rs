@@ -13,7 +13,7 @@ use crate::manager::lookup::Target;
 use crate::output::query::Unfinished;
 use crate::output::wait::{Caller, LONGEST};
 use ctrl::Control;
-use list::Row;
+use list::Listing;
 use output::Output;
 use serde_json::{Map, Value, json};
 use std::time::Duration;
@@ -55,7 +55,7 @@ impl<'a> Context<'a> {
 
 /// What a tool found out or did.
 pub enum Answer {
-    Processes(Vec<Row>),
+    Processes(Listing),
     Control(Box<Control>),
     Output(Box<Output>),
 }
@@ -80,7 +80,7 @@ const OUTPUT: &[Parameter] = &[
     DIRECTORY,
     optional("run", Kind::Integer(-50, RUN_MAX), "-1: the run before the newest; or a run's number."),
     optional("stream", Kind::Choice(&["combined", "stdout", "stderr"]), "Default combined."),
-    optional("lines", Kind::Integer(1, LINES_MAX), "The newest so many (100)."),
+    optional("lines", Kind::Integer(1, LINES_MAX), "The newest so many (100); of few, long lines are shown longer."),
     optional("since_time", Kind::Text, "ISO 8601 (UTC without zone), or an age: 30s, 5m, 2h."),
     optional("before_time", Kind::Text, "Likewise; only older lines."),
     optional("after", Kind::Text, "A cursor from an earlier answer: only what came later, also in later runs."),
@@ -102,7 +102,7 @@ static TOOLS: [Tool; 3] = [
         name: "list",
         title: "List processes",
         description: "List the processes that persistproc manages (dev servers, watchers, databases), started by the user or by any agent: \
-label, PID, state, age, ports, CPU, memory, last line, directory; for ended ones the exit code. Read-only. Call it before starting \
+label, PID, state, age, ports, URL, CPU, memory, last line, directory; for ended ones the exit code. Read-only. Call it before starting \
 anything, and when you have lost track. Without arguments it lists all.",
         parameters: &[PID, optional("command_or_label", Kind::Text, "Label, command, PID or run (r12)."), DIRECTORY],
         is_read_only: true,
@@ -171,8 +171,15 @@ pub fn definitions() -> Vec<Value> {
 
 /// Calls a tool.
 pub fn call(tool: &Tool, arguments: &Map<String, Value>, context: &Context) -> Result<Answer, Fault> {
-    let arguments = Arguments::check(arguments, tool.parameters)?;
+    let meant = meant(arguments);
+    let arguments = Arguments::check(&meant, tool.parameters)?;
     (tool.function)(&arguments, context)
+}
+
+/// Without empty strings, which some models write for all that they do not need. Only an input may be empty.
+fn meant(arguments: &Map<String, Value>) -> Map<String, Value> {
+    let is_meant = |(name, value): &(&String, &Value)| name.as_str() == "text" || value.as_str() != Some("");
+    arguments.iter().filter(is_meant).map(|(name, value)| (name.clone(), value.clone())).collect()
 }
 
 /// What only our own commands ask for.
@@ -195,13 +202,19 @@ pub fn read(arguments: &Map<String, Value>, manner: &Manner, context: &Context) 
     })
 }
 
-fn target(arguments: &Arguments, context: &Context) -> Target {
-    Target {
+fn target(arguments: &Arguments, context: &Context) -> Result<Target, Fault> {
+    let working_directory = arguments.text("working_directory").map(str::trim);
+    if let Some(directory) = working_directory.filter(|directory| !directory.starts_with('/')) {
+        return Err(Fault::invalid(format!(
+            "'working_directory' must be an absolute path, not '{directory}': this server does not know where you are"
+        )));
+    }
+    Ok(Target {
         pid: arguments.integer("pid").and_then(|pid| i32::try_from(pid).ok()),
         name: arguments.text("command_or_label").map(String::from),
-        working_directory: arguments.text("working_directory").map(String::from),
+        working_directory: working_directory.map(String::from),
         near: context.near.clone(),
-    }
+    })
 }
 
 fn seconds(arguments: &Arguments) -> Duration {

@@ -6,16 +6,20 @@ use crate::log::Stream;
 use crate::log::stamp::{format_ms, now_ms, parse_time};
 use crate::manager::watch::Run;
 use crate::output::cursor::Cursor;
+use crate::output::lines::Line;
 use crate::output::pattern::Pattern;
 use crate::output::query::{Query, SEARCH, Selection, Unfinished, select};
 use crate::output::scope::{Parts, Scope};
 use crate::output::wait::{self, Outcome, Until};
 use serde_json::{Map, Value, json};
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 /// A label of so many bytes is repeated in the next call.
 const SHORT: usize = 60;
+
+/// How long is searched, after a wait in vain, for a line that was there before it.
+const COURTESY: Duration = Duration::from_secs(1);
 
 /// What `output` read.
 pub struct Output {
@@ -24,8 +28,12 @@ pub struct Output {
     pub is_merged: bool,
     pub selection: Selection,
     pub waited: Option<Outcome>,
+    /// The newest line that matches what was waited for in vain: it may have been said before anybody waited.
+    pub earlier: Option<Line>,
     /// Runs at which the cursor was, and which are not kept any more.
     pub gone_runs: Vec<u64>,
+    /// How many lines were asked for.
+    pub lines: usize,
     pub max_bytes: usize,
     /// Arguments of the same question, without those that say where to go on, and without a wait.
     asked: Map<String, Value>,
@@ -87,20 +95,25 @@ pub fn call(arguments: &Arguments, context: &Context, adapt: impl Fn(&mut Query)
     if until.is_some() {
         wait::admit(context.caller)?;
     }
-    let target = target(arguments, context);
+    let target = target(arguments, context)?;
     let scope = Scope::of(context.manager, &target, arguments.integer("run"), [after.as_ref(), before.as_ref()])?;
     let mut query = query(arguments, [after.as_ref(), before.as_ref()])?;
     adapt(&mut query);
-    let (mut after, mut waited) = (after, None);
+    let (mut after, mut waited, mut earlier) = (after, None, None);
     if let Some(until) = until {
-        let from = match after {
-            Some(after) => after,
+        let from = match &after {
+            Some(after) => after.clone(),
             None => end(&scope.parts(None, None), &query)?,
         };
         let limit = seconds(arguments);
         let outcome = wait::wait(&scope, query.stream, &from, &until, limit, false, context.caller)?;
         if outcome == Outcome::Matched && query.unfinished == Unfinished::HeldUnlessMatched {
             query.unfinished = Unfinished::Shown;
+        }
+        if let (Until::Match(pattern), Outcome::TimedOut | Outcome::Over, None) = (&until, outcome, &after)
+            && !scope.is_merged()
+        {
+            earlier = newest_match(&scope, &from, pattern, query.stream)?;
         }
         waited = Some(outcome);
         after = Some(from);
@@ -113,7 +126,9 @@ pub fn call(arguments: &Arguments, context: &Context, adapt: impl Fn(&mut Query)
         is_merged: scope.is_merged(),
         selection,
         waited,
+        earlier,
         gone_runs: parts.gone,
+        lines: query.lines,
         max_bytes: arguments.integer("max_bytes").unwrap_or(8000) as usize,
         asked: asked(arguments, &processes, &query),
         wait: arguments.only(&["wait_for", "timeout"]),
@@ -126,6 +141,14 @@ pub fn call(arguments: &Arguments, context: &Context, adapt: impl Fn(&mut Query)
 fn end(parts: &Parts, query: &Query) -> Result<Cursor, Fault> {
     let selection = select(parts, &Query::tail(query.stream, 1))?;
     selection.cursor.ok_or_else(|| Fault::not_found("there is no run whose output could be waited for"))
+}
+
+/// The newest line before `end` that matches.
+fn newest_match(scope: &Scope, end: &Cursor, pattern: &Pattern, stream: Stream) -> Result<Option<Line>, Fault> {
+    let deadline = Instant::now() + COURTESY;
+    let query = Query { grep: Some(pattern.clone()), deadline, ..Query::tail(stream, 1) };
+    let selection = select(&scope.parts(None, Some(end)), &query)?;
+    Ok(selection.lines.into_iter().last().map(|selected| selected.line))
 }
 
 /// The same question, put so that it means the same later.
