@@ -65,10 +65,13 @@ fn select(value: &Value, keys: &[&str]) -> Value {
 const WIDTH: usize = 100;
 const HEADER: [&str; 6] = ["PID", "STATUS", "SINCE", "CPU", "MEM", "PORT"];
 
-/// A table: what runs first, then what ended, the newest last.
-pub fn list(answer: &Value) -> String {
+/// A table: what runs first, then what ended, the newest last. `is_narrowed`: not everything was asked for.
+pub fn list(answer: &Value, is_narrowed: bool) -> String {
     let none = Vec::new();
     let processes = answer["processes"].as_array().unwrap_or(&none);
+    if processes.is_empty() && is_narrowed {
+        return "Nothing has been started there; `persistproc list` shows what has been elsewhere.\n".into();
+    }
     if processes.is_empty() {
         return "Nothing has been started yet. For example: persistproc npm run dev\n".into();
     }
@@ -171,7 +174,7 @@ mod tests {
             {"pid": 7, "label": "old in /x", "working_directory": "/x", "command": ["old"], "status": "exited", "exit_code": 3, "end_time": "2026-01-02T03:04:05.678Z", "last_line": "that is all"},
             {"pid": 12345, "label": "web", "working_directory": "/w", "command": ["npm", "run", "my dev"], "status": "running", "memory_bytes": 85_400_000, "ports": [3000], "last_line": "Local: http://localhost:3000/"},
         ]});
-        let table = list(&answer);
+        let table = list(&answer, false);
         let lines: Vec<&str> = table.lines().collect();
         assert_eq!(lines[0], "PID    STATUS               SINCE    MEM  PORT  LABEL");
         assert!(
@@ -184,7 +187,7 @@ mod tests {
             "{table}"
         );
         assert!(lines.iter().all(|line| line.chars().count() <= 100), "{table}");
-        assert!(list(&json!({"processes": []})).contains("Nothing has been started"));
+        assert!(list(&json!({"processes": []}), false).contains("Nothing has been started"));
     }
 
     #[test]
