@@ -262,7 +262,7 @@ fn without_a_terminal_ctrl_c_leaves_the_process_and_on_exit_stop_takes_it_along(
     assert_eq!(sandbox.status(0)["state"], "terminated");
 }
 
-/// A wrapper at a terminal of its own, to which something can be typed.
+/// A wrapper at a terminal of its own, 80 columns wide, to which something can be typed.
 struct AtTerminal {
     child: Guard,
     terminal: std::fs::File,
@@ -275,8 +275,9 @@ impl AtTerminal {
         use std::os::fd::FromRawFd;
         use std::os::unix::process::CommandExt;
         let (mut ours, mut its) = (0, 0);
+        let mut size = libc::winsize { ws_row: 24, ws_col: 80, ws_xpixel: 0, ws_ypixel: 0 };
         let opened = unsafe {
-            libc::openpty(&mut ours, &mut its, std::ptr::null_mut(), std::ptr::null_mut(), std::ptr::null_mut())
+            libc::openpty(&mut ours, &mut its, std::ptr::null_mut(), std::ptr::null_mut(), &raw mut size as _)
         };
         assert_eq!(opened, 0);
         let (terminal, its) = unsafe { (std::fs::File::from_raw_fd(ours), std::fs::File::from_raw_fd(its)) };
@@ -404,6 +405,21 @@ fn what_the_wrapper_says_begins_a_line_of_its_own_at_a_terminal() {
     wrapper
         .wait_for("50%^C\r\npersistproc: stopping it; Ctrl+C again kills\r\npersistproc: it was ended by SIGTERM\r\n");
     assert_eq!(wrapper.end(), 143);
+}
+
+#[test]
+fn a_list_is_as_wide_as_the_terminal() {
+    let sandbox = Sandbox::new();
+    let script = format!("echo {} end; read never", "much to say ".repeat(20));
+    sandbox.run(&["start", "--label", "web", "sh", "-c", &script]).ok();
+    wait_until("what it says", || sandbox.run(&["list"]).ok().out().contains("| much"));
+    let mut list = AtTerminal::new(&sandbox, &["list"]);
+    list.wait_for("…\r\n");
+    let widths: Vec<usize> = list.seen.lines().map(|line| line.chars().count()).collect();
+    assert!(widths.len() == 2 && (72..=80).contains(&widths[1]), "{}", list.seen);
+    assert_eq!(list.end(), 0);
+    let width = |line: &str| line.chars().count();
+    assert_eq!(sandbox.run(&["list"]).ok().out().lines().map(width).max(), Some(100), "where no terminal tells");
 }
 
 /// A wrapper whose output fills its pipe, because nobody reads it.

@@ -155,7 +155,8 @@ fn control(link: &mut Link, action: &str, target: &Target, given: &Given, is_jso
 fn list(link: &mut Link, target: &Target, given: &Given, is_json: bool) -> Result<u8, Trouble> {
     let answer = link.call_tool("list", &target_arguments(target, given)?)?;
     let is_narrowed = given.working_directory.is_some();
-    let text = if is_json { render::json(&answer) } else { render::list(&answer, is_narrowed) };
+    let width = terminal::columns().unwrap_or(render::WIDTH);
+    let text = if is_json { render::json(&answer) } else { render::list(&answer, is_narrowed, width) };
     terminal::print(text.as_bytes()).map(|()| 0)
 }
 

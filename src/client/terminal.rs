@@ -81,6 +81,11 @@ pub fn can_ask() -> bool {
     io::stdin().is_terminal() && io::stderr().is_terminal()
 }
 
+/// Columns of the terminal that results go to, if they go to one.
+pub fn columns() -> Option<usize> {
+    sys::columns(io::stdout().as_raw_fd())
+}
+
 /// Whether what is written to `stream` and what is noted appear on the same terminal.
 pub fn is_shared_with_notes(stream: Stream) -> bool {
     io::stderr().is_terminal() && (stream == Stream::Stderr || io::stdout().is_terminal())
