@@ -155,6 +155,13 @@ pub fn poll_readable<const N: usize>(fds: [RawFd; N], timeout: Option<Duration>)
     poll(fds, libc::POLLIN, timeout)
 }
 
+/// Columns of a terminal; `None` if it is none, or does not know.
+pub fn columns(fd: RawFd) -> Option<usize> {
+    let mut size = libc::winsize { ws_row: 0, ws_col: 0, ws_xpixel: 0, ws_ypixel: 0 };
+    let told = unsafe { libc::ioctl(fd, libc::TIOCGWINSZ as _, &mut size) };
+    (told == 0 && size.ws_col > 0).then_some(size.ws_col.into())
+}
+
 /// poll(2) for writing one descriptor: false when `timeout` passed first.
 pub fn poll_writable(fd: RawFd, timeout: Duration) -> bool {
     poll([fd], libc::POLLOUT, Some(timeout))[0]

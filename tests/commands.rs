@@ -154,6 +154,8 @@ fn list_shows_one_row_per_process_with_what_became_of_it() {
     }
     let elsewhere = json(&sandbox, &["list", "--working-directory", "/"]);
     assert_eq!(elsewhere["processes"], json!([]));
+    let elsewhere = sandbox.run(&["list", "--working-directory", "/"]).ok().out();
+    assert!(elsewhere.contains("there") && !elsewhere.contains("yet"), "{elsewhere}");
     let server = json(&sandbox, &["list", "--pid", "0"]);
     let server = &server["processes"][0];
     assert!(
@@ -266,19 +268,80 @@ fn completions_are_understood_by_their_shells() {
     let sandbox = Sandbox::new();
     let bash = sandbox.run(&["completions", "bash"]).ok().out();
     let test = format!(
-        "{bash}\nCOMP_WORDS=(persistproc output --str); COMP_CWORD=2; _persistproc; echo \"${{COMPREPLY[*]}}\"
-        COMP_WORDS=(persistproc output --stream st); COMP_CWORD=3; _persistproc; echo \"${{COMPREPLY[*]}}\"
-        COMP_WORDS=(persistproc restar); COMP_CWORD=1; _persistproc; echo \"${{COMPREPLY[0]}}\""
+        r#"{bash}
+        try() {{ COMP_WORDS=(persistproc "$@"); COMP_CWORD=$#; COMPREPLY=(); _persistproc; echo "${{COMPREPLY[*]}}"; }}
+        try output --str; try output --stream st; try --port 1 output --str; try --port = 1 output --format = j
+        try completions ""; try ctrl st; try --fre; try ls --pi; try stop --on; try run --label x some-program --fre
+        try some-program --fre; try restar"#
     );
     let shell = std::process::Command::new("bash").args(["--norc", "-c", &test]).output().unwrap();
     assert_eq!(
         String::from_utf8_lossy(&shell.stdout),
-        "--stream\nstdout stderr\nrestart\n",
+        "--stream\nstdout stderr\n--stream\njson\nbash zsh fish\nstart stop\n--fresh\n--pid\n\n\n\nrestart\n",
         "{}",
         String::from_utf8_lossy(&shell.stderr)
     );
     for shell in ["zsh", "fish"] {
         assert!(sandbox.run(&["completions", shell]).ok().out().contains("wait-for"));
+    }
+}
+
+#[test]
+fn fish_completes_commands_and_options() {
+    let sandbox = Sandbox::new();
+    let file = sandbox.root.join("completions.fish");
+    std::fs::write(&file, sandbox.run(&["completions", "fish"]).ok().stdout).unwrap();
+    for (line, expected) in [
+        ("outp", &["output"][..]),
+        ("--port 1 outp", &["output"]),
+        ("--port 1 output --str", &["--stream"]),
+        ("output --stream std", &["stderr", "stdout"]),
+        ("completions ", &["bash", "fish", "zsh"]),
+        ("ctrl st", &["start", "stop"]),
+        ("--fre", &["--fresh"]),
+        ("ls --pi", &["--pid"]),
+        ("stop --on", &[]),
+    ] {
+        let script = format!("source {}; complete -C 'persistproc {line}'", file.display());
+        let shell = std::process::Command::new("fish").args(["--no-config", "-c", &script]).output();
+        let Ok(shell) = shell else { return skipped("fish is not there") };
+        let text = String::from_utf8_lossy(&shell.stdout).into_owned();
+        let words: Vec<&str> = text.lines().map(|line| line.split('\t').next().unwrap()).collect();
+        assert_eq!(words, expected, "{line}: {}", String::from_utf8_lossy(&shell.stderr));
+    }
+}
+
+/// Asked of zsh as its users ask it: at a terminal, with the Tab key.
+#[test]
+fn zsh_completes_commands_and_options() {
+    let sandbox = Sandbox::new();
+    let file = sandbox.root.join("_persistproc");
+    std::fs::write(&file, sandbox.run(&["completions", "zsh"]).ok().stdout).unwrap();
+    for (line, expected) in [
+        ("outpu", "output "),
+        ("output --str", "output --stream "),
+        ("--port 1 output --stre", "output --stream "),
+        ("ls --pi", "ls --pid "),
+        ("stop --forc", "stop --force "),
+        ("completions b", "completions bash "),
+        ("ctrl sta", "ctrl start "),
+        ("--fre", "--fresh "),
+    ] {
+        // ^X prints the line as it stands then.
+        let script = format!(
+            "zmodload zsh/zpty; zpty z zsh -f -i; zpty -w z 'PS1= TERM=dumb; unsetopt prompt_sp; fpath=({root} $fpath); \
+             autoload -Uz compinit; compinit -u -D; show() {{ print -r -- \"<$BUFFER>\" }}; zle -N show; \
+             bindkey \"^X\" show; print ready$((6 * 7))'; zpty -r -m z text '*ready42*'; \
+             zpty -w -n z $'persistproc {line}\\t\\x18'; zpty -r -m z text '*<*>*'; print -r -- $text; zpty -d z",
+            root = sandbox.root.display()
+        );
+        let mut zsh = std::process::Command::new("timeout");
+        let shell = zsh.args(["30", "zsh", "-f", "-c", &script]).stdin(std::process::Stdio::null()).output().unwrap();
+        if matches!(shell.status.code(), Some(126 | 127)) {
+            return skipped("zsh is not there");
+        }
+        let text = String::from_utf8_lossy(&shell.stdout);
+        assert!(text.contains(&format!("{expected}>")), "{line}: {text} {}", String::from_utf8_lossy(&shell.stderr));
     }
 }
 

@@ -96,6 +96,31 @@ fn a_data_directory_that_cannot_be_used_is_named() {
 }
 
 #[test]
+fn in_a_directory_that_is_gone_it_is_said_what_to_do_and_what_needs_none_works() {
+    let sandbox = Sandbox::new();
+    let _server = sandbox.serve();
+    let gone = sandbox.root.join("gone");
+    let work = sandbox.work().display().to_string();
+    let run = |words: &[&str]| {
+        std::fs::create_dir(&gone).unwrap();
+        let script = "rmdir ../gone && exec \"$0\" \"$@\"";
+        let mut command = sandbox.command(&[""; 0]);
+        let variables: Vec<_> = command.get_envs().map(|(n, v)| (n.to_owned(), v.map(ToOwned::to_owned))).collect();
+        command = std::process::Command::new("sh");
+        command.args(["-c", script, BINARY]).args(words).current_dir(&gone).stdin(std::process::Stdio::null());
+        command.envs(variables.into_iter().filter_map(|(name, value)| value.map(|value| (name, value))));
+        finish(spawn(&mut command), DEADLINE)
+    };
+    for words in [&["true"][..], &["start", "true"], &["start", "--working-directory", ".", "true"]] {
+        let ended = run(words);
+        assert!(ended.code == 1 && ended.stderr.contains("does not exist any more; cd"), "{words:?}: {ended:?}");
+    }
+    run(&["start", "--working-directory", &work, "--label", "web", "sh", "-c", "read never"]).ok();
+    assert!(run(&["list", "--working-directory", &work]).ok().out().contains("web"));
+    run(&["stop", "web"]).ok();
+}
+
+#[test]
 fn a_model_gets_texts_with_which_it_can_correct_itself() {
     let sandbox = Sandbox::new();
     let _server = sandbox.serve();

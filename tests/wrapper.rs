@@ -262,7 +262,7 @@ fn without_a_terminal_ctrl_c_leaves_the_process_and_on_exit_stop_takes_it_along(
     assert_eq!(sandbox.status(0)["state"], "terminated");
 }
 
-/// A wrapper at a terminal of its own, to which something can be typed.
+/// A wrapper at a terminal of its own, 80 columns wide, to which something can be typed.
 struct AtTerminal {
     child: Guard,
     terminal: std::fs::File,
@@ -275,8 +275,9 @@ impl AtTerminal {
         use std::os::fd::FromRawFd;
         use std::os::unix::process::CommandExt;
         let (mut ours, mut its) = (0, 0);
+        let mut size = libc::winsize { ws_row: 24, ws_col: 80, ws_xpixel: 0, ws_ypixel: 0 };
         let opened = unsafe {
-            libc::openpty(&mut ours, &mut its, std::ptr::null_mut(), std::ptr::null_mut(), std::ptr::null_mut())
+            libc::openpty(&mut ours, &mut its, std::ptr::null_mut(), std::ptr::null_mut(), &raw mut size as _)
         };
         assert_eq!(opened, 0);
         let (terminal, its) = unsafe { (std::fs::File::from_raw_fd(ours), std::fs::File::from_raw_fd(its)) };
@@ -325,6 +326,149 @@ fn at_a_terminal_ctrl_c_asks_and_does_what_it_is_told() {
         wrapper.type_in(typed);
         assert_eq!(wrapper.end(), if stops { 143 } else { 0 }, "{typed:?}");
         assert_eq!(sandbox.status(0)["state"], if stops { "terminated" } else { "running" }, "{typed:?}");
+    }
+}
+
+/// A wrapper of 'web' at a terminal, after Ctrl+C, with its question open.
+fn asking(sandbox: &Sandbox, script: &str) -> AtTerminal {
+    let mut wrapper = AtTerminal::new(sandbox, &["--label", "web", "sh", "-c", script]);
+    wrapper.wait_for("up\r\n");
+    wrapper.type_in("\u{3}");
+    wrapper.wait_for("[y/N] ");
+    wrapper
+}
+
+#[test]
+fn yes_is_meant_for_what_was_restarted_while_the_question_was_open() {
+    let sandbox = Sandbox::new();
+    let mut wrapper = asking(&sandbox, "echo up; read never");
+    sandbox.run(&["restart", "web"]).ok();
+    wrapper.type_in("y\n");
+    assert_eq!(wrapper.end(), 143);
+    assert_eq!((sandbox.runs().len(), sandbox.status(1)["state"].as_str()), (2, Some("terminated")));
+}
+
+#[test]
+fn after_no_it_is_said_how_things_are_then_and_not_how_they_were() {
+    let sandbox = Sandbox::new();
+    let mut wrapper = asking(&sandbox, "echo up; read never");
+    sandbox.run(&["restart", "web"]).ok();
+    wrapper.type_in("n\n");
+    wrapper.wait_for(&format!("'web' goes on (PID {})", sandbox.status(1)["pid"]));
+    assert_eq!(wrapper.end(), 0);
+
+    let mut wrapper = asking(&sandbox, "echo up; read never");
+    sandbox.run(&["stop", "web"]).ok();
+    wrapper.type_in("n\n");
+    wrapper.wait_for("it was ended by SIGTERM");
+    assert!(!wrapper.seen.contains("goes on"), "{}", wrapper.seen);
+    assert_eq!(wrapper.end(), 143);
+}
+
+#[test]
+fn yes_is_obeyed_also_when_the_server_was_killed_while_the_question_was_open() {
+    let sandbox = Sandbox::new();
+    // What it says fills the way to the wrapper, so that this does not look for another server by itself.
+    let mut wrapper = asking(&sandbox, "while echo up; do sleep 0.01; done");
+    wait_until("a server that can be killed", || sandbox.pid_of_server().is_some_and(|pid| signal(pid, libc::SIGKILL)));
+    wait_until("nobody on the port", || sandbox.try_http(&get("/health", sandbox.port)).is_none());
+    wrapper.type_in("y\n");
+    wrapper.wait_for("it was ended by SIGTERM");
+    assert_eq!(wrapper.end(), 143);
+    assert_eq!(sandbox.status(0)["state"], "terminated");
+}
+
+#[test]
+fn what_the_wrapper_says_begins_a_line_of_its_own_at_a_terminal() {
+    let sandbox = Sandbox::new();
+    let mut wrapper = AtTerminal::new(&sandbox, &["--label", "web", "sh", "-c", "printf 'done: 50%%'; read never"]);
+    wrapper.wait_for("50%");
+    wrapper.type_in("\u{3}");
+    wrapper.wait_for("^C\r\nStop running process 'web' ");
+    wrapper.type_in("\u{4}");
+    wrapper.wait_for("[y/N] \r\npersistproc: 'web' goes on");
+    assert_eq!(wrapper.end(), 0);
+
+    let mut wrapper = AtTerminal::new(&sandbox, &["--label", "web", "sh", "-c", "printf 'done: 50%%'; read never"]);
+    wrapper.wait_for("50%");
+    sandbox.run(&["restart", "web"]).ok();
+    wrapper.wait_for("50%\r\npersistproc: restarted, PID ");
+    wrapper.wait_for(&format!("PID {}\r\ndone: 50%", sandbox.status(1)["pid"]));
+    sandbox.run(&["stop", "web"]).ok();
+    wrapper.wait_for("50%\r\npersistproc: it was ended by SIGTERM\r\n");
+    assert_eq!(wrapper.end(), 143);
+
+    let words = ["run", "--on-exit", "stop", "--label", "web", "sh", "-c", "printf 'done: 50%%'; read never"];
+    let mut wrapper = AtTerminal::new(&sandbox, &words);
+    wrapper.wait_for("50%");
+    wrapper.type_in("\u{3}");
+    wrapper
+        .wait_for("50%^C\r\npersistproc: stopping it; Ctrl+C again kills\r\npersistproc: it was ended by SIGTERM\r\n");
+    assert_eq!(wrapper.end(), 143);
+}
+
+#[test]
+fn a_list_is_as_wide_as_the_terminal() {
+    let sandbox = Sandbox::new();
+    let script = format!("echo {} end; read never", "much to say ".repeat(20));
+    sandbox.run(&["start", "--label", "web", "sh", "-c", &script]).ok();
+    wait_until("what it says", || sandbox.run(&["list"]).ok().out().contains("| much"));
+    let mut list = AtTerminal::new(&sandbox, &["list"]);
+    list.wait_for("…\r\n");
+    let widths: Vec<usize> = list.seen.lines().map(|line| line.chars().count()).collect();
+    assert!(widths.len() == 2 && (72..=80).contains(&widths[1]), "{}", list.seen);
+    assert_eq!(list.end(), 0);
+    let width = |line: &str| line.chars().count();
+    assert_eq!(sandbox.run(&["list"]).ok().out().lines().map(width).max(), Some(100), "where no terminal tells");
+}
+
+/// A wrapper whose output fills its pipe, because nobody reads it.
+#[allow(unsafe_code)]
+fn stuck(sandbox: &Sandbox, words: &[&str]) -> Guard {
+    use std::os::fd::AsRawFd;
+    let script = ["sh", "-c", "head -c 300000 /dev/zero; read never"];
+    let wrapper = Guard(sandbox.spawn(&[words, &script].concat()));
+    let out = wrapper.0.stdout.as_ref().unwrap().as_raw_fd();
+    wait_until("a full pipe", || {
+        let mut unread: libc::c_int = 0;
+        unsafe { libc::ioctl(out, libc::FIONREAD as _, &mut unread) == 0 && unread > 60_000 }
+    });
+    wrapper
+}
+
+#[test]
+fn a_signal_is_heard_also_while_nobody_reads_the_output() {
+    let sandbox = Sandbox::new();
+    let mut wrapper = stuck(&sandbox, &["run"]);
+    signal(wrapper.pid(), libc::SIGTERM);
+    let status = wait_for("the wrapper to end", || wrapper.0.try_wait().unwrap());
+    assert_eq!((status.code(), sandbox.status(0)["state"].as_str()), (Some(143), Some("running")));
+
+    let mut wrapper = stuck(&sandbox, &["run", "--on-exit", "stop"]);
+    signal(wrapper.pid(), libc::SIGTERM);
+    wait_until("the process to be stopped", || sandbox.status(0)["state"] == "terminated");
+    drop(wrapper.0.stdout.take());
+    assert_eq!(wait_for("the wrapper to end", || wrapper.0.try_wait().unwrap()).code(), Some(143));
+}
+
+#[test]
+fn on_exit_stop_holds_also_when_the_terminal_closes_or_the_same_ctrl_c_ends_who_reads() {
+    let sandbox = Sandbox::new();
+    let words = ["run", "--on-exit", "stop", "sh", "-c", "while echo up; do sleep 0.002; done"];
+    for round in 0..4 {
+        let mut wrapper = AtTerminal::new(&sandbox, &words);
+        wrapper.wait_for("up\r\n");
+        let AtTerminal { mut child, terminal, .. } = wrapper;
+        drop(terminal);
+        assert_eq!(wait_for("the wrapper to end", || child.0.try_wait().unwrap()).code(), Some(143));
+        wait_until("the process to be stopped", || sandbox.status(2 * round)["state"] == "terminated");
+
+        let mut wrapper = Guard(sandbox.spawn(&words));
+        wrapper.0.stdout.as_mut().unwrap().read_exact(&mut [0; 3]).unwrap();
+        signal(wrapper.pid(), libc::SIGINT);
+        drop(wrapper.0.stdout.take());
+        assert_eq!(wrapper.end(DEADLINE).code, 143);
+        wait_until("the process to be stopped", || sandbox.status(2 * round + 1)["state"] == "terminated");
     }
 }
 

@@ -95,7 +95,7 @@ pub struct Parsed {
 
 /// Reads the words behind the program's name. An error is one line that says what is wrong and what to do.
 pub fn parse(words: impl IntoIterator<Item = OsString>) -> Result<Parsed, String> {
-    let mut reader = Reader { given: Given::default(), spec: None, words: Vec::new(), is_ctrl: false };
+    let mut reader = Reader { given: Given::default(), spec: None, words: Vec::new(), is_ctrl: false, named: None };
     reader.read(lexopt::Parser::from_args(words))?;
     reader.finish()
 }
@@ -107,6 +107,8 @@ struct Reader {
     words: Vec<OsString>,
     /// Behind the word `ctrl`, which needs another.
     is_ctrl: bool,
+    /// The name of the command as it was written: `ls`, where `spec` says `list`.
+    named: Option<String>,
 }
 
 impl Reader {
@@ -143,11 +145,17 @@ impl Reader {
     /// True if the rest of the line belongs to a program.
     fn take_word(&mut self, word: OsString) -> bool {
         if self.spec.is_none() || self.is_ctrl {
+            // As with git, cargo or npm; a program of that name can still be run as `run help`.
+            if self.spec.is_none() && word == "help" {
+                self.given.help = true;
+                return false;
+            }
             let named = word.to_str().and_then(table::command);
             let named = named.filter(|spec| !self.is_ctrl || matches!(spec.name, "start" | "stop" | "restart"));
             if let Some(spec) = named {
                 self.is_ctrl = spec.name == "ctrl";
                 self.spec = Some(spec);
+                self.named = word.to_str().map(String::from);
                 return false;
             }
             if self.is_ctrl {
@@ -191,17 +199,21 @@ impl Reader {
     fn unknown_option(&self, shown: &str) -> String {
         let name = self.spec.map_or("", |spec| spec.name);
         let of = if name.is_empty() { String::new() } else { format!(" of `persistproc {name}`") };
-        let hint = match name {
-            "stop" | "restart" | "output" => "; if it is part of a command, put -- before the command",
-            _ if FLAGS.iter().any(|flag| format!("--{}", flag.long) == shown) => "; it belongs to another command",
-            _ => "",
+        let hint = match (name, &self.named) {
+            ("stop" | "restart" | "output", _) => "; if it is part of a command, put -- before the command".into(),
+            _ if FLAGS.iter().any(|flag| format!("--{}", flag.long) == shown) => {
+                "; it belongs to another command".into()
+            }
+            // Some of our commands have the name of a program, too.
+            ("list" | "serve", Some(named)) => format!("; {}", program_called(named)),
+            _ => String::new(),
         };
         let help = if name.is_empty() { "persistproc --help".into() } else { format!("persistproc {name} --help") };
         format!("unknown option {shown}{of}{hint}; see `{help}`")
     }
 
     fn finish(self) -> Result<Parsed, String> {
-        let Reader { given, spec, words, is_ctrl } = self;
+        let Reader { given, spec, words, is_ctrl, named } = self;
         if given.version {
             return Ok(Parsed { command: Command::Say(format!("persistproc {}\n", env!("CARGO_PKG_VERSION"))), given });
         }
@@ -212,8 +224,9 @@ impl Reader {
         let none = |command: Command| match words.first() {
             None => Ok(command),
             Some(word) => Err(format!(
-                "`persistproc {name}` takes no '{}'; to run a program called {name}: persistproc run {name} …",
-                word.to_string_lossy()
+                "`persistproc {name}` takes no '{}'; {}",
+                word.to_string_lossy(),
+                program_called(named.as_deref().unwrap_or(name))
             )),
         };
         let command = match name {
@@ -231,6 +244,10 @@ impl Reader {
         };
         Ok(Parsed { command, given })
     }
+}
+
+fn program_called(name: &str) -> String {
+    format!("to run a program called {name}: persistproc run {name} …")
 }
 
 fn program(command: &str, words: Vec<OsString>) -> Result<Vec<OsString>, String> {
@@ -361,6 +378,9 @@ mod tests {
             (&["list", "--force"], "it belongs to another command"),
             (&["list", "extra"], "takes no 'extra'"),
             (&["serve", "./dist"], "persistproc run serve"),
+            (&["serve", "-p", "3000"], "persistproc run serve"),
+            (&["ls", "/tmp"], "to run a program called ls: persistproc run ls …"),
+            (&["ls", "-la"], "to run a program called ls: persistproc run ls …"),
             (&["stop"], "needs a PID, a label or a command"),
             (&["run"], "needs a program"),
             (&["run", "--"], "needs a program"),
@@ -394,7 +414,10 @@ mod tests {
             (&["-h"], "Exit codes"),
             (&["stop", "-h"], "Usage: persistproc stop"),
             (&["stop", "x", "--help"], "kills after"),
+            (&["help"], "Usage: persistproc [OPTIONS] PROGRAM"),
+            (&["help", "stop"], "Usage: persistproc stop"),
             (&["--version"], env!("CARGO_PKG_VERSION")),
+            (&["-V"], env!("CARGO_PKG_VERSION")),
             (&["completions", "fish"], "complete -c persistproc"),
         ] {
             let Command::Say(text) = parsed(line).command else { panic!("{line:?}") };

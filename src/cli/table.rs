@@ -43,7 +43,8 @@ pub static COMMANDS: [Spec; 11] = [
 directory, and shows its output from the first byte: stdout on stdout, stderr on stderr. Ends with the program's exit \
 code (128+n for signal n). Follows restarts that others make. Everything behind PROGRAM belongs to the program. A single \
 argument with blanks is split as a shell would split it; pipes and && need sh -c '…'.\n\n\
-Ctrl+C asks whether to stop the process; without a terminal, or with the answer no, it goes on without you.\n\n\
+Ctrl+C asks whether to stop the process; without a terminal, or with the answer no, it goes on without you. What is \
+typed otherwise does not reach the program, and it sees pipes instead of a terminal.\n\n\
 Example:\n  persistproc npm run dev\n  persistproc run --label api -- cargo run --release",
     },
     Spec {
@@ -432,7 +433,7 @@ pub static FLAGS: [Flag; 34] = [
     },
     Flag {
         long: "version",
-        short: None,
+        short: Some('V'),
         value: None,
         of: GLOBAL,
         help: "show the version",

@@ -85,13 +85,23 @@ pub fn main(parsed: Parsed, config: Config) -> Result<u8, Trouble> {
 }
 
 fn own_directory() -> Result<PathBuf, Trouble> {
-    std::env::current_dir().map_err(|error| Trouble::Refused(format!("cannot tell the present directory: {error}")))
+    std::env::current_dir().map_err(|error| match error.kind() {
+        std::io::ErrorKind::NotFound => {
+            Trouble::Refused("the present directory does not exist any more; cd to one that does".into())
+        }
+        _ => Trouble::Refused(format!("cannot tell the present directory: {error}")),
+    })
+}
+
+/// The directory that was named, seen from here.
+fn directory_named(directory: &OsString) -> Result<PathBuf, Trouble> {
+    let path = PathBuf::from(directory);
+    if path.is_absolute() { Ok(path) } else { Ok(own_directory()?.join(path)) }
 }
 
 /// The request that runs `argv` as this shell would have: in this directory, with this environment.
 fn run_request(argv: Vec<OsString>, given: &Given, if_running: &str) -> Result<RunRequest, Trouble> {
-    let own = own_directory()?;
-    let working_directory = given.working_directory.as_ref().map_or(own.clone(), |directory| own.join(directory));
+    let working_directory = given.working_directory.as_ref().map_or_else(own_directory, directory_named)?;
     let is_added = |name: &OsString| given.environment.iter().any(|(added, _)| name == added.as_str());
     let is_meant_for_it = |name: &OsString, value: &OsString| given.keep_agent_env || !is_of_agent(name, value);
     // Exactly as here, but for the token: it opens the server, is not for programs, and must not stand in files.
@@ -132,7 +142,7 @@ fn target_arguments(target: &Target, given: &Given) -> Result<Map<String, Value>
         arguments.insert("command_or_label".into(), json!(name));
     }
     if let Some(directory) = &given.working_directory {
-        let path = own_directory()?.join(directory);
+        let path = directory_named(directory)?;
         arguments.insert("working_directory".into(), json!(path.to_string_lossy()));
     }
     Ok(arguments)
@@ -156,7 +166,9 @@ fn control(link: &mut Link, action: &str, target: &Target, given: &Given, is_jso
 
 fn list(link: &mut Link, target: &Target, given: &Given, is_json: bool) -> Result<u8, Trouble> {
     let answer = link.call_tool("list", &target_arguments(target, given)?)?;
-    let text = if is_json { render::json(&answer) } else { render::list(&answer) };
+    let is_narrowed = given.working_directory.is_some();
+    let width = terminal::columns().unwrap_or(render::WIDTH);
+    let text = if is_json { render::json(&answer) } else { render::list(&answer, is_narrowed, width) };
     terminal::print(text.as_bytes()).map(|()| 0)
 }
 

@@ -62,14 +62,17 @@ fn select(value: &Value, keys: &[&str]) -> Value {
     keys.iter().filter(|key| !value[**key].is_null()).map(|key| (key.to_string(), value[*key].clone())).collect()
 }
 
-/// Columns of the table, if labels are not too long.
-const WIDTH: usize = 100;
+/// Columns of the table where no terminal tells, if labels are not too long.
+pub const WIDTH: usize = 100;
 const HEADER: [&str; 6] = ["PID", "STATUS", "SINCE", "CPU", "MEM", "PORT"];
 
-/// A table: what runs first, then what ended, the newest last.
-pub fn list(answer: &Value) -> String {
+/// A table: what runs first, then what ended, the newest last. `is_narrowed`: not everything was asked for.
+pub fn list(answer: &Value, is_narrowed: bool, width: usize) -> String {
     let none = Vec::new();
     let processes = answer["processes"].as_array().unwrap_or(&none);
+    if processes.is_empty() && is_narrowed {
+        return "Nothing has been started there; `persistproc list` shows what has been elsewhere.\n".into();
+    }
     if processes.is_empty() {
         return "Nothing has been started yet. For example: persistproc npm run dev\n".into();
     }
@@ -93,7 +96,7 @@ pub fn list(answer: &Value) -> String {
     let mut out = format!("{}LABEL\n", columns(&HEADER.map(String::from)));
     for (process, row) in sorted.into_iter().zip(&rows) {
         let columns = columns(row);
-        let room = WIDTH.saturating_sub(columns.chars().count());
+        let room = width.saturating_sub(columns.chars().count());
         out.push_str(&columns);
         out.push_str(&name(process, room));
         out.push('\n');
@@ -172,7 +175,7 @@ mod tests {
             {"pid": 7, "label": "old in /x", "working_directory": "/x", "command": ["old"], "status": "exited", "exit_code": 3, "end_time": "2026-01-02T03:04:05.678Z", "last_line": "that is all"},
             {"pid": 12345, "label": "web", "working_directory": "/w", "command": ["npm", "run", "my dev"], "status": "running", "memory_bytes": 85_400_000, "ports": [3000], "last_line": "Local: http://localhost:3000/"},
         ]});
-        let table = list(&answer);
+        let table = list(&answer, false, WIDTH);
         let lines: Vec<&str> = table.lines().collect();
         assert_eq!(lines[0], "PID    STATUS               SINCE    MEM  PORT  LABEL");
         assert!(
@@ -185,7 +188,7 @@ mod tests {
             "{table}"
         );
         assert!(lines.iter().all(|line| line.chars().count() <= 100), "{table}");
-        assert!(list(&json!({"processes": []})).contains("Nothing has been started"));
+        assert!(list(&json!({"processes": []}), false, WIDTH).contains("Nothing has been started"));
     }
 
     #[test]

@@ -16,8 +16,7 @@ use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 use std::ffi::OsString;
 use std::io;
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::sync::mpsc::{Receiver, SyncSender, channel, sync_channel};
 use std::time::{Duration, Instant};
 
 /// One long-poll.
@@ -31,15 +30,29 @@ const WAIT_FOR_SOMEBODY: Duration = Duration::from_secs(600);
 const RECONNECT: Duration = Duration::from_millis(20);
 /// While a question is open, signals are looked at this often.
 const ANSWER: Duration = Duration::from_millis(50);
+/// The same while nobody takes our output.
+const STUCK: Duration = Duration::from_millis(50);
+/// How long nobody may take it before we stop waiting: for a note, and for the rest of what is being stopped.
+const NOTE_TAKEN: Duration = Duration::from_secs(2);
+const REST_TAKEN: Duration = Duration::from_secs(10);
+/// Who reads our output, or the terminal, often ends by the signal that is on its way to us, too.
+const SAME_SIGNAL: Duration = Duration::from_millis(300);
+/// Behind the end of every log.
+const FAR: u64 = i64::MAX as u64;
 
-/// Everything that the main thread hears of.
+/// Everything that wakes the main thread.
 enum Event {
     News(News),
-    Signal(i32),
+    /// There is a signal to look at.
+    Signal,
 }
 
-/// Signals so far: while a question is open, the next one is seen here.
-static SIGNALS: AtomicUsize = AtomicUsize::new(0);
+/// What the main thread listens to. Signals have a way of their own, so that they are also heard while a question is open,
+/// and while nobody takes our output.
+struct Ears {
+    events: Receiver<Event>,
+    signals: Receiver<i32>,
+}
 
 /// What the following thread tells.
 enum News {
@@ -58,7 +71,7 @@ enum News {
 pub fn run(mut link: Link, argv: Vec<OsString>, given: &Given) -> Result<u8, Trouble> {
     let request = run_request(argv, given, if given.fresh { "replace" } else { "attach" })?;
     // Before there is a process that a signal could orphan.
-    let (events, received) = watch_signals()?;
+    let (events, ears) = watch_signals()?;
     let started = link.run(&request)?;
     let number = started["number"].as_u64().unwrap_or(0);
     let label = started["label"].as_str().unwrap_or("?").to_string();
@@ -75,14 +88,17 @@ pub fn run(mut link: Link, argv: Vec<OsString>, given: &Given) -> Result<u8, Tro
         frames: Frames::new(show),
         show,
         on_exit: given.on_exit,
+        ears,
+        is_in_line: false,
         is_stopping: false,
+        is_mute: false,
     };
-    wrapper.run(&received)
+    wrapper.run()
 }
 
 /// `output --follow`: what comes behind `place`, with stamps, also if there is an `open` line.
 pub fn follow(link: Link, arguments: &Map<String, Value>, place: Place, open: Option<Stream>) -> Result<u8, Trouble> {
-    let (events, received) = watch_signals()?;
+    let (events, ears) = watch_signals()?;
     let stream =
         arguments.get("stream").and_then(Value::as_str).and_then(Stream::from_name).unwrap_or(Stream::Combined);
     let show = Show::Stamped(stream);
@@ -95,27 +111,32 @@ pub fn follow(link: Link, arguments: &Map<String, Value>, place: Place, open: Op
         frames: Frames::within(show, open),
         show,
         on_exit: OnExit::Detach,
+        ears,
+        is_in_line: false,
         is_stopping: false,
+        is_mute: false,
     };
-    wrapper.run(&received).map(|_| 0)
+    wrapper.run().map(|_| 0)
 }
 
-/// The channel of events, with the signals on it. It holds one, so that whoever does not read our output holds back the
+/// The channel of events, and the signals that wake it. It holds one, so that whoever does not read our output holds back the
 /// reading of the log.
-fn watch_signals() -> Result<(SyncSender<Event>, Receiver<Event>), Trouble> {
+fn watch_signals() -> Result<(SyncSender<Event>, Ears), Trouble> {
     let failed = |error: io::Error| Trouble::Refused(format!("cannot watch for signals: {error}"));
     let wanted = [SIGINT, SIGTERM, SIGHUP];
     let mut signals = Signals::new(wanted.iter().filter(|&&number| !sys::is_ignored(number))).map_err(failed)?;
-    let (sender, receiver) = sync_channel(1);
-    let events = sender.clone();
+    let (sender, events) = sync_channel(1);
+    let (heard, heard_here) = channel();
+    let wake = sender.clone();
     let pass_on = move || {
         signals.forever().try_for_each(|number| {
-            SIGNALS.fetch_add(1, Ordering::SeqCst);
-            events.send(Event::Signal(number))
+            let sent = heard.send(number);
+            let _ = wake.try_send(Event::Signal); // no room: then there is something to wake for
+            sent
         })
     };
     std::thread::Builder::new().name("signals".into()).spawn(pass_on).map_err(failed)?;
-    Ok((sender, receiver))
+    Ok((sender, Ears { events, signals: heard_here }))
 }
 
 fn follow_in_thread(link: Link, run: u64, from: u64, events: SyncSender<Event>) -> Result<(), Trouble> {
@@ -223,17 +244,22 @@ struct Wrapper {
     frames: Frames,
     show: Show,
     on_exit: OnExit,
+    ears: Ears,
+    /// Something stands on the terminal's last line, so that a note must begin one of its own.
+    is_in_line: bool,
     /// Somebody here has asked for the end.
     is_stopping: bool,
+    /// Nobody reads any more; we only wait for the end.
+    is_mute: bool,
 }
 
 impl Wrapper {
-    fn run(&mut self, events: &Receiver<Event>) -> Result<u8, Trouble> {
+    fn run(&mut self) -> Result<u8, Trouble> {
         loop {
-            let exit = match events.recv() {
-                Ok(Event::News(news)) => self.take(news)?,
-                Ok(Event::Signal(number)) => self.on_signal(number)?,
-                Err(_) => Some(1), // never: the thread of the signals holds a sender
+            let Ok(event) = self.ears.events.recv() else { return Ok(1) }; // never: the thread of the signals holds a sender
+            let exit = match (self.hear()?, event) {
+                (None, Event::News(news)) => self.take(news)?,
+                (exit, _) => exit,
             };
             if let Some(code) = exit {
                 return Ok(code);
@@ -241,27 +267,38 @@ impl Wrapper {
         }
     }
 
+    /// Obeys the signals that have come. `Some` is the exit code: it is over.
+    fn hear(&mut self) -> Result<Option<u8>, Trouble> {
+        while let Ok(number) = self.ears.signals.try_recv() {
+            if let Some(code) = self.on_signal(number)? {
+                return Ok(Some(code));
+            }
+        }
+        Ok(None)
+    }
+
     /// `Some` is the exit code: it is over.
     fn take(&mut self, news: News) -> Result<Option<u8>, Trouble> {
         match news {
             News::Output(following, bytes) => {
                 (self.run, self.pid) = (following.run, following.pid);
-                match self.frames.push(&bytes, &mut |stream, bytes| terminal::write(stream, bytes)) {
-                    Ok(()) => Ok(None),
-                    // Nobody reads any more. The process is not told: it is not ours alone.
-                    Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(Some(128 + 13)),
-                    Err(error) => Err(Trouble::Refused(format!("cannot write the output: {error}"))),
-                }
+                self.show(&bytes)
             }
             News::Restarted(following) => {
                 self.frames = Frames::new(self.show);
                 (self.run, self.pid) = (following.run, following.pid);
                 self.note(&format!("restarted, PID {}", following.pid));
+                if self.is_stopping {
+                    // It was to be stopped, and somebody was faster.
+                    self.is_stopping = false;
+                    self.stop();
+                }
                 Ok(None)
             }
             News::Skipped(bytes) => {
                 if self.frames.is_in_line() {
                     let _ = terminal::write(Stream::Stdout, b"\n");
+                    self.is_in_line = false;
                 }
                 self.frames = Frames::new(self.show);
                 self.note(&format!("{bytes} bytes of the log are no longer kept"));
@@ -276,7 +313,58 @@ impl Wrapper {
         }
     }
 
-    fn end(&self, following: &Following) -> Result<u8, Trouble> {
+    /// Writes what the log has brought.
+    fn show(&mut self, log: &[u8]) -> Result<Option<u8>, Trouble> {
+        let mut pieces: Vec<(Stream, Vec<u8>)> = Vec::new();
+        let _ = self.frames.push(log, &mut |stream, bytes| {
+            pieces.push((stream, bytes.to_vec()));
+            Ok::<(), std::convert::Infallible>(())
+        });
+        for (stream, bytes) in pieces {
+            if let Some(code) = self.write(stream, &bytes)? {
+                return Ok(Some(code));
+            }
+        }
+        Ok(None)
+    }
+
+    /// Writes all of `bytes`, and hears signals also while nobody takes them.
+    fn write(&mut self, stream: Stream, mut bytes: &[u8]) -> Result<Option<u8>, Trouble> {
+        let mut taken = Instant::now();
+        while !bytes.is_empty() && !self.is_mute {
+            match terminal::write_some(stream, bytes, STUCK) {
+                Ok(0) => self.is_mute = self.is_stopping && taken.elapsed() > REST_TAKEN,
+                Ok(n) => {
+                    self.is_in_line = bytes[n - 1] != b'\n' && terminal::is_shared_with_notes(stream);
+                    (bytes, taken) = (&bytes[n..], Instant::now());
+                }
+                Err(error) => return self.on_write_error(&error),
+            }
+            if let Some(code) = self.hear()? {
+                return Ok(Some(code));
+            }
+        }
+        Ok(None)
+    }
+
+    /// Nobody reads any more. The process is not told: it is not ours alone. But what took the reader may be a Ctrl+C for
+    /// all of a pipeline, or a terminal that closes, and then that is what counts.
+    fn on_write_error(&mut self, error: &io::Error) -> Result<Option<u8>, Trouble> {
+        if !self.is_stopping
+            && let Ok(number) = self.ears.signals.recv_timeout(SAME_SIGNAL)
+            && let Some(code) = self.on_signal(number)?
+        {
+            return Ok(Some(code));
+        }
+        match error.kind() {
+            _ if self.is_stopping => self.is_mute = true,
+            io::ErrorKind::BrokenPipe => return Ok(Some(128 + 13)),
+            _ => return Err(Trouble::Refused(format!("cannot write the output: {error}"))),
+        }
+        Ok(None)
+    }
+
+    fn end(&mut self, following: &Following) -> Result<u8, Trouble> {
         match (following.exit_code, following.signal) {
             _ if following.state == "lost" => Err(Trouble::Refused(format!(
                 "the process that watched over '{}' was killed, so nobody knows how it ended",
@@ -296,40 +384,65 @@ impl Wrapper {
         }
     }
 
-    fn note(&self, text: &str) {
+    /// Worth knowing, but never worth hanging for.
+    fn note(&mut self, text: &str) {
         if !self.link.config.is_quiet {
-            terminal::note(text);
+            let newline = if std::mem::take(&mut self.is_in_line) { "\n" } else { "" };
+            terminal::note_within(&format!("{newline}persistproc: {text}\n"), NOTE_TAKEN);
         }
     }
 
     fn on_signal(&mut self, number: i32) -> Result<Option<u8>, Trouble> {
-        let wants_stop = match (self.on_exit, number) {
-            _ if self.is_stopping => true,
-            (OnExit::Stop, _) => true,
-            (OnExit::Detach, _) => false,
-            (OnExit::Ask, SIGINT) if terminal::can_ask() => self.ask(),
-            (OnExit::Ask, _) => false,
-        };
-        if wants_stop {
+        // The terminal shows ^C where its cursor is.
+        self.is_in_line |= number == SIGINT && terminal::can_ask();
+        let is_asked = !self.is_stopping && self.on_exit == OnExit::Ask && number == SIGINT && terminal::can_ask();
+        if self.is_stopping || self.on_exit == OnExit::Stop || is_asked && self.ask() {
             self.stop();
             return Ok(None);
+        }
+        if is_asked && !self.is_still_there() {
+            return Ok(None); // what comes of that is on its way
         }
         if !self.label.is_empty() {
             self.note(&format!("'{}' goes on (PID {}); the same command shows it again", self.label, self.pid));
         }
+        self.end_line();
         Ok(Some(if number == SIGINT { 0 } else { (128 + number) as u8 }))
     }
 
+    /// What comes next, be it the prompt of a shell, begins a line.
+    fn end_line(&mut self) {
+        if std::mem::take(&mut self.is_in_line) {
+            terminal::note_within("\n", NOTE_TAKEN);
+        }
+    }
+
+    /// After a question, in which time passes: whether there is still what was asked about, maybe as another run.
+    fn is_still_there(&mut self) -> bool {
+        let mut link = Link::new(self.link.config.clone());
+        let mut run = self.run;
+        while let Ok((following, _)) = link.follow(run, FAR, Duration::ZERO) {
+            match following.successor {
+                Some(successor) if following.is_final => run = successor,
+                _ => {
+                    self.pid = following.pid;
+                    return !following.is_final;
+                }
+            }
+        }
+        true // nobody who knows answers
+    }
+
     fn ask(&mut self) -> bool {
-        let signals = SIGNALS.load(Ordering::SeqCst);
         terminal::ask(&format!("\nStop running process '{}' (PID {})? [y/N] ", self.label, self.pid));
+        self.is_in_line = true;
         loop {
             if let Some(answer) = terminal::read_answer(ANSWER) {
-                return matches!(answer.to_ascii_lowercase().as_str(), "y" | "yes");
+                self.is_in_line = !answer.ends_with('\n');
+                return matches!(answer.trim().to_ascii_lowercase().as_str(), "y" | "yes");
             }
             // Another Ctrl+C, or a terminal that closes, is no yes.
-            if SIGNALS.load(Ordering::SeqCst) != signals {
-                terminal::ask("\n");
+            if self.ears.signals.try_recv().is_ok() {
                 return false;
             }
         }
@@ -341,15 +454,29 @@ impl Wrapper {
             json!({"action": "stop", "command_or_label": format!("r{}", self.run), "force": self.is_stopping});
         self.note(if self.is_stopping { "killing it" } else { "stopping it; Ctrl+C again kills" });
         self.is_stopping = true;
-        let mut link = Link::new(self.link.config.clone());
+        let link = Link::new(self.link.config.clone());
         let stop = move || {
-            let none = Map::new();
-            if let Err(trouble) = link.call_tool("ctrl", arguments.as_object().unwrap_or(&none)) {
+            if let Err(trouble) = stop_surely(link, arguments.as_object().unwrap_or(&Map::new())) {
                 terminal::complain(trouble.text());
             }
         };
         if std::thread::Builder::new().name("stop".into()).spawn(stop).is_err() {
             terminal::complain("cannot ask for the stop: the system has no room for another thread");
         }
+    }
+}
+
+/// Stops by way of whatever server there is: the one that we knew may have gone, and the next is found, or started.
+fn stop_surely(mut link: Link, arguments: &Map<String, Value>) -> Result<(), Trouble> {
+    let begun = Instant::now();
+    loop {
+        match link.call_tool("ctrl", arguments) {
+            Err(_) if link.is_gone() && begun.elapsed() < WAIT_FOR_OURS => {}
+            result => return result.map(drop),
+        }
+        if link.config.autostart && begun.elapsed() > WAIT_FOR_ANOTHER {
+            let _ = link.ensure_server(); // if there is none, the next call says why
+        }
+        std::thread::sleep(RECONNECT);
     }
 }

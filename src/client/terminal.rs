@@ -16,6 +16,19 @@ pub fn write(stream: Stream, bytes: &[u8]) -> io::Result<()> {
     if stream == Stream::Stderr { write_to(&mut io::stderr(), bytes) } else { write_to(&mut io::stdout(), bytes) }
 }
 
+/// The most that a pipe takes without blocking once it is writable, see PIPE_BUF in pipe(7).
+const PIECE: usize = 4096;
+
+/// Writes the beginning of `bytes`: how much, or 0 if nothing was taken within `patience`.
+pub fn write_some(stream: Stream, bytes: &[u8], patience: Duration) -> io::Result<usize> {
+    let fd = if stream == Stream::Stderr { io::stderr().as_raw_fd() } else { io::stdout().as_raw_fd() };
+    if !sys::poll_writable(fd, patience) {
+        return Ok(0);
+    }
+    let piece = &bytes[..bytes.len().min(PIECE)];
+    write(stream, piece).map(|()| piece.len())
+}
+
 fn write_to(out: &mut (impl Write + AsRawFd), mut bytes: &[u8]) -> io::Result<()> {
     while !bytes.is_empty() {
         match out.write(bytes) {
@@ -53,6 +66,11 @@ pub fn note(text: &str) {
     let _ = write(Stream::Stderr, format!("persistproc: {text}\n").as_bytes());
 }
 
+/// Writes to stderr what is not worth hanging for, if that takes it within `patience`.
+pub fn note_within(text: &str, patience: Duration) {
+    let _ = write_some(Stream::Stderr, text.as_bytes(), patience);
+}
+
 /// An error, on one line.
 pub fn complain(text: &str) {
     note(&text.replace('\n', " "));
@@ -63,17 +81,27 @@ pub fn can_ask() -> bool {
     io::stdin().is_terminal() && io::stderr().is_terminal()
 }
 
+/// Columns of the terminal that results go to, if they go to one.
+pub fn columns() -> Option<usize> {
+    sys::columns(io::stdout().as_raw_fd())
+}
+
+/// Whether what is written to `stream` and what is noted appear on the same terminal.
+pub fn is_shared_with_notes(stream: Stream) -> bool {
+    io::stderr().is_terminal() && (stream == Stream::Stderr || io::stdout().is_terminal())
+}
+
 /// Writes a question, without a newline behind it.
 pub fn ask(question: &str) {
     let _ = write(Stream::Stderr, question.as_bytes());
 }
 
-/// A line from the terminal, if there is one within `patience`.
+/// A line from the terminal, if there is one within `patience`; without a newline, at the end of the input.
 pub fn read_answer(patience: Duration) -> Option<String> {
     if !sys::poll_readable([io::stdin().as_raw_fd()], Some(patience))[0] {
         return None;
     }
     let mut line = String::new();
-    let _ = io::stdin().read_line(&mut line); // nothing, at the end of the input
-    Some(line.trim().to_string())
+    let _ = io::stdin().read_line(&mut line);
+    Some(line)
 }
