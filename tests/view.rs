@@ -232,7 +232,8 @@ fn who_follows_with_a_search_gets_whole_lines_and_a_prompt_that_was_waited_for()
     let searching = sandbox.spawn(&["output", "p", "--follow", "--grep", "0$|Go on[?] $|yes $"]);
     let until = sandbox.spawn(&["output", "p", "--follow", "--wait-for", "Go on[?] $"]);
     let around = sandbox.spawn(&["output", "p", "--follow", "--grep", "0$", "--context", "2"]);
-    wait_until("three who wait", || sandbox.connections() >= 3);
+    let only_new = sandbox.spawn(&["output", "p", "--follow", "-n", "0"]);
+    wait_until("four who wait, one of them on a second connection", || sandbox.connections() >= 5);
     let enter = || drop(sandbox.tool_ok("ctrl", json!({"action": "input", "command_or_label": "p", "text": ""})));
     let texts =
         |ended: Ended| ended.ok().out().lines().map(|line| line[25..].to_string()).collect::<Vec<String>>().join("|");
@@ -244,5 +245,6 @@ fn who_follows_with_a_search_gets_whole_lines_and_a_prompt_that_was_waited_for()
     assert_eq!(late.out().lines().last().map(|line| &line[25..]), Some("20"), "{late:?}");
     enter();
     assert_eq!(texts(finish(searching, DEADLINE)), "20|Go on? yes ");
+    assert_eq!(texts(finish(only_new, DEADLINE)), "1|20|Go on? yes ");
     assert_eq!(texts(finish(around, DEADLINE)), "5|101|20|Go on? yes ");
 }

@@ -235,7 +235,15 @@ impl Reader {
             "start" => Command::Start { argv: program(name, words)? },
             "stop" => Command::Stop(target(name, &given, words)?),
             "restart" => Command::Restart(target(name, &given, words)?),
-            "output" => Command::Output(target(name, &given, words)?),
+            "output" => {
+                let asks_for_none = given.asked.iter().any(|(name, value)| *name == "lines" && value == "0");
+                if asks_for_none && !given.follow {
+                    return Err(
+                        "--lines: '0' is not a whole number from 1 to 10000; only with --follow it is one".into()
+                    );
+                }
+                Command::Output(target(name, &given, words)?)
+            }
             "list" => none(Command::List(Target { pid: given.pid, name: given.command_or_label.clone() }))?,
             "shutdown" => none(Command::Shutdown)?,
             "mcp" => none(Command::Bridge)?,

@@ -256,9 +256,9 @@ pub static FLAGS: [Flag; 34] = [
         short: Some('n'),
         value: Some("N"),
         of: &["output"],
-        help: "the newest N lines (100)",
+        help: "the newest N lines (100); with --follow 0 shows only what comes",
         choices: &[],
-        set: |given, value| ask(given, "lines", value.number(1, 10_000)?),
+        set: |given, value| ask(given, "lines", value.number(0, 10_000)?),
     },
     Flag {
         long: "since-time",

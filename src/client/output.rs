@@ -125,6 +125,12 @@ fn follow(mut link: Link, mut arguments: Map<String, Value>, is_json: bool) -> R
     };
     let until = text(&mut arguments, "wait_for");
     let timeout = text(&mut arguments, "timeout");
+    // What there is already is asked for all the same: it tells where to go on.
+    let is_shown = arguments.get("lines") != Some(&json!("0"));
+    if !is_shown {
+        arguments.insert("lines".into(), json!(1));
+    }
+    let show = |bytes: &[u8]| if is_shown { terminal::print(bytes) } else { Ok(()) };
     if until.is_none() && !arguments.contains_key("grep") {
         // The place to go on from is one in combined.log, whatever stream is shown.
         let mut first = arguments.clone();
@@ -135,8 +141,8 @@ fn follow(mut link: Link, mut arguments: Map<String, Value>, is_json: bool) -> R
             read.note(&link);
             // Of a line that is not finished the rest comes behind it.
             let end = read.bytes.len() - usize::from(read.open.is_some());
-            terminal::print(&read.bytes[..end])?;
-            return run::follow(link, &arguments, *place, read.open);
+            show(&read.bytes[..end])?;
+            return run::follow(link, &arguments, *place, read.open.filter(|_| is_shown));
         }
     }
     // Line by line: one that is not finished comes when it is, or at the end, unless it is what is waited for.
@@ -149,7 +155,7 @@ fn follow(mut link: Link, mut arguments: Map<String, Value>, is_json: bool) -> R
     let grep = grep.map_err(|fault| Trouble::Usage(fault.text))?;
     let read = link.read_output(&arguments)?;
     read.note(&link);
-    terminal::print(&read.bytes)?;
+    show(&read.bytes)?;
     arguments.remove("grep");
     let context = text(&mut arguments, "context").and_then(|text| text.parse().ok()).unwrap_or(0);
     let grep = match grep {

@@ -46,10 +46,9 @@ pub struct PieceRead {
 /// Reads the newest `wanted` lines (or matches, with their context) of a part; nothing from before `floor`, in
 /// milliseconds since 1970, because those would not be among the newest of all parts.
 pub fn read(piece: &Piece, query: &Query, wanted: usize, floor: Option<u64>) -> io::Result<PieceRead> {
-    // All taken before the log, so that they are never ahead of it.
-    let (status, is_over) = (piece.run.status(), piece.run.is_over());
+    let is_over = piece.run.is_over(); // before the log, so that it is never ahead of it
     let own_open = open_in_own_logs(piece, query)?;
-    let log = piece.run.log(query.stream)?;
+    let (log, counted) = log_and_count(piece, query)?;
     let range = Range::of(&log, piece, query)?;
     let floor = floor.map_or(Ok(range.from), |ms| log.since(ms))?.clamp(range.from, range.to);
     let (spans, is_whole, stopped) = spans(&log, query, wanted, floor, range.to)?;
@@ -66,11 +65,13 @@ pub fn read(piece: &Piece, query: &Query, wanted: usize, floor: Option<u64>) -> 
     }
     let at = if query.is_forward { reader.at } else { range.to };
     let is_at_end = at == log.end();
-    let i = query.stream.index();
     let (total, later) = if query.is_search() {
         (None, None)
     } else {
-        let total = count(&log, status.bytes[i], log.end())?.map(|recent| recent + status.lines[i]);
+        let total = match counted {
+            Some((bytes, lines)) => count(&log, bytes, log.end())?.map(|recent| recent + lines),
+            None => None,
+        };
         (total, count(&log, at, log.end())?)
     };
     let end = Place { run: piece.run.id, stream: query.stream, offset: at, open: reader.assembler.open_at() };
@@ -82,6 +83,23 @@ pub fn read(piece: &Piece, query: &Query, wanted: usize, floor: Option<u64>) -> 
     let (lines, was_cut) = reader.finish(at, open);
     let is_cut = was_cut || !is_whole || floor > range.from;
     Ok(PieceRead { lines, is_cut, end, last, is_at_end, gone: range.gone, total, later, stopped })
+}
+
+/// The log, and how many bytes and lines it had a moment before: `None` if it has been rotated past that since, as under a
+/// flood, so that nobody can tell.
+fn log_and_count(piece: &Piece, query: &Query) -> io::Result<(Log, Option<(u64, u64)>)> {
+    let read = || -> io::Result<(Log, Option<(u64, u64)>)> {
+        let (status, i) = (piece.run.status(), query.stream.index());
+        let log = piece.run.log(query.stream)?;
+        let counted = Some((status.bytes[i], status.lines[i])).filter(|(bytes, _)| *bytes >= log.start());
+        Ok((log, counted))
+    };
+    let (log, counted) = read()?;
+    if counted.is_some() {
+        return Ok((log, counted));
+    }
+    piece.run.look(); // what is known here may be older than what is in the file
+    read()
 }
 
 /// Lines in `from..to`, if that is not too much to read for a number.

@@ -230,7 +230,12 @@ mod tests {
         assert_eq!(WAYS.map(|way| way.owner(address, nobody)), [None; 2]);
         assert_eq!(Way::that_works(nobody, address, sys::own_user()), None);
         drop(listener);
-        assert_eq!(super::listener(address), None);
+        // Somebody else may take such a port at once, but not all of them.
+        let is_nobodys = || {
+            let (_, address) = listen();
+            super::listener(address).is_none()
+        };
+        assert!((0..20).any(|_| is_nobodys()));
     }
 
     #[test]

@@ -120,7 +120,10 @@ fn last_words(run: &Arc<Run>) -> LastWords {
     let status = run.status();
     let i = Stream::Combined.index();
     let log = run.log(Stream::Combined);
-    let recent = log.as_ref().ok().filter(|log| log.end().saturating_sub(status.bytes[i]) <= COUNTED);
+    // Not if it has been rotated past what is known: then nobody can tell.
+    let is_countable =
+        |log: &&Log| log.start() <= status.bytes[i] && log.end().saturating_sub(status.bytes[i]) <= COUNTED;
+    let recent = log.as_ref().ok().filter(is_countable);
     let recent = recent.and_then(|log| log.count_lines(status.bytes[i], log.end()).ok());
     let sizes = Stream::ALL.map(|stream| Log::size(run.dir.path(), stream));
     let query = Query { longest: LONGEST, ..Query::tail(Stream::Combined, 3) };
