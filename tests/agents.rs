@@ -37,7 +37,7 @@ fn a_directory_without_processes_does_not_hide_those_of_others() {
     assert_eq!(empty, "0 running, 0 ended; nothing has been started yet\n");
     start(&sandbox, &a, "web", ECHO);
     let empty = sandbox.tool_ok("list", json!({"working_directory": b}));
-    let expected = "; there are 1 in other directories, and list without working_directory shows them\n";
+    let expected = "; list without working_directory shows 1 in other directories\n";
     assert_eq!(empty, format!("0 running, 0 ended in {}{expected}", b.display()));
     let text = refused(&sandbox, "output", json!({"command_or_label": "web", "working_directory": b}));
     assert!(
@@ -152,6 +152,11 @@ fn who_waits_in_vain_is_told_of_a_line_that_was_there_before() {
     let text = sandbox.tool_ok("output", wait("is ready"));
     assert!(text.contains("time is up, nothing yet; it had said before: server is ready; 0 lines, 3 before"), "{text}");
     assert!(!sandbox.tool_ok("output", wait("never")).contains("said before"));
+    // And what never falls silent has said something.
+    let loud = "sh -c 'echo up; while sleep 0.05; do echo $((i = i + 1)); done'";
+    start(&sandbox, &sandbox.work(), "loud", loud);
+    let loud = json!({"command_or_label": "loud", "after": "r2.combined.0", "wait_for": "quiet", "timeout": 1});
+    assert!(sandbox.tool_ok("output", loud).contains("; time is up, not quiet yet; "));
     // Who has a cursor has seen what lies before it.
     let again = arguments_of(text.lines().last().unwrap());
     assert!(!sandbox.tool_ok("output", again).contains("said before"));

@@ -37,7 +37,7 @@ pub fn text(listing: &Listing) -> String {
 fn nothing(listing: &Listing) -> String {
     match &listing.elsewhere {
         Some((directory, others @ 1..)) => format!(
-            " in {}; there are {others} in other directories, and list without working_directory shows them",
+            " in {}; list without working_directory shows {others} in other directories",
             view::clip(directory, 120)
         ),
         _ => "; nothing has been started yet".into(),

@@ -56,7 +56,7 @@ fn summary(output: &Output) -> String {
         parts.push(format!("{} processes, nothing new", output.processes.len()));
     }
     if let Some(outcome) = output.waited {
-        parts.push(waited(outcome).into());
+        parts.push(waited(outcome, output.waits_for_quiet() && !output.selection.lines.is_empty()).into());
     }
     if let Some(line) = &output.earlier {
         parts.push(format!("it had said before: {}", lines::show(line, EARLIER)));
@@ -86,8 +86,9 @@ fn tells_no_problem(run: &Arc<Run>) -> bool {
     !matches!(run.status().state, State::Failed | State::Lost)
 }
 
-fn waited(outcome: Outcome) -> &'static str {
+fn waited(outcome: Outcome, is_loud: bool) -> &'static str {
     match outcome {
+        Outcome::TimedOut if is_loud => "time is up, not quiet yet",
         Outcome::Matched => "wait_for matched",
         Outcome::Quiet => "quiet again",
         Outcome::Over => "it ended while waiting",

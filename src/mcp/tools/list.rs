@@ -103,7 +103,7 @@ fn url(run: &Arc<Run>, ports: &[u16]) -> Option<String> {
         return None;
     }
     let log = run.log(Stream::Combined).ok()?;
-    let mut head = vec![0; BEGINNING.min(log.end() - log.start()) as usize];
+    let mut head = vec![0; BEGINNING.min(log.end().saturating_sub(log.start())) as usize];
     let n = log.read_at(log.start(), &mut head).ok()?;
     let urls = ctrl::urls(head[..n].split(|byte| *byte == b'\n'));
     urls.into_iter().filter(|url| !ctrl::is_foreign(url)).find(|url| port_of(url).is_some_and(|p| ports.contains(&p)))

@@ -68,6 +68,10 @@ impl Output {
         as_call(&arguments)
     }
 
+    pub fn waits_for_quiet(&self) -> bool {
+        self.wait.get("wait_for").is_some_and(|wait_for| wait_for == "quiet")
+    }
+
     /// The call that goes on waiting.
     pub fn call_again(&self) -> String {
         let mut arguments = self.asked.clone();
