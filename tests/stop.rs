@@ -334,3 +334,27 @@ fn where_a_sandbox_forbids_pidfds_signals_arrive_all_the_same() {
     stop(&sandbox, &[], &m);
     assert!(begun.elapsed() < Duration::from_secs(6), "it took the whole grace");
 }
+
+#[test]
+fn a_command_of_ours_inside_a_run_goes_with_it_whatever_its_words_and_a_server_does_not() {
+    let sandbox = Sandbox::new();
+    let _server = sandbox.serve();
+    sandbox.script("serve", "#!/bin/sh\necho inner; read never\n");
+    let data = sandbox.root.join("other");
+    let words = format!("-q --label inner{} ./serve serve", sandbox.port);
+    let other = format!("PERSISTPROC_DATA_DIR={} PERSISTPROC_PORT=0 setsid {BINARY}", data.display());
+    let script = format!("{other} & {BINARY} {words}");
+    sandbox.run(&["start", "--label", "outer", "sh", "-c", &script]).ok();
+    wait_until("the one inside", || sandbox.run(&["output", "outer"]).ok().out().contains("inner"));
+    let holder = wait_for("the other server", || {
+        let text = std::fs::read_to_string(data.join("server.lock")).ok()?;
+        serde_json::from_str::<serde_json::Value>(&text).ok()
+    });
+    let other = holder["pid"].as_i64().unwrap() as i32;
+    sandbox.run(&["stop", "outer"]).ok();
+    assert_eq!(pids_with(&words), [0; 0]);
+    // What it showed is a run of its own.
+    assert!(is_alive(other) && sandbox.run(&["list"]).ok().out().contains("running"));
+    signal(other, libc::SIGTERM);
+    wait_until("the end of the other server", || !is_alive(other));
+}

@@ -262,8 +262,7 @@ impl Link {
     pub fn shut_down(&mut self, keep: bool) -> Result<Value, Trouble> {
         let answer = self.ask("POST", "/shutdown", &json!({"keep": keep}))?;
         let pid = answer["pid"].as_i64().and_then(|pid| i32::try_from(pid).ok()).unwrap_or(0);
-        let is_there =
-            || procs::look_up(pid).is_some_and(|process| !process.is_dead() && process.name == "persistproc");
+        let is_there = || procs::look_up(pid).is_some_and(|process| !process.is_dead() && process.is_service());
         let begun = Instant::now();
         while (self.is_up() || is_there()) && begun.elapsed() < ENDING {
             std::thread::sleep(Duration::from_millis(5));

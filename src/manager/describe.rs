@@ -26,14 +26,9 @@ pub fn age(ms: u64) -> String {
 pub fn usage(runs: &[&Run]) -> Vec<Option<procs::Usage>> {
     let shim = |run: &&Run| (!run.is_over()).then(|| run.status().shim).filter(|pid| *pid > 0);
     let roots: Vec<i32> = runs.iter().filter_map(shim).collect();
-    let mut found = procs::usage(&roots, is_other_server).into_iter();
+    // A server or shim of ours that was started inside a run, and what is below it, is not part of that run.
+    let mut found = procs::usage(&roots, procs::Process::is_service).into_iter();
     runs.iter().map(|run| shim(run).and_then(|_| found.next().flatten())).collect()
-}
-
-/// A server or shim of ours that was started inside a run, and what is below it, is not part of that run.
-fn is_other_server(process: &procs::Process) -> bool {
-    let role = || procs::arguments(process.pid).get(1).cloned().unwrap_or_default();
-    process.name == "persistproc" && matches!(role().as_str(), "__shim" | "__serve" | "serve")
 }
 
 /// A process as `list` shows it, in the words of the Python program and with its members; absent ones are left out.

@@ -7,7 +7,13 @@ pub mod owner;
 
 use std::cell::LazyCell;
 use std::collections::{BTreeMap, BTreeSet};
+use std::ffi::CStr;
 use std::io;
+
+/// Names of our processes, at most 15 bytes (prctl(2), `PR_SET_NAME`). Servers have one of their own, so that they are told
+/// from commands whatever the command lines of both are.
+pub const NAME: &CStr = c"persistproc";
+pub const SERVER_NAME: &CStr = c"persistproc-srv";
 
 /// One process, as of the moment it was looked at.
 #[derive(Clone, Debug, PartialEq)]
@@ -31,6 +37,16 @@ impl Process {
     /// (pthread_exit(3) in `main`) looks like one, and lives on in the others.
     pub fn is_dead(&self) -> bool {
         matches!(self.state, b'Z' | b'X') && self.threads < 2
+    }
+
+    /// Whether it is a server or a shim of ours. Where processes cannot be named (macOS) a server is known only by the word
+    /// `serve`.
+    pub fn is_service(&self) -> bool {
+        let is_called = |name: &CStr| self.name.as_bytes() == name.to_bytes();
+        let role = || arguments(self.pid).get(1).cloned().unwrap_or_default();
+        let roles =
+            if cfg!(target_os = "linux") { &["__shim", "__serve"][..] } else { &["__shim", "__serve", "serve"] };
+        is_called(SERVER_NAME) || is_called(NAME) && roles.contains(&role().as_str())
     }
 
     /// Whether `pid` still means the process that this was.

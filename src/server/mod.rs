@@ -105,7 +105,7 @@ impl Ready {
         // Ours, and not for what we start: who has the token can run anything as this user, and programs show their
         // environment around, in crash reports and on error pages.
         sys::forget_variable(config::TOKEN);
-        sys::set_process_name(c"persistproc");
+        sys::set_process_name(procs::SERVER_NAME);
         // By one name, whatever link leads there: processes of a run are known by it.
         let data_dir = make_private(&config.data_dir.join("runs"))
             .and_then(|()| config.data_dir.canonicalize())

@@ -16,6 +16,7 @@ pub mod orphans;
 mod tree;
 
 use crate::log::stamp::now_ms;
+use crate::procs;
 use crate::rundir::{FORMAT, LOG_GREW, MARK, MESSAGE, RunDir, STATUS_CHANGED, StartError, State, Status, StopReport};
 use crate::sys::{self, Reaped};
 use capture::Capture;
@@ -53,7 +54,7 @@ pub fn main(arguments: Vec<OsString>) -> i32 {
         return 2;
     };
     sys::close_on_exec_all();
-    sys::set_process_name(c"persistproc");
+    sys::set_process_name(procs::NAME);
     let _ = sys::new_session();
     let _ = sys::become_subreaper();
     // The same open file as the server's, so this only proves that it is ours. Kept until the process ends.

@@ -27,7 +27,6 @@ const LOOKS: usize = 3;
 /// The processes of one run.
 pub struct Tree {
     leader: i32,
-    own_name: String,
     mark: String,
     /// The shim that looks is the one above them.
     is_ours: bool,
@@ -39,12 +38,12 @@ impl Tree {
 
     /// Everybody below this shim.
     pub fn new(leader: i32, mark: String) -> Tree {
-        Tree { leader, own_name: own_name(), mark, is_ours: true }
+        Tree { leader, mark, is_ours: true }
     }
 
     /// What a shim that was killed has left behind: below nobody in particular, so only its mark tells.
     pub fn left_behind(mark: String) -> Tree {
-        Tree { leader: 0, own_name: own_name(), mark, is_ours: false }
+        Tree { leader: 0, mark, is_ours: false }
     }
 
     /// Those who can be seen now.
@@ -111,18 +110,8 @@ impl Tree {
     /// Another server or shim of ours that was started from inside this run (somebody said `persistproc start` there
     /// while no server was up): not ours to signal, nor is anything below it. The leader itself always is.
     fn is_foreign(&self, process: &Process) -> bool {
-        if process.name != self.own_name || process.pid == self.leader {
-            return false;
-        }
-        let arguments = procs::arguments(process.pid);
-        let first = arguments.get(1).map_or("", String::as_str);
-        matches!(first, "__shim" | "__serve" | "serve")
-            || first.starts_with('-') && arguments.iter().any(|word| word == "serve")
+        process.pid != self.leader && process.is_service()
     }
-}
-
-fn own_name() -> String {
-    procs::look_up(std::process::id() as i32).map_or(String::new(), |own| own.name)
 }
 
 /// The ladder: TERM once each, a grace, then rounds of KILL.

@@ -17,8 +17,9 @@ pub fn longest(count: usize, room: usize) -> usize {
     (room / count.max(1)).saturating_sub(LENGTH_AND_NAME).max(LINE)
 }
 
-/// Appends the newest of `lines` that fit into `room` bytes, of each at most `longest` characters, with the name of their process if there are `names`. Where a
-/// process was restarted in between, a line says so. Tells how many of `lines` that were.
+/// Appends the newest of `lines` that fit into `room` bytes, of each at most `longest` characters, with the name of their
+/// process if there are `names`. Where a process was restarted in between, a line says so. Tells how many of `lines` that
+/// were.
 pub fn push(text: &mut String, lines: &[Selected], names: &[String], longest: usize, room: usize) -> usize {
     let mut shown: Vec<(String, usize)> = Vec::new();
     let (mut bytes, mut count) = (0, 0);
