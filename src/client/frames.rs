@@ -44,7 +44,11 @@ impl Frames {
     }
 
     /// Takes the next bytes of the log. `out` gets pieces for stdout and stderr, in their order.
-    pub fn push<E>(&mut self, mut bytes: &[u8], out: &mut impl FnMut(Stream, &[u8]) -> Result<(), E>) -> Result<(), E> {
+    pub fn push<E>(
+        &mut self,
+        mut bytes: &[u8],
+        out: &mut impl FnMut(Stream, Vec<u8>) -> Result<(), E>,
+    ) -> Result<(), E> {
         let mut batch = Batch { stream: Stream::Stdout, bytes: Vec::with_capacity(bytes.len()) };
         while !bytes.is_empty() {
             match &mut self.state {
@@ -77,7 +81,7 @@ impl Frames {
         &mut self,
         prefix: &[u8],
         batch: &mut Batch,
-        out: &mut impl FnMut(Stream, &[u8]) -> Result<(), E>,
+        out: &mut impl FnMut(Stream, Vec<u8>) -> Result<(), E>,
     ) -> Result<(), E> {
         let Some(record) = parse(prefix, Stream::Combined) else {
             // Not a record: the log was cut in the middle of one. Better shown than swallowed.
@@ -112,7 +116,7 @@ impl Frames {
         part: Part,
         is_shown: bool,
         batch: &mut Batch,
-        out: &mut impl FnMut(Stream, &[u8]) -> Result<(), E>,
+        out: &mut impl FnMut(Stream, Vec<u8>) -> Result<(), E>,
     ) -> Result<(), E> {
         self.state = State::Prefix(Vec::new());
         if part.ends() && is_shown {
@@ -134,7 +138,7 @@ impl Batch {
         &mut self,
         stream: Stream,
         bytes: &[u8],
-        out: &mut impl FnMut(Stream, &[u8]) -> Result<(), E>,
+        out: &mut impl FnMut(Stream, Vec<u8>) -> Result<(), E>,
     ) -> Result<(), E> {
         if stream != self.stream {
             self.flush(out)?;
@@ -143,9 +147,9 @@ impl Batch {
         self.bytes.extend_from_slice(bytes);
         Ok(())
     }
-    fn flush<E>(&mut self, out: &mut impl FnMut(Stream, &[u8]) -> Result<(), E>) -> Result<(), E> {
+    fn flush<E>(&mut self, out: &mut impl FnMut(Stream, Vec<u8>) -> Result<(), E>) -> Result<(), E> {
         let bytes = std::mem::take(&mut self.bytes);
-        if bytes.is_empty() { Ok(()) } else { out(self.stream, &bytes) }
+        if bytes.is_empty() { Ok(()) } else { out(self.stream, bytes) }
     }
 }
 
@@ -167,7 +171,7 @@ mod tests {
         for piece in log.as_bytes().chunks(size) {
             frames
                 .push(piece, &mut |stream, bytes| -> Result<(), ()> {
-                    streams[stream.index()].push_str(std::str::from_utf8(bytes).unwrap());
+                    streams[stream.index()].push_str(std::str::from_utf8(&bytes).unwrap());
                     Ok(())
                 })
                 .unwrap();

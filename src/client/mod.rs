@@ -3,6 +3,7 @@
 
 mod bridge;
 mod errand;
+mod follower;
 mod frames;
 mod lines;
 mod link;
@@ -11,6 +12,7 @@ mod ready;
 mod render;
 mod run;
 mod terminal;
+mod writer;
 
 use crate::agents::is_of_agent;
 use crate::cli::{Command, Given, Parsed, Target};

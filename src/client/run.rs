@@ -1,10 +1,12 @@
 //! `persistproc npm run dev`: the process in the server's hands, its output and its exit code here.
 //!
-//! A thread follows the log by long-polls and survives the server: it waits for the next one, or starts it, and goes on
-//! at its offset. The main thread writes what comes and answers to signals.
+//! One thread follows the log, one writes what comes, one takes signals; the main thread decides, and is never held up by
+//! any of them.
 
+use super::follower::{Event, News, RECONNECT, WAIT_FOR_ANOTHER, WAIT_FOR_OURS, follow_in_thread};
 use super::frames::{Frames, Show};
 use super::link::Link;
+use super::writer::Writer;
 use super::{Trouble, run_request, terminal};
 use crate::cli::{Given, OnExit};
 use crate::log::Stream;
@@ -19,15 +21,6 @@ use std::io;
 use std::sync::mpsc::{Receiver, SyncSender, channel, sync_channel};
 use std::time::{Duration, Instant};
 
-/// One long-poll.
-const POLL: Duration = Duration::from_secs(20);
-/// After the server has gone: how long another one may take to come by itself before we start one.
-const WAIT_FOR_ANOTHER: Duration = Duration::from_millis(300);
-/// How long to try to get one of our own up.
-const WAIT_FOR_OURS: Duration = Duration::from_secs(10);
-/// The same when it was told to leave, or when we may not start one: somebody will.
-const WAIT_FOR_SOMEBODY: Duration = Duration::from_secs(600);
-const RECONNECT: Duration = Duration::from_millis(20);
 /// While a question is open, signals are looked at this often.
 const ANSWER: Duration = Duration::from_millis(50);
 /// The same while nobody takes our output.
@@ -40,31 +33,11 @@ const SAME_SIGNAL: Duration = Duration::from_millis(300);
 /// Behind the end of every log.
 const FAR: u64 = i64::MAX as u64;
 
-/// Everything that wakes the main thread.
-enum Event {
-    News(News),
-    /// There is a signal to look at.
-    Signal,
-}
-
 /// What the main thread listens to. Signals have a way of their own, so that they are also heard while a question is open,
 /// and while nobody takes our output.
 struct Ears {
     events: Receiver<Event>,
     signals: Receiver<i32>,
-}
-
-/// What the following thread tells.
-enum News {
-    Output(Following, Vec<u8>),
-    /// The process was restarted: this is the new run.
-    Restarted(Following),
-    /// It has ended; nothing more comes.
-    Ended(Following),
-    /// So many bytes of the log are gone.
-    Skipped(u64),
-    Note(String),
-    Lost(Trouble),
 }
 
 /// The wrapper. Returns the exit code of the process.
@@ -89,6 +62,7 @@ pub fn run(mut link: Link, argv: Vec<OsString>, given: &Given) -> Result<u8, Tro
         show,
         on_exit: given.on_exit,
         ears,
+        writer: Writer::start()?,
         is_in_line: false,
         is_stopping: false,
         is_mute: false,
@@ -112,6 +86,7 @@ pub fn follow(link: Link, arguments: &Map<String, Value>, place: Place, open: Op
         show,
         on_exit: OnExit::Detach,
         ears,
+        writer: Writer::start()?,
         is_in_line: false,
         is_stopping: false,
         is_mute: false,
@@ -139,103 +114,6 @@ fn watch_signals() -> Result<(SyncSender<Event>, Ears), Trouble> {
     Ok((sender, Ears { events, signals: heard_here }))
 }
 
-fn follow_in_thread(link: Link, run: u64, from: u64, events: SyncSender<Event>) -> Result<(), Trouble> {
-    let mut follower = Follower { link, run, from, events, is_left: false };
-    let follow = move || {
-        if let Err(trouble) = follower.go() {
-            let _ = follower.tell(News::Lost(trouble));
-        }
-    };
-    let thread = std::thread::Builder::new().name("follow".into()).spawn(follow);
-    thread.map(drop).map_err(|error| Trouble::Refused(format!("cannot follow the output: {error}")))
-}
-
-struct Follower {
-    link: Link,
-    run: u64,
-    from: u64,
-    events: SyncSender<Event>,
-    /// The server said that it leaves its processes.
-    is_left: bool,
-}
-
-impl Follower {
-    fn tell(&self, news: News) -> Result<(), ()> {
-        self.events.send(Event::News(news)).map_err(|_| ())
-    }
-
-    /// Until the process ends, or nobody listens any more.
-    fn go(&mut self) -> Result<(), Trouble> {
-        loop {
-            let (following, bytes) = match self.link.follow(self.run, self.from, POLL) {
-                Ok(answer) => answer,
-                Err(Trouble::Unreachable(_)) => {
-                    self.reconnect()?;
-                    continue;
-                }
-                Err(trouble) => return Err(trouble),
-            };
-            let skipped = following.from.saturating_sub(self.from);
-            if skipped > 0 && self.tell(News::Skipped(skipped)).is_err() {
-                return Ok(());
-            }
-            self.from = following.next;
-            self.is_left = following.is_leaving;
-            let ends = following.is_final;
-            if !bytes.is_empty() && self.tell(News::Output(following.clone(), bytes)).is_err() {
-                return Ok(());
-            }
-            if ends {
-                let Some(successor) = following.successor else {
-                    let _ = self.tell(News::Ended(following));
-                    return Ok(());
-                };
-                (self.run, self.from) = (successor, 0);
-                let (next, _) = self.link.follow(successor, 0, Duration::ZERO)?;
-                if self.tell(News::Restarted(next)).is_err() {
-                    return Ok(());
-                }
-            } else if following.is_leaving {
-                // Its last answers come at once; do not ask in a circle.
-                std::thread::sleep(RECONNECT);
-            }
-        }
-    }
-
-    /// The server has gone; the process has not. Another server finds it.
-    fn reconnect(&mut self) -> Result<(), Trouble> {
-        let begun = Instant::now();
-        let may_start = self.link.config.autostart && !self.is_left;
-        let mut is_told = false;
-        loop {
-            match self.link.follow(self.run, self.from, Duration::ZERO) {
-                Err(Trouble::Unreachable(_)) => {}
-                _ => return Ok(()),
-            }
-            if may_start && begun.elapsed() > WAIT_FOR_ANOTHER {
-                match self.link.ensure_server() {
-                    // Servers may come and go faster than we look.
-                    Err(_) if begun.elapsed() < WAIT_FOR_OURS => {}
-                    result => return result,
-                }
-            }
-            if !is_told && begun.elapsed() > 3 * WAIT_FOR_ANOTHER {
-                is_told = true;
-                let _ = self.tell(News::Note(
-                    "the server has ended, the process goes on; waiting for another server (`persistproc serve`)"
-                        .into(),
-                ));
-            }
-            if begun.elapsed() > WAIT_FOR_SOMEBODY {
-                return Err(Trouble::Unreachable(
-                    "the server has ended; the process goes on: start a server and run the same command again to see it".into(),
-                ));
-            }
-            std::thread::sleep(RECONNECT);
-        }
-    }
-}
-
 struct Wrapper {
     link: Link,
     label: String,
@@ -245,6 +123,7 @@ struct Wrapper {
     show: Show,
     on_exit: OnExit,
     ears: Ears,
+    writer: Writer,
     /// Something stands on the terminal's last line, so that a note must begin one of its own.
     is_in_line: bool,
     /// Somebody here has asked for the end.
@@ -296,9 +175,10 @@ impl Wrapper {
                 Ok(None)
             }
             News::Skipped(bytes) => {
-                if self.frames.is_in_line() {
-                    let _ = terminal::write(Stream::Stdout, b"\n");
-                    self.is_in_line = false;
+                if self.frames.is_in_line()
+                    && let Some(code) = self.write(Stream::Stdout, b"\n".to_vec())?
+                {
+                    return Ok(Some(code));
                 }
                 self.frames = Frames::new(self.show);
                 self.note(&format!("{bytes} bytes of the log are no longer kept"));
@@ -317,11 +197,11 @@ impl Wrapper {
     fn show(&mut self, log: &[u8]) -> Result<Option<u8>, Trouble> {
         let mut pieces: Vec<(Stream, Vec<u8>)> = Vec::new();
         let _ = self.frames.push(log, &mut |stream, bytes| {
-            pieces.push((stream, bytes.to_vec()));
+            pieces.push((stream, bytes));
             Ok::<(), std::convert::Infallible>(())
         });
         for (stream, bytes) in pieces {
-            if let Some(code) = self.write(stream, &bytes)? {
+            if let Some(code) = self.write(stream, bytes)? {
                 return Ok(Some(code));
             }
         }
@@ -329,22 +209,33 @@ impl Wrapper {
     }
 
     /// Writes all of `bytes`, and hears signals also while nobody takes them.
-    fn write(&mut self, stream: Stream, mut bytes: &[u8]) -> Result<Option<u8>, Trouble> {
-        let mut taken = Instant::now();
-        while !bytes.is_empty() && !self.is_mute {
-            match terminal::write_some(stream, bytes, STUCK) {
-                Ok(0) => self.is_mute = self.is_stopping && taken.elapsed() > REST_TAKEN,
-                Ok(n) => {
-                    self.is_in_line = bytes[n - 1] != b'\n' && terminal::is_shared_with_notes(stream);
-                    (bytes, taken) = (&bytes[n..], Instant::now());
+    fn write(&mut self, stream: Stream, bytes: Vec<u8>) -> Result<Option<u8>, Trouble> {
+        if self.is_mute {
+            return Ok(None);
+        }
+        let is_in_line = !bytes.ends_with(b"\n") && terminal::is_shared_with_notes(stream);
+        self.writer.begin(stream, bytes);
+        let (mut taken, mut taken_at) = (self.writer.taken(), Instant::now());
+        loop {
+            match self.writer.outcome(STUCK) {
+                Some(Ok(())) => {
+                    self.is_in_line = is_in_line;
+                    return self.hear();
                 }
-                Err(error) => return self.on_write_error(&error),
+                Some(Err(error)) => return self.on_write_error(&error),
+                None => {}
             }
             if let Some(code) = self.hear()? {
                 return Ok(Some(code));
             }
+            if std::mem::replace(&mut taken, self.writer.taken()) != taken {
+                taken_at = Instant::now();
+            }
+            if self.is_stopping && taken_at.elapsed() > REST_TAKEN {
+                self.is_mute = true;
+                return Ok(None);
+            }
         }
-        Ok(None)
     }
 
     /// Nobody reads any more. The process is not told: it is not ours alone. But what took the reader may be a Ctrl+C for

@@ -16,19 +16,6 @@ pub fn write(stream: Stream, bytes: &[u8]) -> io::Result<()> {
     if stream == Stream::Stderr { write_to(&mut io::stderr(), bytes) } else { write_to(&mut io::stdout(), bytes) }
 }
 
-/// The most that a pipe takes without blocking once it is writable, see PIPE_BUF in pipe(7).
-const PIECE: usize = 4096;
-
-/// Writes the beginning of `bytes`: how much, or 0 if nothing was taken within `patience`.
-pub fn write_some(stream: Stream, bytes: &[u8], patience: Duration) -> io::Result<usize> {
-    let fd = if stream == Stream::Stderr { io::stderr().as_raw_fd() } else { io::stdout().as_raw_fd() };
-    if !sys::poll_writable(fd, patience) {
-        return Ok(0);
-    }
-    let piece = &bytes[..bytes.len().min(PIECE)];
-    write(stream, piece).map(|()| piece.len())
-}
-
 fn write_to(out: &mut (impl Write + AsRawFd), mut bytes: &[u8]) -> io::Result<()> {
     while !bytes.is_empty() {
         match out.write(bytes) {
@@ -68,7 +55,9 @@ pub fn note(text: &str) {
 
 /// Writes to stderr what is not worth hanging for, if that takes it within `patience`.
 pub fn note_within(text: &str, patience: Duration) {
-    let _ = write_some(Stream::Stderr, text.as_bytes(), patience);
+    if sys::poll_writable(io::stderr().as_raw_fd(), patience) {
+        let _ = write(Stream::Stderr, text.as_bytes()); // less than what then fits, see PIPE_BUF in pipe(7)
+    }
 }
 
 /// An error, on one line.
