@@ -138,7 +138,9 @@ fn wait_for_the_end(sandbox: &Sandbox) -> JoinHandle<u32> {
                 std::thread::sleep(Duration::from_millis(20));
                 continue;
             }
-            let answer = ended.ok().json();
+            let answer = ended.json();
+            let is_in_vain = answer["waited"] == "timeout";
+            assert_eq!(ended.code, i32::from(is_in_vain), "{ended:?}");
             answered += 1;
             if answer["waited"] == "matched" {
                 assert!(answer["output"][0].as_str().unwrap().contains("Z end "), "{answer}");
