@@ -98,9 +98,8 @@ fn a_stopped_process_is_woken_so_that_it_can_end() {
     for pid in pids_with(&m) {
         signal(pid, libc::SIGSTOP);
     }
-    let begun = Instant::now();
     stop(&sandbox, &[], &m);
-    assert!(begun.elapsed() < Duration::from_secs(6), "it took the whole grace");
+    assert_eq!(sandbox.status(0)["stop"]["killed"], 0, "TERM was enough for all");
 }
 
 #[test]
@@ -217,9 +216,8 @@ fn zombies_are_neither_waited_for_nor_left() {
     let leader = sandbox.status(0)["pid"].as_i64().unwrap() as i32;
     let zombies = || children(leader).into_iter().filter(|pid| !is_alive(*pid)).count();
     wait_until("zombies", || zombies() == 10);
-    let begun = Instant::now();
     stop(&sandbox, &[], &m);
-    assert!(begun.elapsed() < Duration::from_secs(6), "it took the whole grace");
+    assert_eq!(sandbox.status(0)["stop"]["killed"], 0, "TERM was enough for all");
     assert!(children(sandbox.status(0)["shim"].as_i64().unwrap() as i32).is_empty());
 }
 
@@ -237,9 +235,8 @@ fn stopped_children_in_every_corner_are_woken_and_end() {
     for pid in pids_with(&m) {
         signal(pid, libc::SIGSTOP);
     }
-    let begun = Instant::now();
     stop(&sandbox, &[], &m);
-    assert!(begun.elapsed() < Duration::from_secs(6), "it took the whole grace");
+    assert_eq!(sandbox.status(0)["stop"]["killed"], 0, "TERM was enough for all");
     assert_eq!(sandbox.status(0)["stop"]["killed"], 0);
 }
 
@@ -330,9 +327,8 @@ fn where_a_sandbox_forbids_pidfds_signals_arrive_all_the_same() {
     if !wait_for("strace", || is_traced(&mut tracer)) {
         return skip("one may not trace here").unwrap_or_default();
     }
-    let begun = Instant::now();
     stop(&sandbox, &[], &m);
-    assert!(begun.elapsed() < Duration::from_secs(6), "it took the whole grace");
+    assert_eq!(sandbox.status(0)["stop"]["killed"], 0, "TERM was enough for all");
 }
 
 #[test]
