@@ -11,8 +11,8 @@ use std::time::Duration;
 
 /// Version of this program.
 pub const VERSION: &str = env!("CARGO_PKG_VERSION");
-/// How long the older server may take to answer that it leaves.
-const ANSWER: Duration = Duration::from_secs(10);
+/// How long the older server may take to answer that it leaves: it waits for restarts that have begun.
+const ANSWER: Duration = Duration::from_secs(20);
 
 /// How `version` compares with ours. `None` if it is no version as we write them.
 pub fn compare(version: &str) -> Option<Ordering> {
