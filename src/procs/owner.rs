@@ -7,7 +7,7 @@
 //! A socket whose program has closed it belongs to nobody, and is shown as root's, inode 0. Nobody comes in with it:
 //! else whoever sends and leaves at once would pass as root.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::{Ipv4Addr, SocketAddr};
 
 /// A way to tell owners.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -62,6 +62,7 @@ mod platform {
     use crate::sys;
     use std::fs::File;
     use std::io::{BufRead, BufReader, Read};
+    use std::net::{IpAddr, Ipv6Addr};
 
     const AF_INET: u8 = 2;
     const TCP: u8 = 6;
