@@ -174,9 +174,9 @@ pub fn usage(roots: &[i32], skip: impl Fn(&Process) -> bool) -> Vec<Option<Usage
 /// without those that `skip` names and all below them. Who cleaned its environment is found only below somebody who did
 /// not, another user's process only by root. An error says that the system had no room for looking, which is no news.
 pub fn marked(mark: &str, skip: impl Fn(&Process) -> bool) -> io::Result<Vec<Process>> {
-    let (mut found, mut others) = (Vec::new(), Vec::new());
+    let (holders, mut found, mut others) = (platform::Holders::of(mark), Vec::new(), Vec::new());
     for process in everybody()? {
-        let is_marked = !process.is_dead() && environment_holds(process.pid, mark)? && !skip(&process);
+        let is_marked = !process.is_dead() && holders.have(process.pid)? && !skip(&process);
         if is_marked { found.push(process) } else { others.push(process) }
     }
     found.extend(select_below(others, found.iter().map(|process| process.pid).collect(), skip));
@@ -266,9 +266,17 @@ mod platform {
         Ok(())
     }
 
-    pub fn environment_holds(pid: i32, mark: &str) -> io::Result<bool> {
-        let environment = unless_gone(std::fs::read(format!("/proc/{pid}/environ")))?.unwrap_or_default();
-        Ok(environment.split(|&b| b == 0).any(|entry| entry == mark.as_bytes()))
+    /// Whose environment holds a mark.
+    pub struct Holders<'a>(&'a str);
+
+    impl<'a> Holders<'a> {
+        pub fn of(mark: &'a str) -> Holders<'a> {
+            Holders(mark)
+        }
+        pub fn have(&self, pid: i32) -> io::Result<bool> {
+            let environment = unless_gone(std::fs::read(format!("/proc/{pid}/environ")))?.unwrap_or_default();
+            Ok(environment.split(|&b| b == 0).any(|entry| entry == self.0.as_bytes()))
+        }
     }
 
     pub fn arguments(pid: i32) -> Vec<String> {
@@ -294,8 +302,17 @@ mod platform {
     use std::process::{Command, Stdio};
 
     fn ps(arguments: &[&str]) -> String {
-        let output = Command::new("/bin/ps").args(arguments).stdin(Stdio::null()).output();
-        output.map(|o| String::from_utf8_lossy(&o.stdout).into_owned()).unwrap_or_default()
+        listed(arguments).map_or(String::new(), |(_, text)| text)
+    }
+
+    /// The pid of ps itself, which is a child of whoever asks, and what it says.
+    fn listed(arguments: &[&str]) -> io::Result<(i32, String)> {
+        let mut ps = Command::new("/bin/ps");
+        ps.args(arguments).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null());
+        let child = ps.spawn()?;
+        let pid = child.id() as i32;
+        let output = child.wait_with_output()?;
+        Ok((pid, String::from_utf8_lossy(&output.stdout).into_owned()))
     }
 
     /// `pid ppid pgid state Mon Nov 23 15:00:58 2026 name`: the start as text is as good an identity as a number.
@@ -323,14 +340,25 @@ mod platform {
     }
 
     pub fn each_but(known: &BTreeSet<i32>, see: impl FnMut(Process)) -> io::Result<()> {
-        let all = ps(&["-A", "-o", COLUMNS]);
-        all.lines().filter_map(parse).filter(|process| !known.contains(&process.pid)).for_each(see);
+        let (own, all) = listed(&["-A", "-o", COLUMNS])?;
+        let is_wanted = |process: &Process| process.pid != own && !known.contains(&process.pid);
+        all.lines().filter_map(parse).filter(is_wanted).for_each(see);
         Ok(())
     }
 
-    pub fn environment_holds(pid: i32, mark: &str) -> io::Result<bool> {
-        let shown = ps(&["-E", "-ww", "-p", &pid.to_string(), "-o", "command="]);
-        Ok(shown.split_ascii_whitespace().any(|word| word == mark))
+    /// Whose environment holds a mark, which may hold blanks, as the usual data directory does. One ps(1) tells all.
+    pub struct Holders(BTreeSet<i32>);
+
+    impl Holders {
+        pub fn of(mark: &str) -> Holders {
+            let mark = format!(" {mark} ");
+            let all = ps(&["-A", "-E", "-ww", "-o", "pid=,command="]);
+            let lines = all.lines().filter(|line| format!("{line} ").contains(&mark));
+            Holders(lines.filter_map(|line| line.split_ascii_whitespace().next()?.parse().ok()).collect())
+        }
+        pub fn have(&self, pid: i32) -> io::Result<bool> {
+            Ok(self.0.contains(&pid))
+        }
     }
 
     pub fn arguments(pid: i32) -> Vec<String> {
@@ -365,10 +393,6 @@ fn everybody() -> io::Result<Vec<Process>> {
     let mut all = Vec::new();
     platform::each_but(&BTreeSet::new(), |process| all.push(process))?;
     Ok(all)
-}
-
-fn environment_holds(pid: i32, mark: &str) -> io::Result<bool> {
-    platform::environment_holds(pid, mark)
 }
 
 /// The command line of a process, for people and for recognising our own; empty if it cannot be read.

@@ -34,6 +34,8 @@ use tree::{Stop, Tree};
 const SYSTEM_GRACE: Duration = Duration::from_secs(8);
 /// While output comes, the counts in the status are brought up to date this often.
 const COUNTS: Duration = Duration::from_secs(1);
+/// While the run is being stopped, others are looked for this often where that is slow.
+const LOOK_IN_STOP: Duration = Duration::from_millis(100);
 /// A status that could not be written is tried again after this.
 const REPUBLISH: Duration = Duration::from_millis(500);
 /// With the run over and the disk still full: how long to hope.
@@ -126,6 +128,8 @@ struct Shim {
     rang_at: Instant,
     /// Output that has not been rung for yet is, then.
     ring_at: Option<Instant>,
+    /// Where looking for others is slow, and not to be done before that.
+    look_at: Option<Instant>,
 }
 
 impl Shim {
@@ -197,6 +201,7 @@ impl Shim {
             publish_at: None,
             rang_at: Instant::now(),
             ring_at: None,
+            look_at: None,
         };
         shim.publish();
         let _ = std::env::set_current_dir("/"); // the child has its directory; we do not keep it busy
@@ -263,7 +268,7 @@ impl Shim {
 
     fn deadline(&self) -> Option<Instant> {
         let input = (!self.input.pending.is_empty()).then(|| Instant::now() + INPUT_RETRY);
-        let look = (!Tree::IS_EXACT && self.status.leader_ended.is_some()).then(|| Instant::now() + COUNTS);
+        let look = self.look_at.filter(|_| self.status.leader_ended.is_some());
         let times = [self.capture.deadline(), self.stop.deadline(), self.publish_at, self.ring_at, input, look];
         times.into_iter().flatten().min()
     }
@@ -281,11 +286,11 @@ impl Shim {
                 Reaped::One { .. } => {} // an orphan that came to us
                 Reaped::NotYet => {
                     // There are children, but perhaps only another server or shim that was started from in here.
-                    self.alone = self.status.leader_ended.is_some() && self.tree.is_foreign_only();
+                    self.alone = self.status.leader_ended.is_some() && self.may_look() && self.tree.is_foreign_only();
                     break;
                 }
                 Reaped::NoChildren => {
-                    self.alone = Tree::IS_EXACT || self.tree.is_empty();
+                    self.alone = Tree::IS_EXACT || self.may_look() && self.tree.is_empty();
                     break;
                 }
             }
@@ -294,6 +299,16 @@ impl Shim {
             self.drain_due = true;
             self.publish(); // detached; if nobody is left the final status follows at once
         }
+    }
+
+    /// Whether it is time to look for others again, where that is slow: it asks ps(1), whose end is a signal to us, too.
+    fn may_look(&mut self) -> bool {
+        let now = Instant::now();
+        if Tree::IS_EXACT || self.look_at.is_none_or(|at| at <= now) {
+            self.look_at = (!Tree::IS_EXACT).then(|| now + if self.stop.is_wanted() { LOOK_IN_STOP } else { COUNTS });
+            return true;
+        }
+        false
     }
 
     /// Reads what the leader wrote before it ended, without waiting for whoever still holds the pipe, and marks the
@@ -333,6 +348,7 @@ impl Shim {
 
     fn ask(&mut self, grace: Duration) {
         let leader_lives = self.status.leader_ended.is_none();
+        self.look_at = None; // somebody waits for the end now
         self.stop.ask(&self.tree, leader_lives, grace, &mut self.report);
     }
 
