@@ -18,9 +18,11 @@ use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 use std::ffi::OsString;
 use std::io;
-use std::sync::mpsc::{Receiver, SyncSender, channel, sync_channel};
+use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
 use std::time::{Duration, Instant};
 
+/// Signals that wait to be looked at; what comes beyond says nothing new.
+const SIGNALS: usize = 16;
 /// While a question is open, signals are looked at this often.
 const ANSWER: Duration = Duration::from_millis(50);
 /// The same while nobody takes our output.
@@ -101,13 +103,13 @@ fn watch_signals() -> Result<(SyncSender<Event>, Ears), Trouble> {
     let wanted = [SIGINT, SIGTERM, SIGHUP];
     let mut signals = Signals::new(wanted.iter().filter(|&&number| !sys::is_ignored(number))).map_err(failed)?;
     let (sender, events) = sync_channel(1);
-    let (heard, heard_here) = channel();
+    let (heard, heard_here) = sync_channel(SIGNALS);
     let wake = sender.clone();
     let pass_on = move || {
         signals.forever().try_for_each(|number| {
-            let sent = heard.send(number);
+            let sent = heard.try_send(number);
             let _ = wake.try_send(Event::Signal); // no room: then there is something to wake for
-            sent
+            if matches!(sent, Err(TrySendError::Disconnected(_))) { Err(()) } else { Ok(()) }
         })
     };
     std::thread::Builder::new().name("signals".into()).spawn(pass_on).map_err(failed)?;
