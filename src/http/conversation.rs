@@ -4,7 +4,8 @@
 use super::buffer::Buffer;
 use super::head::{Body, Head, reason};
 use super::intake::{Halt, Intake, Source};
-use super::server::{Entry, Large, Phase, Request, Response, Shared};
+use super::server::{Request, Response};
+use super::shared::{Entry, Large, Phase, Shared};
 use std::io::{self, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::panic::{AssertUnwindSafe, catch_unwind};

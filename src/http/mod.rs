@@ -7,6 +7,7 @@ mod conversation;
 pub mod head;
 pub mod intake;
 pub mod server;
+mod shared;
 
 /// Largest head of a request or an answer, in bytes.
 pub const HEAD_MAX: usize = 16 << 10;

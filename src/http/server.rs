@@ -8,12 +8,12 @@
 
 use super::conversation::Conversation;
 use super::head::Head;
+use super::shared::{Connection, Entry, Phase, Shared};
 use crate::sys;
-use std::collections::BTreeMap;
 use std::io::{self, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -59,10 +59,6 @@ const EXHAUSTED: Duration = Duration::from_millis(20);
 
 /// Between two attempts to wake it.
 const AGAIN: Duration = Duration::from_millis(1);
-
-/// Bytes used by connections after which memory is given back: when nothing goes on, and in any case.
-const MUCH: usize = 1 << 20;
-const VERY_MUCH: usize = 32 << 20;
 
 /// What the server is for.
 pub trait Service: Send + Sync {
@@ -130,122 +126,6 @@ impl Request<'_> {
     }
 }
 
-/// What all connections share.
-pub(super) struct Shared {
-    pub(super) limits: Limits,
-    /// Value of the `Server` header.
-    pub(super) name: String,
-    pub(super) service: Box<dyn Service>,
-    pub(super) is_stopping: AtomicBool,
-    waiting: AtomicUsize,
-    /// Bytes that connections have taken, roughly, since memory was last given back.
-    used: AtomicUsize,
-    connections: Mutex<BTreeMap<u64, Connection>>,
-    one_ended: Condvar,
-    /// Large bodies at present.
-    large: Mutex<usize>,
-    one_less: Condvar,
-}
-
-/// The right to hold a large body.
-pub(super) struct Large<'a>(&'a Shared);
-
-impl Drop for Large<'_> {
-    fn drop(&mut self) {
-        *self.0.large.lock().unwrap_or_else(|poisoned| poisoned.into_inner()) -= 1;
-        self.0.one_less.notify_one();
-    }
-}
-
-struct Connection {
-    stream: Arc<TcpStream>,
-    phase: Phase,
-    /// When a byte went through it last.
-    moved: Instant,
-}
-
-/// What a connection is at.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub(super) enum Phase {
-    /// Waits for a request.
-    Idle,
-    /// Reads a request, or writes an answer: it is the client who keeps us waiting.
-    Moving,
-    /// Somebody works on the answer.
-    Answering,
-}
-
-impl Shared {
-    fn connections(&self) -> MutexGuard<'_, BTreeMap<u64, Connection>> {
-        // Insertions, removals and plain fields: whole whatever happens to a thread.
-        self.connections.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
-    }
-    pub(super) fn note(&self, id: u64, phase: Phase) {
-        if let Some(connection) = self.connections().get_mut(&id) {
-            connection.phase = phase;
-            connection.moved = Instant::now();
-        }
-    }
-    /// Waits until one large body less is there than there may be; `None` if that takes longer than `limit`.
-    pub(super) fn wait_for_room(&self, limit: Duration) -> Option<Large<'_>> {
-        let large = self.large.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
-        let is_full = |large: &mut usize| *large >= self.limits.large;
-        let waited = self.one_less.wait_timeout_while(large, limit, is_full);
-        let (mut large, waited) = waited.unwrap_or_else(|poisoned| poisoned.into_inner());
-        if waited.timed_out() && *large >= self.limits.large {
-            return None;
-        }
-        *large += 1;
-        Some(Large(self))
-    }
-    pub(super) fn count_used(&self, bytes: usize) {
-        self.used.fetch_add(bytes, Ordering::Relaxed);
-    }
-    /// Gives back what the allocator keeps after a lot was used: at once after very much, else when nothing goes on.
-    pub(super) fn give_back(&self) {
-        let used = self.used.load(Ordering::Relaxed);
-        if used < MUCH {
-            return;
-        }
-        let rests = self.connections().values().all(|connection| connection.phase == Phase::Idle);
-        if rests || used >= VERY_MUCH {
-            // What others still hold now, nobody counts again: then it is looked at once more when all rest.
-            self.used.store(if rests { 0 } else { MUCH }, Ordering::Relaxed);
-            sys::trim_heap();
-        }
-    }
-    /// Makes room for one more. False if all the others are being answered.
-    fn make_room(&self) -> bool {
-        let is_full = self.connections().len() >= self.limits.connections;
-        !is_full || self.let_one_go()
-    }
-    /// Closes the connection that has been silent the longest. False if there is none but such as are being answered.
-    fn let_one_go(&self) -> bool {
-        let mut connections = self.connections();
-        let waiting = connections.iter().filter(|(_, connection)| connection.phase != Phase::Answering);
-        let Some((_, longest)) = waiting.map(|(id, connection)| (connection.moved, *id)).min() else { return false };
-        // Out of the table at once: its thread needs a moment to see it, and the next newcomer must find another one.
-        if let Some(connection) = connections.remove(&longest) {
-            let _ = connection.stream.shutdown(Shutdown::Both);
-        }
-        true
-    }
-}
-
-/// Takes a connection out of the table when its thread ends, also by a panic.
-pub(super) struct Entry {
-    pub(super) shared: Arc<Shared>,
-    pub(super) id: u64,
-}
-
-impl Drop for Entry {
-    fn drop(&mut self) {
-        self.shared.connections().remove(&self.id);
-        self.shared.give_back();
-        self.shared.one_ended.notify_all();
-    }
-}
-
 /// A running server.
 pub struct Server {
     shared: Arc<Shared>,
@@ -257,18 +137,7 @@ impl Server {
     /// Serves what arrives at `listener`. `name` goes into the `Server` header.
     pub fn start(listener: TcpListener, limits: Limits, name: String, service: Box<dyn Service>) -> io::Result<Server> {
         let address = listener.local_addr()?;
-        let shared = Arc::new(Shared {
-            limits,
-            name,
-            service,
-            is_stopping: AtomicBool::new(false),
-            waiting: AtomicUsize::new(0),
-            used: AtomicUsize::new(0),
-            connections: Mutex::default(),
-            one_ended: Condvar::new(),
-            large: Mutex::default(),
-            one_less: Condvar::new(),
-        });
+        let shared = Arc::new(Shared::new(limits, name, service));
         let accepting = shared.clone();
         let acceptor = thread::Builder::new().name("accept".into()).spawn(move || accept(&listener, &accepting))?;
         Ok(Server { shared, address, acceptor: Some(acceptor) })
@@ -347,6 +216,7 @@ fn take_in(stream: TcpStream, peer: SocketAddr, id: u64, shared: &Arc<Shared>) {
 mod tests {
     use super::*;
     use std::io::Read;
+    use std::sync::Mutex;
 
     const LONG: Duration = Duration::from_secs(30);
 

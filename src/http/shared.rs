@@ -1,0 +1,145 @@
+//! What all connections of the server share: who is connected and what each is at, who has to go when there is no room,
+//! and how much there may be of what costs memory.
+
+use super::server::{Limits, Service};
+use crate::sys;
+use std::collections::BTreeMap;
+use std::net::{Shutdown, TcpStream};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard};
+use std::time::{Duration, Instant};
+
+/// Bytes used by connections after which memory is given back: when nothing goes on, and in any case.
+const MUCH: usize = 1 << 20;
+const VERY_MUCH: usize = 32 << 20;
+
+/// What all connections share.
+pub(super) struct Shared {
+    pub(super) limits: Limits,
+    /// Value of the `Server` header.
+    pub(super) name: String,
+    pub(super) service: Box<dyn Service>,
+    pub(super) is_stopping: AtomicBool,
+    /// Requests that wait for something at present.
+    pub(super) waiting: AtomicUsize,
+    /// Bytes that connections have taken, roughly, since memory was last given back.
+    used: AtomicUsize,
+    connections: Mutex<BTreeMap<u64, Connection>>,
+    pub(super) one_ended: Condvar,
+    /// Large bodies at present.
+    pub(super) large: Mutex<usize>,
+    one_less: Condvar,
+}
+
+/// The right to hold a large body.
+pub(super) struct Large<'a>(&'a Shared);
+
+impl Drop for Large<'_> {
+    fn drop(&mut self) {
+        *self.0.large.lock().unwrap_or_else(|poisoned| poisoned.into_inner()) -= 1;
+        self.0.one_less.notify_one();
+    }
+}
+
+pub(super) struct Connection {
+    pub(super) stream: Arc<TcpStream>,
+    pub(super) phase: Phase,
+    /// When a byte went through it last.
+    pub(super) moved: Instant,
+}
+
+/// What a connection is at.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Phase {
+    /// Waits for a request.
+    Idle,
+    /// Reads a request, or writes an answer: it is the client who keeps us waiting.
+    Moving,
+    /// Somebody works on the answer.
+    Answering,
+}
+
+impl Shared {
+    pub(super) fn new(limits: Limits, name: String, service: Box<dyn Service>) -> Shared {
+        Shared {
+            limits,
+            name,
+            service,
+            is_stopping: AtomicBool::new(false),
+            waiting: AtomicUsize::new(0),
+            used: AtomicUsize::new(0),
+            connections: Mutex::default(),
+            one_ended: Condvar::new(),
+            large: Mutex::default(),
+            one_less: Condvar::new(),
+        }
+    }
+    pub(super) fn connections(&self) -> MutexGuard<'_, BTreeMap<u64, Connection>> {
+        // Insertions, removals and plain fields: whole whatever happens to a thread.
+        self.connections.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+    }
+    pub(super) fn note(&self, id: u64, phase: Phase) {
+        if let Some(connection) = self.connections().get_mut(&id) {
+            connection.phase = phase;
+            connection.moved = Instant::now();
+        }
+    }
+    /// Waits until one large body less is there than there may be; `None` if that takes longer than `limit`.
+    pub(super) fn wait_for_room(&self, limit: Duration) -> Option<Large<'_>> {
+        let large = self.large.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+        let is_full = |large: &mut usize| *large >= self.limits.large;
+        let waited = self.one_less.wait_timeout_while(large, limit, is_full);
+        let (mut large, waited) = waited.unwrap_or_else(|poisoned| poisoned.into_inner());
+        if waited.timed_out() && *large >= self.limits.large {
+            return None;
+        }
+        *large += 1;
+        Some(Large(self))
+    }
+    pub(super) fn count_used(&self, bytes: usize) {
+        self.used.fetch_add(bytes, Ordering::Relaxed);
+    }
+    /// Gives back what the allocator keeps after a lot was used: at once after very much, else when nothing goes on.
+    pub(super) fn give_back(&self) {
+        let used = self.used.load(Ordering::Relaxed);
+        if used < MUCH {
+            return;
+        }
+        let rests = self.connections().values().all(|connection| connection.phase == Phase::Idle);
+        if rests || used >= VERY_MUCH {
+            // What others still hold now, nobody counts again: then it is looked at once more when all rest.
+            self.used.store(if rests { 0 } else { MUCH }, Ordering::Relaxed);
+            sys::trim_heap();
+        }
+    }
+    /// Makes room for one more. False if all the others are being answered.
+    pub(super) fn make_room(&self) -> bool {
+        let is_full = self.connections().len() >= self.limits.connections;
+        !is_full || self.let_one_go()
+    }
+    /// Closes the connection that has been silent the longest. False if there is none but such as are being answered.
+    pub(super) fn let_one_go(&self) -> bool {
+        let mut connections = self.connections();
+        let waiting = connections.iter().filter(|(_, connection)| connection.phase != Phase::Answering);
+        let Some((_, longest)) = waiting.map(|(id, connection)| (connection.moved, *id)).min() else { return false };
+        // Out of the table at once: its thread needs a moment to see it, and the next newcomer must find another one.
+        if let Some(connection) = connections.remove(&longest) {
+            let _ = connection.stream.shutdown(Shutdown::Both);
+        }
+        true
+    }
+}
+
+/// Takes a connection out of the table when its thread ends, also by a panic.
+pub(super) struct Entry {
+    pub(super) shared: Arc<Shared>,
+    pub(super) id: u64,
+}
+
+impl Drop for Entry {
+    fn drop(&mut self) {
+        self.shared.connections().remove(&self.id);
+        self.shared.give_back();
+        self.shared.one_ended.notify_all();
+    }
+}
