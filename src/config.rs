@@ -9,19 +9,25 @@ pub const DEFAULT_MAX_LOG_BYTES: u64 = 64 << 20;
 
 /// The variable that holds the token.
 pub const TOKEN: &str = "PERSISTPROC_TOKEN";
+/// The variable by which servers that are started do not listen on TCP.
+const NO_TCP: &str = "PERSISTPROC_NO_TCP";
 
 /// A secret that clients have to show. It is printed nowhere, not even by `Debug`.
 #[derive(Clone, PartialEq)]
 pub struct Token(String);
 
 impl Token {
-    const MOST: usize = 256;
+    /// Characters of a token. A shorter one can be guessed.
+    const LENGTH: std::ops::RangeInclusive<usize> = 16..=256;
 
     /// What a `Bearer` may be (RFC 6750, 2.1), so that it needs no quoting anywhere.
     fn parse(text: String) -> Result<Token, String> {
         let is_fine = |b: u8| b.is_ascii_alphanumeric() || b"-._~+/=".contains(&b);
-        if text.len() > Token::MOST || !text.bytes().all(is_fine) {
-            return Err(format!("{TOKEN}: a token has at most {} letters, digits and -._~+/=", Token::MOST));
+        if !Token::LENGTH.contains(&text.len()) || !text.bytes().all(is_fine) {
+            let (least, most) = Token::LENGTH.into_inner();
+            return Err(format!(
+                "{TOKEN}: a token has {least} to {most} letters, digits and -._~+/=; `openssl rand -hex 32` makes one"
+            ));
         }
         Ok(Token(text))
     }
@@ -65,14 +71,24 @@ pub struct Flags {
     pub is_verbose: bool,
     pub is_quiet: bool,
     pub no_autostart: bool,
+    pub no_tcp: bool,
+    pub trusts_all_users: bool,
 }
 
 /// What holds for this process.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Config {
+    /// Where a server that is started listens for agents; 0 lets the system choose.
     pub port: u16,
+    /// The port was asked for, and is not just the usual one.
+    pub is_port_given: bool,
+    /// Whether a server that is started listens on TCP at all, or at the socket in its data directory only.
+    pub tcp: bool,
+    /// Whether TCP is served also where the system does not tell users apart and there is no token.
+    pub trusts_all_users: bool,
+    /// Decides which server a command talks to.
     pub data_dir: PathBuf,
-    /// Somebody asked for this data directory, so another one will not do.
+    /// The data directory was asked for, and is not just the usual one.
     pub is_data_dir_given: bool,
     pub format: Format,
     pub is_verbose: bool,
@@ -115,14 +131,18 @@ pub fn resolve(flags: Flags, environment: impl Fn(&str) -> Option<OsString>) -> 
         Some(dir) => std::path::absolute(&dir).map_err(|e| format!("the data directory {}: {e}", dir.display()))?,
         None => default_data_dir(&set).ok_or("HOME is not set; name a data directory with --data-dir")?,
     };
+    let is_on = |name: &str| set(name).is_some_and(|value| value != "0");
     Ok(Config {
+        is_port_given: flags.port.is_some() || port.is_some(),
         port: flags.port.map_or_else(|| port.unwrap_or(Ok(DEFAULT_PORT)), Ok)?,
+        tcp: !flags.no_tcp && !is_on(NO_TCP),
+        trusts_all_users: flags.trusts_all_users,
         data_dir,
         is_data_dir_given,
         format: flags.format.map_or_else(|| format.unwrap_or(Ok(Format::Text)), Ok)?,
         is_verbose: flags.is_verbose,
         is_quiet: flags.is_quiet,
-        autostart: !flags.no_autostart && set("PERSISTPROC_NO_AUTOSTART").is_none_or(|value| value == "0"),
+        autostart: !flags.no_autostart && !is_on("PERSISTPROC_NO_AUTOSTART"),
         max_log_bytes: max_log_bytes.unwrap_or(Ok(DEFAULT_MAX_LOG_BYTES))?,
         token: text(TOKEN)?.map(Token::parse).transpose()?,
     })
@@ -186,27 +206,32 @@ mod tests {
     fn a_token_is_recognised_and_never_shown() {
         let token = |text: &str| with(&[("HOME", "/home/u"), (TOKEN, text)], Flags::default()).map(|c| c.token);
         assert_eq!(token("").unwrap(), None);
-        let secret = token("s3cret-._~+/=").unwrap().unwrap();
-        assert_eq!(secret.authorization(), "Bearer s3cret-._~+/=");
-        for shown in ["Bearer s3cret-._~+/=", "bearer s3cret-._~+/=", "BEARER  s3cret-._~+/="] {
+        let secret = token("sixteen-._~+/=16").unwrap().unwrap();
+        assert_eq!(secret.authorization(), "Bearer sixteen-._~+/=16");
+        for shown in ["Bearer sixteen-._~+/=16", "bearer sixteen-._~+/=16", "BEARER  sixteen-._~+/=16"] {
             assert!(secret.is_shown_by(shown), "{shown}");
         }
         for other in [
             "",
             "Bearer",
             "Bearer ",
-            "Bearer s3cret-._~+/",
-            "Bearer s3cret-._~+/==",
-            "Bearer S3cret-._~+/=",
-            "Bearer s3cret-._~+/= ",
-            "Basic s3cret-._~+/=",
-            "s3cret-._~+/=",
-            "Bearer, s3cret-._~+/=",
+            "Bearer sixteen-._~+/=1",
+            "Bearer sixteen-._~+/=166",
+            "Bearer Sixteen-._~+/=16",
+            "Bearer sixteen-._~+/=16 ",
+            "Bearer sixteen-._~+/=16\u{a0}",
+            "Bearer\u{a0}sixteen-._~+/=16",
+            "Basic sixteen-._~+/=16",
+            "sixteen-._~+/=16",
+            "Bearer, sixteen-._~+/=16",
         ] {
             assert!(!secret.is_shown_by(other), "{other}");
         }
         assert_eq!(format!("{secret:?}"), "Token");
-        for text in ["two words", "quote\"", "new\nline", "\u{fc}", &"x".repeat(257)] {
+        let text = |letter: &str| letter.repeat(16);
+        for text in
+            ["?", "fifteen=letters", &text("two words"), &text("\""), &text("\n"), &text("\u{fc}"), &"x".repeat(257)]
+        {
             let error = token(text).unwrap_err();
             assert!(error.starts_with("PERSISTPROC_TOKEN: ") && !error.contains(text), "{error}");
         }

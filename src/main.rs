@@ -104,21 +104,27 @@ fn serve(config: Config) -> Result<u8, Trouble> {
 }
 
 fn start_in_background(config: &Config) -> Result<u8, Trouble> {
-    let port = client::start_server(config)?;
-    if !config.is_quiet {
+    let started = client::start_server(config)?;
+    if let Some(port) = started.port.filter(|_| !config.is_quiet) {
         client::print(&format!("http://127.0.0.1:{port}/mcp\n"));
+    }
+    if let Some(warning) = started.warning.filter(|_| !config.is_quiet) {
+        client::complain(&warning);
     }
     Ok(0)
 }
 
-/// `__serve PORT DATA_DIR`: a server without a terminal. Whoever started it reads one line, `ok PORT` or `err TEXT`.
+/// `__serve PORT|none DATA_DIR [--trust-all-users]`: a server without a terminal. Its starter reads one line, `ok PORT` (0
+/// if there is none) with a warning behind it if there is one, or `err TEXT`.
 fn serve_in_background(words: &[OsString]) -> u8 {
     let Ok(mut starter) = sys::take_standard_fd(1) else { return 1 };
     let _ = sys::new_session();
     let _ = std::env::set_current_dir("/");
     let flags = Flags {
         port: words.first().and_then(|word| word.to_str()?.parse().ok()),
+        no_tcp: words.first().is_some_and(|word| word == "none"),
         data_dir: words.get(1).map(Into::into),
+        trusts_all_users: words.get(2).is_some_and(|word| word == "--trust-all-users"),
         ..Flags::default()
     };
     let ready = config::resolve(flags, |name| std::env::var_os(name))
@@ -126,7 +132,8 @@ fn serve_in_background(words: &[OsString]) -> u8 {
         .and_then(server::Ready::new);
     match ready {
         Ok(ready) => {
-            let _ = writeln!(starter, "ok {}", ready.port());
+            let warning = ready.warning().map_or(String::new(), |warning| format!(" {warning}"));
+            let _ = writeln!(starter, "ok {}{warning}", ready.holder().port);
             drop(starter);
             u8::from(ready.serve(&mut |_| {}).is_err())
         }

@@ -9,7 +9,7 @@
 use std::ffi::CString;
 use std::fs::{File, OpenOptions};
 use std::io;
-use std::os::fd::{AsRawFd, FromRawFd, RawFd};
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
@@ -17,8 +17,8 @@ use std::sync::atomic::{AtomicI32, Ordering};
 use std::time::Duration;
 
 pub use libc::{
-    E2BIG, EACCES, EAGAIN, EMFILE, ENFILE, ENOENT, ENOEXEC, ENOMEM, ENXIO, EPERM, SIGCHLD, SIGCONT, SIGHUP, SIGINT,
-    SIGKILL, SIGTERM, SIGXFSZ,
+    E2BIG, EACCES, EAGAIN, ELOOP, EMFILE, ENFILE, ENOENT, ENOEXEC, ENOMEM, ENXIO, EPERM, O_NOFOLLOW, O_NONBLOCK,
+    SIGCHLD, SIGCONT, SIGHUP, SIGINT, SIGKILL, SIGTERM, SIGXFSZ,
 };
 
 /// geteuid(2).
@@ -43,7 +43,6 @@ pub fn forget_variable(name: &str) {
 /// the answer. Fails where netlink sockets are forbidden, and everywhere but on Linux.
 #[cfg(target_os = "linux")]
 pub fn ask_sock_diag(question: &[u8], answer: &mut [u8]) -> io::Result<usize> {
-    use std::os::fd::OwnedFd;
     let length = |n: isize| usize::try_from(n).map_err(|_| io::Error::last_os_error());
     unsafe {
         let kind = libc::SOCK_DGRAM | libc::SOCK_CLOEXEC;
@@ -102,7 +101,7 @@ fn check(result: libc::c_int) -> io::Result<libc::c_int> {
 /// Whether the system had no room for it (descriptors, memory, processes): a reason to try again, and no news about
 /// whatever was asked for.
 pub fn is_exhaustion(error: &io::Error) -> bool {
-    matches!(error.raw_os_error(), Some(EMFILE | ENFILE | ENOMEM | EAGAIN))
+    matches!(error.raw_os_error(), Some(EMFILE | ENFILE | ENOMEM | EAGAIN | libc::ENOBUFS))
 }
 
 /// mkfifo(3), mode 0600. Fails on file systems without FIFOs (vfat, some network mounts).
@@ -197,6 +196,98 @@ pub fn is_hung_up(socket: &impl AsRawFd) -> bool {
         poll_readable([fd], Some(Duration::ZERO))[0]
             && unsafe { libc::recv(fd, (&raw mut byte).cast(), 1, libc::MSG_PEEK) } <= 0
     }
+}
+
+/// Bytes that the name of a Unix socket may have, without its final NUL (unix(7)).
+pub const UNIX_NAME_MAX: usize = size_of::<libc::sockaddr_un>() - std::mem::offset_of!(libc::sockaddr_un, sun_path) - 1;
+
+/// connect(2) to a Unix socket. `timeout` bounds the wait for a place in the listener's queue: `TimedOut` if there is
+/// none by then. (macOS does not wait; there a full queue is `ConnectionRefused`.)
+pub fn connect_unix(path: &Path, timeout: Duration) -> io::Result<OwnedFd> {
+    let name = path.as_os_str().as_bytes();
+    if name.len() > UNIX_NAME_MAX || name.contains(&0) {
+        return Err(io::ErrorKind::InvalidFilename.into());
+    }
+    unsafe {
+        let mut address: libc::sockaddr_un = std::mem::zeroed();
+        address.sun_family = libc::AF_UNIX as libc::sa_family_t;
+        for (to, from) in address.sun_path.iter_mut().zip(name) {
+            *to = *from as libc::c_char;
+        }
+        let socket = unix_socket()?;
+        let limit = libc::timeval {
+            tv_sec: timeout.as_secs().try_into().unwrap_or(libc::time_t::MAX),
+            tv_usec: timeout.subsec_micros() as _,
+        };
+        let size = size_of_val(&limit) as libc::socklen_t;
+        let fd = socket.as_raw_fd();
+        check(libc::setsockopt(fd, libc::SOL_SOCKET, libc::SO_SNDTIMEO, (&raw const limit).cast(), size))?;
+        let size = size_of_val(&address) as libc::socklen_t;
+        match check(libc::connect(fd, (&raw const address).cast(), size)) {
+            Ok(_) => Ok(socket),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Err(io::ErrorKind::TimedOut.into()),
+            Err(error) => Err(error),
+        }
+    }
+}
+
+/// socket(2) of family `AF_UNIX`, close-on-exec.
+fn unix_socket() -> io::Result<OwnedFd> {
+    unsafe {
+        #[cfg(target_os = "linux")]
+        {
+            let kind = libc::SOCK_STREAM | libc::SOCK_CLOEXEC;
+            Ok(OwnedFd::from_raw_fd(check(libc::socket(libc::AF_UNIX, kind, 0))?))
+        }
+        #[cfg(not(target_os = "linux"))]
+        {
+            let socket = OwnedFd::from_raw_fd(check(libc::socket(libc::AF_UNIX, libc::SOCK_STREAM, 0))?);
+            check(libc::fcntl(socket.as_raw_fd(), libc::F_SETFD, libc::FD_CLOEXEC))?;
+            Ok(socket)
+        }
+    }
+}
+
+/// The effective user of the process at the other end of a Unix socket when the connection was made: `SO_PEERCRED`
+/// (unix(7)), or getpeereid(3) on macOS. The side that listens is the process that called listen(2).
+pub fn peer_user(socket: &impl AsRawFd) -> io::Result<u32> {
+    let fd = socket.as_raw_fd();
+    #[cfg(target_os = "linux")]
+    unsafe {
+        let mut peer = libc::ucred { pid: 0, uid: 0, gid: 0 };
+        let mut size = size_of_val(&peer) as libc::socklen_t;
+        check(libc::getsockopt(fd, libc::SOL_SOCKET, libc::SO_PEERCRED, (&raw mut peer).cast(), &mut size))?;
+        Ok(peer.uid)
+    }
+    #[cfg(not(target_os = "linux"))]
+    unsafe {
+        let (mut user, mut group) = (0, 0);
+        check(libc::getpeereid(fd, &mut user, &mut group))?;
+        Ok(user)
+    }
+}
+
+/// shutdown(2) `SHUT_RD`, also of a socket that listens: it lets no connections in then.
+pub fn shut_down_reading(socket: &impl AsRawFd) -> io::Result<()> {
+    check(unsafe { libc::shutdown(socket.as_raw_fd(), libc::SHUT_RD) }).map(drop)
+}
+
+/// Whether the other end of a TCP connection may still be there: `TCP_INFO` (tcp(7)) says that it is established, or
+/// that only its sending side was closed. As long as that holds, no other socket can have the peer's address and port.
+#[cfg(target_os = "linux")]
+pub fn is_connected(socket: &impl AsRawFd) -> bool {
+    const ESTABLISHED: u8 = 1;
+    const CLOSE_WAIT: u8 = 8;
+    let mut state: u8 = 0; // the first member of `struct tcp_info`; the kernel writes as much as there is room for
+    let mut size = 1;
+    let fd = socket.as_raw_fd();
+    let asked =
+        unsafe { libc::getsockopt(fd, libc::IPPROTO_TCP, libc::TCP_INFO, (&raw mut state).cast(), &raw mut size) };
+    asked == 0 && matches!(state, ESTABLISHED | CLOSE_WAIT)
+}
+#[cfg(not(target_os = "linux"))]
+pub fn is_connected(_: &impl AsRawFd) -> bool {
+    false // nothing here tells the owner of a connection, so nothing asks
 }
 
 /// Moves an inherited descriptor out of the standard three (close-on-exec) and leaves /dev/null in its place.

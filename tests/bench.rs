@@ -78,7 +78,7 @@ fn commands() {
     let up = || {
         let begun = Instant::now();
         let server = Guard(sandbox.spawn(&["serve", "-q"]));
-        while std::net::TcpStream::connect(("127.0.0.1", sandbox.port)).is_err() {
+        while sandbox.connect_private().is_none() {
             std::thread::sleep(Duration::from_micros(100));
         }
         let up = begun.elapsed().as_secs_f64() * 1000.0;
@@ -176,7 +176,7 @@ fn reaction() {
     let _server = sandbox.serve();
     let own = std::env::current_exe().unwrap().display().to_string();
     sandbox.run(&["start", "--label", "pong", &own, "pong"]).ok();
-    let mut stream = std::net::TcpStream::connect(("127.0.0.1", sandbox.port)).unwrap();
+    let mut stream = sandbox.connect_private().unwrap();
     let mut cursor = "r1.combined.0".to_string();
     let mut ours = Vec::new();
     for _ in 0..TIMES {
@@ -294,7 +294,7 @@ fn large_log(megabytes: usize) {
     }
     // Without the command around it: what the server takes.
     let mut answers = Vec::new();
-    let mut stream = std::net::TcpStream::connect(("127.0.0.1", sandbox.port)).unwrap();
+    let mut stream = sandbox.connect_private().unwrap();
     for _ in 0..200 {
         let begun = Instant::now();
         stream.write_all(&support::get("/output?command_or_label=big%205&lines=100", sandbox.port)).unwrap();

@@ -3,7 +3,7 @@
 use crate::support::*;
 use serde_json::{Value, json};
 use std::io::{BufRead, BufReader, Write};
-use std::net::{Ipv4Addr, TcpListener};
+use std::os::unix::net::UnixListener;
 use std::process::{ChildStdin, Command, Stdio};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::time::{Duration, Instant};
@@ -102,7 +102,7 @@ fn text_of(answer: &Value) -> (String, bool) {
     (text.to_string(), answer["result"]["isError"] == true)
 }
 fn pid_of_server(sandbox: &Sandbox) -> i32 {
-    sandbox.http(&get("/health", sandbox.port)).json()["pid"].as_i64().unwrap() as i32
+    sandbox.health().unwrap()["pid"].as_i64().unwrap() as i32
 }
 #[track_caller]
 fn kill_server(sandbox: &Sandbox) {
@@ -213,7 +213,7 @@ fn a_killed_server_is_replaced_and_reads_are_asked_again() {
     host.send(&call(1, "output", wait));
     wait_for_request(&sandbox);
     kill_server(&sandbox);
-    wait_until("the next server", || sandbox.try_http(&get("/health", sandbox.port)).is_some());
+    sandbox.wait_for_server();
     host.send(&call(2, "ctrl", json!({"action": "input", "command_or_label": "web", "text": "go"})));
     let answers = [host.next(), host.next()];
     let waited = answers.iter().find(|answer| answer["id"] == 1).expect("an answer to the wait");
@@ -301,7 +301,7 @@ fn without_a_server_and_without_leave_to_start_one_every_request_says_so() {
         let answer = host.ask(&message);
         assert_eq!(answer["error"]["code"], -32603);
         let text = answer["error"]["message"].as_str().unwrap();
-        assert!(text.contains(&sandbox.port.to_string()) && text.contains("persistproc serve"), "{text}");
+        assert!(text.contains(&sandbox.data().display().to_string()) && text.contains("persistproc serve"), "{text}");
     }
     host.send(&json!([ping(json!(1)), ping(json!(2))]));
     let answers = host.next();
@@ -318,7 +318,8 @@ fn without_a_server_and_without_leave_to_start_one_every_request_says_so() {
 #[test]
 fn what_is_not_our_server_is_not_believed() {
     let sandbox = Sandbox::new();
-    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, sandbox.port)).unwrap();
+    std::fs::create_dir(sandbox.data()).unwrap();
+    let listener = UnixListener::bind(sandbox.data().join("server.sock")).unwrap();
     std::thread::spawn(move || {
         for stream in listener.incoming().take(2) {
             let mut stream = stream.unwrap();
@@ -334,13 +335,18 @@ fn what_is_not_our_server_is_not_believed() {
 }
 
 #[test]
-fn a_server_of_another_data_directory_is_named() {
+fn a_server_of_another_data_directory_that_has_the_port_is_named() {
     let (sandbox, other) = (Sandbox::new(), Sandbox::new());
-    let _server = sandbox.serve();
+    let server = sandbox.serve();
     let mut command = other.command(&["mcp", "--port", &sandbox.port.to_string()]);
     let answer = Host::with(&mut command).ask(&ping(json!(1)));
     let text = answer["error"]["message"].as_str().unwrap();
-    assert!(text.contains(&sandbox.data().display().to_string()) && text.contains("--port"), "{text}");
+    for part in [&sandbox.data().display().to_string(), &format!("PID {}", server.pid()), "--port", "--no-tcp"] {
+        assert!(text.contains(part), "{part} in: {text}");
+    }
+    // It needs no port of its own.
+    let mut command = other.command(&["mcp", "--no-tcp", "--port", &sandbox.port.to_string()]);
+    assert_eq!(Host::with(&mut command).ask(&ping(json!(1)))["result"], json!({}));
 }
 
 #[test]
@@ -508,7 +514,7 @@ fn sigterm_ends_it_and_a_host_that_is_gone_does_too() {
 fn a_stripped_environment_and_a_foreign_directory_are_enough() {
     let sandbox = Sandbox::new();
     let _server = sandbox.serve();
-    let mut command = sandbox.command(&["mcp", "--port", &sandbox.port.to_string()]);
+    let mut command = sandbox.command(&["mcp", "--data-dir", &sandbox.data().display().to_string()]);
     command.env_clear().env("HOME", &sandbox.root).env("PATH", "/usr/bin:/bin").current_dir("/");
     let mut host = Host::with(&mut command);
     host.is_silent();

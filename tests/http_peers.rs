@@ -4,7 +4,8 @@
 use crate::support::*;
 use serde_json::{Value, json};
 use std::io::{Read, Write};
-use std::net::{Ipv4Addr, TcpListener, TcpStream};
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -28,10 +29,13 @@ fn curl_is_served() {
     let sandbox = Sandbox::new();
     let _server = sandbox.serve();
     let url = |path: &str| format!("http://127.0.0.1:{}{path}", sandbox.port);
-    let (health, mcp) = (url("/health"), url("/mcp"));
+    let mcp = url("/mcp");
     let curl = |words: &[&str]| foreign("curl", &[&["-sS", "--max-time", "30"], words].concat());
     let json = ["-H", "Content-Type: application/json"];
-    let Some(first) = curl(&["-w", "#%{num_connects}#", &health, &health, &health]) else { return };
+    // The socket of our own commands is HTTP, too.
+    let (socket, health) = (sandbox.data().join("server.sock").display().to_string(), "http://localhost/health");
+    let private = |words: &[&str]| curl(&[&["--unix-socket", &socket], words].concat());
+    let Some(first) = private(&["-w", "#%{num_connects}#", health, health, health]) else { return };
     let first = first.ok().out();
     assert_eq!((first.matches("#1#").count(), first.matches("#0#").count()), (1, 2), "it is kept: {first}");
     let post = |more: &[&str]| curl(&[&json[..], &["-d", PING], more, &[mcp.as_str()]].concat()).unwrap().ok();
@@ -47,17 +51,19 @@ fn curl_is_served() {
     let upload = format!("@{}", big.display());
     // curl asks before it sends that much.
     assert_eq!(curl(&[&json[..], &["--data-binary", &upload, &mcp]].concat()).unwrap().ok().json()["id"], 8);
-    let head = curl(&["-I", &health]).unwrap().ok().out();
+    let head = private(&["-I", health]).unwrap().ok().out();
     assert!(head.starts_with("HTTP/1.1 200 OK") && head.contains("Content-Length: "), "{head}");
     let status =
         |words: &[&str]| curl(&[&["-o", "/dev/null", "-w", "%{http_code}"], words].concat()).unwrap().ok().out();
-    assert_eq!(status(&["-H", "Host: evil.example", &health]), "403");
-    assert_eq!(status(&["-H", "Origin: null", &health]), "403");
+    assert_eq!(status(&["-H", "Host: evil.example", &mcp]), "403");
+    assert_eq!(status(&["-H", "Origin: null", &mcp]), "403");
+    assert_eq!(status(&["-H", "Sec-Fetch-Site: same-origin", &mcp]), "403");
+    assert_eq!(status(&[&url("/health")]), "404");
     assert_eq!(status(&["-d", PING, &mcp]), "415");
     assert_eq!(status(&["-L", &url("/.well-known/oauth-protected-resource")]), "404");
     // What curl calls HTTP/2 from the start, and TLS: refused, not left waiting.
-    assert_ne!(curl(&["--http2-prior-knowledge", &health]).unwrap().code, 0);
-    assert_ne!(curl(&["-k", &health.replace("http:", "https:")]).unwrap().code, 0);
+    assert_ne!(curl(&["--http2-prior-knowledge", &mcp]).unwrap().code, 0);
+    assert_ne!(curl(&["-k", &mcp.replace("http:", "https:")]).unwrap().code, 0);
     sandbox.wait_for_server();
 }
 
@@ -78,8 +84,8 @@ fn ureq_is_served() {
             scope.spawn(|| (0..20).for_each(|_| ping(&agent)));
         }
     });
-    assert_eq!(agent.head(url("/health")).call().unwrap().status(), 200);
-    assert_eq!(agent.get(url("/health")).header("Origin", "null").call().unwrap().status(), 403);
+    assert_eq!(agent.head(url("/mcp")).call().unwrap().status(), 405);
+    assert_eq!(agent.get(url("/mcp")).header("Origin", "null").call().unwrap().status(), 403);
     assert_eq!(agent.post(url("/mcp")).send(PING).unwrap().status(), 415);
     // Without a length: in chunks.
     let mut reader = PING.as_bytes();
@@ -108,11 +114,11 @@ def talk():
         elif i % 3:
             c.request("POST", "/mcp", ping, head)
         else:
-            c.request("HEAD" if i % 2 else "GET", "/health")
+            c.request("POST", "/mcp/", ping, dict(head, Accept="text/event-stream"))
         r = c.getresponse()
         body = r.read()
         assert r.status == 200, (i, r.status, body)
-        assert i % 3 == 0 or json.loads(body)["id"] == 7, body
+        assert json.loads(body)["id"] == 7, body
     assert c.sock is sock, "the connection was not kept"
     c.close()
 
@@ -147,7 +153,7 @@ async def main():
                 yield piece
         r = await c.post(url + "/mcp", content=pieces(), headers={"Content-Type": "application/json"})
         assert r.json()["id"] == 8
-        assert (await c.head(url + "/health")).status_code == 200
+        assert (await c.head(url + "/mcp")).status_code == 405
         assert (await c.get(url + "/.well-known/oauth-authorization-server")).status_code == 404
 
 asyncio.run(main())
@@ -177,7 +183,10 @@ const post = body => fetch(url + "/mcp", {method: "POST", headers: {"Content-Typ
   if ((await (await post(stream)).json()).id !== 7) throw new Error("wrong answer to chunks");
   // Given up in the middle of a wait: nobody minds.
   const given = new AbortController();
-  const waiting = fetch(url + "/output?run=99&wait=20", {signal: given.signal}).catch(() => {});
+  const waits = JSON.stringify({jsonrpc: "2.0", id: 9, method: "tools/call", params: {name: "output",
+    arguments: {command_or_label: "silent", wait_for: "never", timeout: 20}}});
+  const headers = {"Content-Type": "application/json"};
+  const waiting = fetch(url + "/mcp", {method: "POST", headers, body: waits, signal: given.signal}).catch(() => {});
   given.abort();
   await waiting;
   const r = await fetch(url + "/.well-known/oauth-protected-resource", {redirect: "manual"});
@@ -193,8 +202,12 @@ const post = body => fetch(url + "/mcp", {method: "POST", headers: {"Content-Typ
 fn under_the_load_of_wrk_every_request_is_answered() {
     let sandbox = Sandbox::new();
     let _server = sandbox.serve();
-    let url = format!("http://127.0.0.1:{}/health", sandbox.port);
-    let Some(ended) = foreign("wrk", &["-t2", "-c100", "-d2s", "--timeout", "10s", &url]) else { return };
+    let url = format!("http://127.0.0.1:{}/mcp", sandbox.port);
+    let script = sandbox.root.join("ping.lua");
+    let lua = format!("wrk.method = 'POST'\nwrk.headers['Content-Type'] = 'application/json'\nwrk.body = '{PING}'\n");
+    std::fs::write(&script, lua).unwrap();
+    let words = ["-t2", "-c100", "-d2s", "--timeout", "10s", "-s", &script.display().to_string(), &url];
+    let Some(ended) = foreign("wrk", &words) else { return };
     let report = ended.ok().out();
     let requests =
         report.lines().find_map(|line| line.trim().strip_suffix(" read")?.split_once(" requests in")?.0.parse().ok());
@@ -204,54 +217,61 @@ fn under_the_load_of_wrk_every_request_is_answered() {
 }
 
 /// Commands that talk to a server, of every kind.
-const COMMANDS: [&[&str]; 7] = [
-    &["list"],
-    &["start", "true"],
-    &["run", "true"],
-    &["output", "x"],
-    &["stop", "x"],
-    &["serve", "--background"],
-    &["shutdown"],
-];
+const COMMANDS: [&[&str]; 6] =
+    [&["list"], &["start", "true"], &["run", "true"], &["output", "x"], &["stop", "x"], &["shutdown"]];
 
-/// None of our commands takes what answers on this port for ours, hangs, or says more than a line.
-#[track_caller]
-fn is_recognised_as_a_stranger(name: &str, port: u16) {
+/// A sandbox without a server, and the place where its socket would be.
+fn place_of_a_stranger() -> (Sandbox, PathBuf) {
     let sandbox = Sandbox::new();
+    std::fs::create_dir(sandbox.data()).unwrap();
+    let socket = sandbox.data().join("server.sock");
+    (sandbox, socket)
+}
+
+/// None of our commands takes what answers at this socket for ours, hangs, or says more than a line.
+#[track_caller]
+fn is_recognised_as_a_stranger(name: &str, sandbox: &Sandbox) {
     for words in COMMANDS {
         let begun = Instant::now();
-        let ended = sandbox.run(&[&["--port", &port.to_string()], words].concat());
+        let ended = sandbox.run(words);
         assert!(begun.elapsed() < Duration::from_secs(30), "{name} {words:?}: {:?}", begun.elapsed());
         assert_eq!(ended.code, 3, "{name} {words:?}: {ended:?}");
         assert_eq!(ended.stderr.lines().count(), 1, "{name} {words:?}: {}", ended.stderr);
-        assert!(ended.stdout.is_empty() && ended.stderr.contains(&port.to_string()), "{name} {words:?}: {ended:?}");
+        let place = sandbox.data().display().to_string();
+        assert!(ended.stdout.is_empty() && ended.stderr.contains(&place), "{name} {words:?}: {ended:?}");
     }
     assert!(sandbox.runs().is_empty());
+    // And it never keeps a server from coming up.
+    sandbox.run(&["serve", "--background", "-q"]).ok();
+    sandbox.run(&["start", "true"]).ok();
 }
 
 #[test]
 fn tiny_http_is_recognised_as_a_stranger() {
-    let server = tiny_http::Server::http("127.0.0.1:0").unwrap();
-    let port = server.server_addr().to_ip().unwrap().port();
+    let (sandbox, socket) = place_of_a_stranger();
+    let server = tiny_http::Server::http_unix(&socket).unwrap();
     std::thread::scope(|scope| {
         scope.spawn(|| {
             for request in server.incoming_requests() {
                 let _ = request.respond(tiny_http::Response::from_string(r#"{"pid": 1}"#));
             }
         });
-        is_recognised_as_a_stranger("tiny_http", port);
+        is_recognised_as_a_stranger("tiny_http", &sandbox);
         server.unblock();
     });
+    // It removes what has the name of its socket, and that is our server's now.
+    drop(server);
+    sandbox.wait_for_server();
 }
 
-/// A program that listens on this port, as soon as it does.
-fn listening(program: &str, words: &[&str], port: u16) -> Option<Guard> {
+/// A program that listens at this socket, as soon as it does.
+fn listening(program: &str, words: &[&str], socket: &Path) -> Option<Guard> {
     let mut command = Command::new(program);
     command.args(words).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
     match command.spawn() {
         Ok(child) => {
             let guard = Guard(child);
-            wait_until(program, || TcpStream::connect((Ipv4Addr::LOCALHOST, port)).is_ok());
+            wait_until(program, || UnixStream::connect(socket).is_ok());
             Some(guard)
         }
         Err(error) => {
@@ -263,36 +283,42 @@ fn listening(program: &str, words: &[&str], port: u16) -> Option<Guard> {
 
 #[test]
 fn pythons_server_is_recognised_as_a_stranger() {
-    let sandbox = Sandbox::new();
-    let (port, root) = (sandbox.port.to_string(), sandbox.work().display().to_string());
-    let words = ["-m", "http.server", &port, "--bind", "127.0.0.1", "--directory", &root];
-    let Some(_server) = listening("python3", &words, sandbox.port) else { return };
-    is_recognised_as_a_stranger("http.server", sandbox.port);
+    let (sandbox, socket) = place_of_a_stranger();
+    let script = r#"
+import http.server, socketserver, sys
+class Handler(http.server.SimpleHTTPRequestHandler):
+    def address_string(self): return "-"
+class Server(socketserver.ThreadingMixIn, socketserver.UnixStreamServer):
+    daemon_threads = True
+Server(sys.argv[1], Handler).serve_forever()
+"#;
+    let words = ["-c", script, &socket.display().to_string()];
+    let Some(_server) = listening("python3", &words, &socket) else { return };
+    is_recognised_as_a_stranger("http.server", &sandbox);
 }
 
 #[test]
 fn nginx_is_recognised_as_a_stranger() {
-    let sandbox = Sandbox::new();
+    let (sandbox, socket) = place_of_a_stranger();
     let root = sandbox.root.display().to_string();
     let paths: String = ["client_body", "proxy", "fastcgi", "uwsgi", "scgi"]
         .map(|kind| format!("{kind}_temp_path {root}/{kind}; "))
         .concat();
     let text = format!(
         "daemon off; master_process off; pid {root}/nginx.pid; error_log {root}/error.log; events {{}}
-         http {{ access_log off; {paths} server {{ listen 127.0.0.1:{}; location / {{ return 200 '{{}}'; }} }} }}",
-        sandbox.port
+         http {{ access_log off; {paths} server {{ listen unix:{}; location / {{ return 200 '{{}}'; }} }} }}",
+        socket.display()
     );
     let file = sandbox.root.join("nginx.conf");
     std::fs::write(&file, text).unwrap();
     let words = ["-e", &format!("{root}/error.log"), "-p", &root, "-c", &file.display().to_string()];
-    let Some(_server) = listening("nginx", &words, sandbox.port) else { return };
-    is_recognised_as_a_stranger("nginx", sandbox.port);
+    let Some(_server) = listening("nginx", &words, &socket) else { return };
+    is_recognised_as_a_stranger("nginx", &sandbox);
 }
 
-/// Answers every connection with these bytes, and keeps it open for as long as it is told to.
-fn babbler(bytes: Vec<u8>, is_endless: bool) -> u16 {
-    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
-    let port = listener.local_addr().unwrap().port();
+/// Answers every connection to this socket with these bytes, without end if it is told to.
+fn babble(socket: &Path, bytes: Vec<u8>, is_endless: bool) {
+    let listener = UnixListener::bind(socket).unwrap();
     std::thread::spawn(move || {
         for stream in listener.incoming() {
             let (mut stream, bytes) = (stream.unwrap(), bytes.clone());
@@ -307,7 +333,6 @@ fn babbler(bytes: Vec<u8>, is_endless: bool) -> u16 {
             });
         }
     });
-    port
 }
 
 #[test]
@@ -329,14 +354,16 @@ fn what_speaks_no_http_or_a_broken_one_neither_hangs_nor_crashes_us() {
             true,
         ),
     ] {
-        is_recognised_as_a_stranger(name, babbler(text.into_bytes(), is_endless));
+        let (sandbox, socket) = place_of_a_stranger();
+        babble(&socket, text.into_bytes(), is_endless);
+        is_recognised_as_a_stranger(name, &sandbox);
     }
 }
 
 #[test]
 fn our_client_reads_answers_however_others_frame_them() {
-    let sandbox = Sandbox::new();
-    let server = tiny_http::Server::http(("127.0.0.1", sandbox.port)).unwrap();
+    let (sandbox, socket) = place_of_a_stranger();
+    let server = tiny_http::Server::http_unix(&socket).unwrap();
     let label = "a label ".repeat(6000);
     let process = json!({"pid": 1, "label": label.trim(), "command": ["x"], "status": "running", "run": "r1"});
     let listing = json!({"processes": [process]}).to_string();

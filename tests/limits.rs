@@ -299,7 +299,7 @@ fn without_room_for_processes_errors_are_clear_and_all_comes_back() {
     let limit = mine() + 24;
     let limit = format!("ulimit -u {limit} 2> /dev/null || ulimit -p {limit};"); // as bash, and as dash names it
     let server = Guard(spawn(&mut user.command_within(&limit, &["serve", "-q"])));
-    sandbox.wait_for_server();
+    wait_until("a server that answers to its user", || user.run(&["list"]).code == 0);
     let mut started = 0;
     let refused = wait_for("a refusal", || {
         let ended = user.run(&["start", "--label", &format!("p{started}"), "sleep", "5000"]);
@@ -369,7 +369,7 @@ fn what_a_killed_shim_left_behind_is_not_forgotten_while_there_are_no_descriptor
     signal(shim as i32, libc::SIGKILL);
     wait_until("lost", || list(&sandbox)[0]["status"] == "lost");
     // A connection that is there already is the only way in now.
-    let mut stream = std::net::TcpStream::connect(("127.0.0.1", sandbox.port)).unwrap();
+    let mut stream = sandbox.connect_private().unwrap();
     let mut ask = |request: &[u8]| {
         stream.write_all(request).unwrap();
         Http::read(&mut stream).unwrap()

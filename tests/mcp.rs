@@ -306,7 +306,7 @@ fn other_methods_and_paths_are_answered_as_clients_expect() {
     let query = wire.sandbox.http(&post("/mcp?x=1", port, "", r#"{"jsonrpc":"2.0","id":1,"method":"ping"}"#));
     assert_eq!(query.status, 200);
     // As Node's fetch sends it, without an Origin.
-    let fetch = "Sec-Fetch-Mode: cors\r\nSec-Fetch-Site: same-site\r\nAccept: application/json, text/event-stream\r\n";
+    let fetch = "Sec-Fetch-Mode: cors\r\nAccept: application/json, text/event-stream\r\n";
     assert_eq!(wire.post(fetch, r#"{"jsonrpc":"2.0","id":1,"method":"ping"}"#).status, 200);
     let slash = wire.sandbox.http(&post("/mcp/", port, "", r#"{"jsonrpc":"2.0","id":1,"method":"ping"}"#));
     assert_eq!(slash.status, 200);

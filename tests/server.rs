@@ -32,44 +32,16 @@ fn a_taken_port_is_refused_and_its_holder_is_named() {
     let other = sandbox.root.join("other").display().to_string();
     let ours = sandbox.run(&["serve", "--data-dir", &other]);
     assert_eq!(ours.code, 1);
-    assert!(ours.stderr.contains(&format!("a persistproc server (PID {})", server.pid())), "{}", ours.stderr);
+    let named =
+        format!("a persistproc server (PID {}) with the data directory {}", server.pid(), sandbox.data().display());
+    assert!(ours.stderr.contains(&named), "{}", ours.stderr);
 
     let taken = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
     let port = taken.local_addr().unwrap().port().to_string();
     let stranger = sandbox.run(&["serve", "--data-dir", &other, "--port", &port]);
     assert_eq!(stranger.code, 1);
     assert!(stranger.stderr.contains(&format!("(PID {})", std::process::id())), "{}", stranger.stderr);
-    assert!(stranger.stderr.contains("--port"), "{}", stranger.stderr);
-}
-
-#[test]
-fn a_client_that_insists_on_a_data_directory_is_not_served_from_another() {
-    let sandbox = Sandbox::new();
-    let _server = sandbox.serve();
-    let other = sandbox.root.join("ot her").display().to_string();
-    for words in [&["list", "--data-dir", &other][..], &["--data-dir", &other, "true"]] {
-        let ended = sandbox.run(words);
-        assert_eq!(ended.code, 1, "{ended:?}");
-        assert!(ended.stderr.contains(&other) && ended.stderr.contains("--port"), "{}", ended.stderr);
-    }
-    assert!(sandbox.runs().is_empty());
-}
-
-#[test]
-fn what_answers_on_the_port_and_is_not_persistproc_is_recognised() {
-    let sandbox = Sandbox::new();
-    let stranger = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
-    let port = stranger.local_addr().unwrap().port().to_string();
-    let answering = std::thread::spawn(move || {
-        let (mut stream, _) = stranger.accept().unwrap();
-        let mut bytes = [0; 4096];
-        let _ = stream.read(&mut bytes);
-        let _ = std::io::Write::write_all(&mut stream, b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}");
-    });
-    let ended = sandbox.run(&["list", "--port", &port]);
-    assert_eq!(ended.code, 3);
-    assert!(ended.stderr.contains("not persistproc"), "{}", ended.stderr);
-    answering.join().unwrap();
+    assert!(stranger.stderr.contains("--port") && stranger.stderr.contains("--no-tcp"), "{}", stranger.stderr);
 }
 
 #[test]
@@ -100,7 +72,7 @@ fn a_second_ctrl_c_does_not_wait_for_those_who_ignore_the_first() {
     wait_until("the trap", || sandbox.run(&["output", "r1"]).out().contains("ready"));
     signal(server.pid(), libc::SIGINT);
     wait_until("the stop to be asked for", || {
-        sandbox.http(&get("/health", sandbox.port)).status == 200 && {
+        sandbox.health().is_some() && {
             let refused = sandbox.run(&["start", "true"]);
             refused.stderr.contains("shutting down")
         }

@@ -6,6 +6,8 @@ use std::ffi::OsStr;
 use std::fs;
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, TcpListener, TcpStream};
+use std::os::fd::AsRawFd;
+use std::os::unix::net::UnixStream;
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -136,18 +138,45 @@ impl Sandbox {
 
     #[track_caller]
     pub fn wait_for_server(&self) {
-        wait_until("a server that answers", || {
-            self.try_http(&get("/health", self.port)).is_some_and(|answer| answer.status == 200)
-        });
+        wait_until("a server that answers", || self.health().is_some());
     }
 
-    /// Clients that are connected to the server.
+    /// A connection to the server's socket in the data directory.
+    pub fn connect_private(&self) -> Option<UnixStream> {
+        // By a descriptor of the directory, because its name may be longer than the address of a socket.
+        let directory = fs::File::open(self.data()).ok()?;
+        let stream = UnixStream::connect(format!("/proc/self/fd/{}/server.sock", directory.as_raw_fd())).ok()?;
+        stream.set_read_timeout(Some(DEADLINE)).unwrap();
+        Some(stream)
+    }
+
+    /// Sends bytes to the server's socket and reads one answer; `None` if there was none.
+    pub fn try_private(&self, request: &[u8]) -> Option<Http> {
+        let mut stream = self.connect_private()?;
+        stream.write_all(request).ok()?;
+        Http::read(&mut stream)
+    }
+
+    /// What the server says of itself; `None` if there is none.
+    pub fn health(&self) -> Option<Value> {
+        self.try_private(&get("/health", self.port)).filter(|answer| answer.status == 200).map(|answer| answer.json())
+    }
+
+    /// Clients that are connected to the server, by its port or by its socket.
     pub fn connections(&self) -> usize {
         let remote = format!(":{:04X} 01 ", self.port);
-        fs::read_to_string("/proc/net/tcp").unwrap().matches(&remote).count()
+        let by_port = fs::read_to_string("/proc/net/tcp").unwrap().matches(&remote).count();
+        // proc(5): number, references, protocol, flags, type, state (3: connected), inode, and the name of the listener.
+        let name = self.data().join("server.sock").display().to_string();
+        let sockets = fs::read_to_string("/proc/net/unix").unwrap();
+        let is_ours = |line: &&str| {
+            let fields: Vec<&str> = line.split_ascii_whitespace().collect();
+            fields.get(5) == Some(&"03") && fields.get(7).is_some_and(|path| path.starts_with(&name))
+        };
+        by_port + sockets.lines().filter(is_ours).count()
     }
 
-    /// Sends bytes and reads one answer; `None` if there was none.
+    /// Sends bytes to the port and reads one answer; `None` if there was none.
     pub fn try_http(&self, request: &[u8]) -> Option<Http> {
         let mut stream = TcpStream::connect((Ipv4Addr::LOCALHOST, self.port)).ok()?;
         stream.set_read_timeout(Some(DEADLINE)).unwrap();
@@ -250,6 +279,38 @@ impl Drop for Sandbox {
             assert!(shown.is_empty(), "left running: {shown:?}");
         }
     }
+}
+
+/// The same program, but with another version: its number is a text of five letters in the file, wherever it stands.
+pub fn of_version(sandbox: &Sandbox, version: &str) -> PathBuf {
+    use std::os::unix::fs::PermissionsExt;
+    let own = env!("CARGO_PKG_VERSION").as_bytes();
+    assert_eq!(own.len(), version.len());
+    let mut bytes = fs::read(BINARY).unwrap();
+    let places: Vec<usize> = memchr::memmem::find_iter(&bytes, own).collect();
+    for at in places {
+        bytes[at..at + own.len()].copy_from_slice(version.as_bytes());
+    }
+    let path = sandbox.root.join(format!("persistproc-{version}"));
+    fs::write(&path, bytes).unwrap();
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
+    // Busy as long as a test beside this one is between its fork and its exec, and has what we wrote it with.
+    let said = wait_for("a program", || Command::new(&path).arg("--version").output().ok());
+    assert_eq!(String::from_utf8(said.stdout).unwrap(), format!("persistproc {version}\n"));
+    path
+}
+
+/// A command of the sandbox, as that program.
+pub fn with(sandbox: &Sandbox, program: &PathBuf, words: &[&str]) -> Command {
+    let mut command = Command::new(program);
+    for (name, value) in sandbox.command(&[""; 0]).get_envs() {
+        match value {
+            Some(value) => command.env(name, value),
+            None => command.env_remove(name),
+        };
+    }
+    command.args(words).current_dir(sandbox.work()).stdin(Stdio::null());
+    command
 }
 
 /// A child that does not outlive its test.
@@ -356,6 +417,22 @@ pub fn post(target: &str, port: u16, headers: &str, body: &str) -> Vec<u8> {
         body.len()
     )
     .into_bytes()
+}
+
+/// So that closing is a reset.
+#[allow(unsafe_code)]
+pub fn linger_zero(stream: &TcpStream) {
+    let linger = libc::linger { l_onoff: 1, l_linger: 0 };
+    let size = size_of_val(&linger) as libc::socklen_t;
+    unsafe {
+        libc::setsockopt(stream.as_raw_fd(), libc::SOL_SOCKET, libc::SO_LINGER, (&raw const linger).cast(), size)
+    };
+}
+
+/// Threads and descriptors of a process.
+pub fn size_of_process(pid: i32) -> (usize, usize) {
+    let count = |what: &str| fs::read_dir(format!("/proc/{pid}/{what}")).unwrap().count();
+    (count("task"), count("fd"))
 }
 
 /// Says why a test does less than it could.

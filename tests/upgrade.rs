@@ -2,43 +2,10 @@
 //! touching a process.
 
 use crate::support::*;
-use std::path::PathBuf;
-use std::process::Command;
 
-/// The same program, but with another version: its number is a text of five letters in the file, wherever it stands.
-fn of_version(sandbox: &Sandbox, version: &str) -> PathBuf {
-    use std::os::unix::fs::PermissionsExt;
-    let own = env!("CARGO_PKG_VERSION").as_bytes();
-    assert_eq!(own.len(), version.len());
-    let mut bytes = std::fs::read(BINARY).unwrap();
-    let places: Vec<usize> = memchr::memmem::find_iter(&bytes, own).collect();
-    for at in places {
-        bytes[at..at + own.len()].copy_from_slice(version.as_bytes());
-    }
-    let path = sandbox.root.join(format!("persistproc-{version}"));
-    std::fs::write(&path, bytes).unwrap();
-    std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755)).unwrap();
-    // Busy as long as a test beside this one is between its fork and its exec, and has what we wrote it with.
-    let said = wait_for("a program", || Command::new(&path).arg("--version").output().ok());
-    assert_eq!(String::from_utf8(said.stdout).unwrap(), format!("persistproc {version}\n"));
-    path
-}
-
-/// A command of the sandbox, as that program.
-fn with(sandbox: &Sandbox, program: &PathBuf, words: &[&str]) -> Command {
-    let mut command = Command::new(program);
-    for (name, value) in sandbox.command(&[""; 0]).get_envs() {
-        match value {
-            Some(value) => command.env(name, value),
-            None => command.env_remove(name),
-        };
-    }
-    command.args(words).current_dir(sandbox.work()).stdin(std::process::Stdio::null());
-    command
-}
-
-const OLDER: &str = "0.1.9";
+const OLDER: &str = "0.3.9";
 const NEWER: &str = "9.9.9";
+const TOKEN: &str = "open-sesame-open";
 
 #[test]
 fn a_newer_serve_takes_the_place_of_an_older_server_and_touches_no_process() {
@@ -90,26 +57,17 @@ fn in_the_background_it_does_the_same_and_so_does_shutdown_keep_with_any_start()
 }
 
 #[test]
-fn a_server_with_a_token_leaves_its_place_to_whoever_has_it_only() {
+fn a_server_with_a_token_leaves_its_place_to_its_own_user() {
     let sandbox = Sandbox::new();
     let older = of_version(&sandbox, OLDER);
-    let old = Guard(spawn(with(&sandbox, &older, &["serve", "-q"]).env("PERSISTPROC_TOKEN", "opensesame")));
-    wait_until("the old one", || sandbox.pid_of_server() == Some(old.pid()));
-    let stranger = || finish(spawn(&mut sandbox.command(&["serve", "-q"])), DEADLINE);
-    wait_until("it answers, and refuses", || {
-        let refused = stranger();
-        assert!(refused.code == 1 && is_alive(old.pid()), "{refused:?}");
-        refused.stderr.contains("status 401")
-    });
-    let mut new = sandbox.command(&["serve", "-q"]);
-    let new = Guard(spawn(new.env("PERSISTPROC_TOKEN", "opensesame")));
+    let old = Guard(spawn(with(&sandbox, &older, &["serve", "-q"]).env("PERSISTPROC_TOKEN", TOKEN)));
+    sandbox.wait_for_server();
+    // By the socket, where no token is needed; and from then on none is asked for, because this one has none.
+    let new = Guard(sandbox.spawn(&["serve", "-q"]));
     assert_eq!(old.end(DEADLINE).code, 0);
     wait_until("the new one", || sandbox.pid_of_server() == Some(new.pid()));
-    // Ended here, because the sandbox does not know the token.
-    wait_until("it answers", || {
-        let mut shutdown = sandbox.command(&["shutdown"]);
-        finish(spawn(shutdown.env("PERSISTPROC_TOKEN", "opensesame")), DEADLINE).code == 0
-    });
+    let ping = post("/mcp", sandbox.port, "", r#"{"jsonrpc":"2.0","id":1,"method":"ping"}"#);
+    wait_until("its port", || sandbox.try_http(&ping).is_some_and(|answer| answer.status == 200));
 }
 
 #[test]

@@ -371,7 +371,7 @@ fn yes_is_obeyed_also_when_the_server_was_killed_while_the_question_was_open() {
     // What it says fills the way to the wrapper, so that this does not look for another server by itself.
     let mut wrapper = asking(&sandbox, "while echo up; do sleep 0.01; done");
     wait_until("a server that can be killed", || sandbox.pid_of_server().is_some_and(|pid| signal(pid, libc::SIGKILL)));
-    wait_until("nobody on the port", || sandbox.try_http(&get("/health", sandbox.port)).is_none());
+    wait_until("no server", || sandbox.health().is_none());
     wrapper.type_in("y\n");
     wrapper.wait_for("it was ended by SIGTERM");
     assert_eq!(wrapper.end(), 143);

@@ -133,7 +133,7 @@ Example:\n  claude mcp add --scope user persistproc -- persistproc mcp",
     },
 ];
 
-pub static FLAGS: [Flag; 34] = [
+pub static FLAGS: [Flag; 36] = [
     Flag {
         long: "fresh",
         short: None,
@@ -373,16 +373,34 @@ pub static FLAGS: [Flag; 34] = [
         short: None,
         value: Some("PORT"),
         of: GLOBAL,
-        help: "port of the server (8947, or PERSISTPROC_PORT); serve: 0 takes a free one",
+        help: "where a server that is started listens (8947, or PERSISTPROC_PORT)",
         choices: &[],
         set: |given, value| put(&mut given.flags.port, parse_port(&value.text()?)?),
+    },
+    Flag {
+        long: "no-tcp",
+        short: None,
+        value: None,
+        of: GLOBAL,
+        help: "a server that is started has no port (PERSISTPROC_NO_TCP=1)",
+        choices: &[],
+        set: |given, _| on(&mut given.flags.no_tcp),
+    },
+    Flag {
+        long: "trust-all-users",
+        short: None,
+        value: None,
+        of: &["serve"],
+        help: "open the port also where the system does not tell users apart",
+        choices: &[],
+        set: |given, _| on(&mut given.flags.trusts_all_users),
     },
     Flag {
         long: "data-dir",
         short: None,
         value: Some("DIR"),
         of: GLOBAL,
-        help: "where runs and logs are (PERSISTPROC_DATA_DIR)",
+        help: "where runs, logs and the socket are (PERSISTPROC_DATA_DIR)",
         choices: &[],
         set: |given, value| put(&mut given.flags.data_dir, value.0.into()),
     },

@@ -1,23 +1,23 @@
-//! The way to the server: finding it, starting it when nobody answers, and calling it.
+//! The way to the server: finding it by the socket in the data directory, starting it when none answers, and calling it.
 
 use super::{Trouble, query, terminal};
 use crate::agents::is_of_agent;
 use crate::config::Config;
-use crate::http::client::{Answer, Call, Client, Hangup};
+use crate::http::client::{Answer, Call, Client, Endpoint, Hangup};
 use crate::http::head::{decode, encode};
 use crate::log::Stream;
 use crate::mcp::tools::{META_DIRECTORY, META_JSON};
 use crate::output::cursor::Cursor;
-use crate::procs::{self, owner};
+use crate::procs;
 use crate::server::follow::{Following, HEADER};
-use crate::server::handover;
+use crate::server::handover::{self, verify_user};
 use crate::server::is_persistproc;
-use crate::server::routes::{DATA_DIR, RunRequest};
+use crate::server::place::{self, SOCKET};
+use crate::server::routes::{LEAVING, RunRequest};
 use crate::sys;
 use serde_json::{Map, Value, json};
 use std::cmp::Ordering;
 use std::io::{self, Read};
-use std::net::Ipv4Addr;
 use std::os::fd::AsRawFd;
 use std::process::{Command, Stdio};
 use std::sync::atomic::{self, AtomicBool};
@@ -35,6 +35,8 @@ const COMING: Duration = Duration::from_secs(1);
 const AGAIN: Duration = Duration::from_millis(10);
 /// How long the process of a server may take to go after its last answer.
 const ENDING: Duration = Duration::from_secs(5);
+/// How long a newer server may take to answer at the socket that the one before has left to it.
+const EXCHANGE: Duration = Duration::from_secs(15);
 
 /// Lines that were read, as they are printed.
 pub struct Reading {
@@ -66,7 +68,7 @@ impl Reading {
 pub struct Link {
     pub config: Config,
     client: Client,
-    /// As of the last call: nobody listens on the port, so it was not obeyed.
+    /// As of the last call: no server took it, so it was not carried out.
     pub is_nobody_there: bool,
     /// As of the last call: the connection was cut, as when a server ends; whether it was obeyed cannot be known.
     pub is_cut: bool,
@@ -76,7 +78,7 @@ pub struct Link {
 
 impl Link {
     pub fn new(config: Config) -> Link {
-        let client = Client::new(config.port);
+        let client = Client::new(Endpoint::Unix(config.data_dir.join(SOCKET)), verify_user);
         Link { config, client, is_nobody_there: false, is_cut: false, is_unanswered: false }
     }
 
@@ -102,48 +104,54 @@ impl Link {
         body: &[u8],
         patience: Duration,
     ) -> Result<Answer, Trouble> {
-        self.check_listener()?;
         headers.push(("Content-Type", "application/json".to_string()));
-        if let Some(token) = &self.config.token {
-            headers.push(("Authorization", token.authorization()));
-        }
-        if self.config.is_data_dir_given {
-            headers.push((DATA_DIR, encode(&self.config.data_dir.to_string_lossy())));
-        }
-        let answer = self.client.send(&Call { method, target, headers, body }, patience);
+        let call = Call { method, target, headers, body };
+        let begun = Instant::now();
+        let answer = loop {
+            let answer = self.client.send(&call, patience);
+            let is_leaving = answer.as_ref().is_ok_and(|answer| answer.head.header(LEAVING).is_some());
+            if !is_leaving || begun.elapsed() > EXCHANGE {
+                break answer;
+            }
+            // It was not carried out, and the next server has the socket already.
+            self.client.disconnect();
+            std::thread::sleep(AGAIN);
+        };
         let failure = answer.as_ref().err().map(io::Error::kind);
-        self.is_nobody_there = failure == Some(io::ErrorKind::ConnectionRefused);
-        self.is_cut = failure.is_some_and(|kind| {
-            use io::ErrorKind::{BrokenPipe, ConnectionAborted, ConnectionReset, UnexpectedEof};
-            matches!(kind, BrokenPipe | ConnectionAborted | ConnectionReset | UnexpectedEof)
-        });
+        use io::ErrorKind::{
+            BrokenPipe, ConnectionAborted, ConnectionRefused, ConnectionReset, NotFound, UnexpectedEof,
+        };
+        let is_cut = failure
+            .is_some_and(|kind| matches!(kind, BrokenPipe | ConnectionAborted | ConnectionReset | UnexpectedEof));
+        self.is_nobody_there = failure.is_some_and(|kind| matches!(kind, ConnectionRefused | NotFound))
+            || is_cut && !self.client.was_sent();
+        self.is_cut = is_cut && !self.is_nobody_there;
         self.is_unanswered = failure.is_some() && !self.is_nobody_there;
         let answer = answer.map_err(|error| self.unreachable(&error))?;
         if is_persistproc(&answer.head) {
             let version = answer.head.header("server").and_then(|name| name.split_once('/'));
             self.compare_versions(version.map_or("", |(_, version)| version));
+            self.compare_ports();
             return Ok(answer);
         }
-        if answer.head.status == 503 {
-            return Err(Trouble::Refused("the server has as many connections as it can; try again in a moment".into()));
-        }
         Err(Trouble::Unreachable(format!(
-            "what answers on port {} is not persistproc; choose another with --port",
-            self.config.port
+            "what answers at {} is not persistproc; choose another --data-dir",
+            self.config.data_dir.join(SOCKET).display()
         )))
     }
 
-    /// Our environment and our token are not for another user who was faster to take the port.
-    fn check_listener(&mut self) -> Result<(), Trouble> {
-        let port = self.config.port;
-        match owner::listener((Ipv4Addr::LOCALHOST, port).into()) {
-            Some(user) if user != sys::own_user() && user != 0 => {
-                (self.is_nobody_there, self.is_cut, self.is_unanswered) = (false, false, false);
-                Err(Trouble::Unreachable(format!(
-                    "port {port} belongs to another user (uid {user}); choose another with --port"
-                )))
-            }
-            _ => Ok(()),
+    /// Says once if the server does not listen where it was asked for: the data directory decides which server it is.
+    fn compare_ports(&self) {
+        static IS_TOLD: AtomicBool = AtomicBool::new(false);
+        let Config { port, is_port_given, is_quiet, data_dir, .. } = &self.config;
+        if !is_port_given || *is_quiet || *port == 0 || IS_TOLD.swap(true, atomic::Ordering::Relaxed) {
+            return;
+        }
+        if let Some(holder) = place::holder(data_dir).filter(|holder| holder.port != *port) {
+            terminal::note(&format!(
+                "the server of this data directory has {}, not port {port}; another one needs a --data-dir of its own",
+                holder.port_in_words()
+            ));
         }
     }
 
@@ -169,18 +177,35 @@ impl Link {
     }
 
     fn unreachable(&self, error: &io::Error) -> Trouble {
-        let port = self.config.port;
         if std::env::var_os("CODEX_SANDBOX_NETWORK_DISABLED").is_some() {
-            return Trouble::Unreachable(format!(
-                "Codex's sandbox has no network, so the server on port {port} cannot be reached from here; use persistproc's MCP tools instead"
-            ));
+            return Trouble::Unreachable(
+                "Codex's sandbox allows no connections, so the server cannot be reached from here; use persistproc's MCP tools instead".into(),
+            );
         }
-        let what = match error.kind() {
-            io::ErrorKind::ConnectionRefused => "no server answers".into(),
-            io::ErrorKind::TimedOut => "the server does not answer in time".into(),
-            _ => format!("the connection to the server failed ({error})"),
-        };
-        Trouble::Unreachable(format!("{what} on port {port}; start one with `persistproc serve`"))
+        let Config { data_dir, is_data_dir_given, .. } = &self.config;
+        let of =
+            if *is_data_dir_given { format!(" for the data directory {}", data_dir.display()) } else { String::new() };
+        let start = "start one with `persistproc serve`";
+        Trouble::Unreachable(match (error.kind(), place::holder(data_dir)) {
+            (io::ErrorKind::ConnectionRefused | io::ErrorKind::NotFound, Some(holder)) => format!(
+                "the server{of} (PID {}, version {}) is not reached by its socket; `persistproc serve --background` of a newer version takes its place, and the processes go on",
+                holder.pid, holder.version
+            ),
+            (io::ErrorKind::ConnectionRefused | io::ErrorKind::NotFound, None) => {
+                format!("no server runs{of}; {start}")
+            }
+            (io::ErrorKind::NotADirectory, _) => {
+                format!("cannot use the data directory {}: {error}; choose another with --data-dir", data_dir.display())
+            }
+            (io::ErrorKind::TimedOut, _) => {
+                format!("the server{of} does not answer in time; it may be stopped or starved")
+            }
+            (io::ErrorKind::PermissionDenied | io::ErrorKind::InvalidFilename, _) => format!(
+                "cannot reach the server by {}: {error}; choose another --data-dir",
+                data_dir.join(SOCKET).display()
+            ),
+            _ => format!("the connection to the server{of} failed ({error}); {start}"),
+        })
     }
 
     /// Sends, and reads the JSON of the answer; a refusal becomes its text.
@@ -264,7 +289,7 @@ impl Link {
         let pid = answer["pid"].as_i64().and_then(|pid| i32::try_from(pid).ok()).unwrap_or(0);
         let is_there = || procs::look_up(pid).is_some_and(|process| !process.is_dead() && process.is_service());
         let begun = Instant::now();
-        while (self.is_up() || is_there()) && begun.elapsed() < ENDING {
+        while is_there() && begun.elapsed() < ENDING {
             std::thread::sleep(Duration::from_millis(5));
         }
         Ok(answer)
@@ -306,14 +331,11 @@ impl Link {
     }
 
     fn start_server_for(&mut self, trouble: Trouble) -> Result<(), Trouble> {
-        if self.config.port == 0 {
+        if self.config.port == 0 && self.config.tcp {
             return Err(trouble);
         }
         match start_server(&self.config) {
-            Ok(port) if !self.config.is_quiet => {
-                terminal::note(&format!("started a server on http://127.0.0.1:{port}/mcp"));
-            }
-            Ok(_) => {}
+            Ok(started) => started.tell(&self.config),
             // Another command may have been faster; then its server, which may not answer yet, is as good.
             Err(trouble) if !self.comes_up() => return Err(trouble),
             Err(_) => {}
@@ -322,13 +344,44 @@ impl Link {
     }
 }
 
-/// Starts a server in the background, and waits until it serves: its port.
-pub fn start_server(config: &Config) -> Result<u16, Trouble> {
+/// A server that was started in the background.
+pub struct Started {
+    /// `None` if it does not listen on TCP.
+    pub port: Option<u16>,
+    /// What its starter should know about that.
+    pub warning: Option<String>,
+}
+
+impl Started {
+    /// From the line that it said: `8947`, or `0`, and behind it what is to be told.
+    fn parse(line: &str) -> Option<Started> {
+        let (port, warning) = line.split_once(' ').unwrap_or((line, ""));
+        let port: u16 = port.parse().ok()?;
+        Some(Started { port: (port > 0).then_some(port), warning: (!warning.is_empty()).then(|| warning.into()) })
+    }
+
+    /// Says on one line that it was started, and where it is.
+    fn tell(&self, config: &Config) {
+        if config.is_quiet {
+            return;
+        }
+        match self.port {
+            Some(port) => terminal::note(&format!("started a server on http://127.0.0.1:{port}/mcp")),
+            None => terminal::note("started a server without a port"),
+        }
+        self.warning.iter().for_each(|warning| terminal::note(warning));
+    }
+}
+
+/// Starts a server in the background, and waits until it serves.
+pub fn start_server(config: &Config) -> Result<Started, Trouble> {
     let failed = |what: String| Trouble::Unreachable(format!("cannot start a server: {what}"));
     let program = if cfg!(target_os = "linux") { Ok("/proc/self/exe".into()) } else { std::env::current_exe() };
     let mut command = Command::new(program.map_err(|error| failed(error.to_string()))?);
     std::os::unix::process::CommandExt::arg0(&mut command, "persistproc");
-    command.arg("__serve").arg(config.port.to_string()).arg(&config.data_dir);
+    let port = if config.tcp { config.port.to_string() } else { "none".into() };
+    command.arg("__serve").arg(port).arg(&config.data_dir);
+    command.args(config.trusts_all_users.then_some("--trust-all-users"));
     command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null());
     // It serves everybody and outlives the agent whose shell this may be.
     for (name, _) in std::env::vars_os().filter(|(name, value)| is_of_agent(name, value)) {
@@ -353,7 +406,7 @@ pub fn start_server(config: &Config) -> Result<u16, Trouble> {
     }
     let said = String::from_utf8_lossy(&said).trim_end().to_string();
     match said.split_once(' ') {
-        Some(("ok", port)) => port.parse().map_err(|_| failed("it did not say its port".into())),
+        Some(("ok", said)) => Started::parse(said).ok_or_else(|| failed("it did not say its port".into())),
         Some(("err", problem)) => Err(failed(problem.into())),
         _ => Err(failed(format!("it said nothing; {} may say why", config.data_dir.join("server.log").display()))),
     }

@@ -3,10 +3,12 @@
 use super::HEAD_MAX;
 use super::buffer::Buffer;
 use super::head::{Body, Head, parse_response};
+use super::socket::Socket;
 use crate::sys;
 use std::io::{self, Read, Write};
-use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpStream};
+use std::net::{Ipv4Addr, Shutdown, SocketAddr};
 use std::os::fd::AsRawFd;
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, Weak};
 use std::time::{Duration, Instant};
 
@@ -35,11 +37,25 @@ pub struct Answer {
     pub body: Vec<u8>,
 }
 
+/// Where a server listens.
+#[derive(Clone, Debug)]
+pub enum Endpoint {
+    Tcp(SocketAddr),
+    Unix(PathBuf),
+}
+
+/// Asked of every new connection before anything is said on it: whether the other end may hear what we say. The address is
+/// our own, of a TCP connection.
+pub type Verify = fn(&Socket) -> io::Result<()>;
+
 /// One server, with the connection to it that is kept between calls.
 pub struct Client {
-    address: SocketAddr,
+    endpoint: Endpoint,
+    verify: Verify,
     kept: Option<Connection>,
     hangup: Hangup,
+    /// As of the last call: the whole request was handed to the system. If not, it was not carried out.
+    was_sent: bool,
 }
 
 /// Ends the call of a client from another thread: the server sees the connection close.
@@ -49,7 +65,7 @@ pub struct Hangup(Arc<Mutex<Line>>);
 #[derive(Default)]
 struct Line {
     is_hung_up: bool,
-    stream: Weak<TcpStream>,
+    stream: Weak<Socket>,
 }
 
 impl Hangup {
@@ -71,7 +87,7 @@ impl Hangup {
         self.line().is_hung_up
     }
 
-    fn hold(&self, stream: &Arc<TcpStream>) -> io::Result<()> {
+    fn hold(&self, stream: &Arc<Socket>) -> io::Result<()> {
         let mut line = self.line();
         if line.is_hung_up {
             return Err(io::ErrorKind::ConnectionAborted.into());
@@ -82,15 +98,20 @@ impl Hangup {
 }
 
 struct Connection {
-    stream: Arc<TcpStream>,
+    stream: Arc<Socket>,
     /// Read and not yet used.
     buffer: Buffer,
 }
 
 impl Client {
-    /// The server on 127.0.0.1 at `port`.
-    pub fn new(port: u16) -> Client {
-        Client { address: SocketAddr::from((Ipv4Addr::LOCALHOST, port)), kept: None, hangup: Hangup::default() }
+    /// A client of the server at `endpoint`.
+    pub fn new(endpoint: Endpoint, verify: Verify) -> Client {
+        Client { endpoint, verify, kept: None, hangup: Hangup::default(), was_sent: false }
+    }
+
+    /// The server on 127.0.0.1 at `port`, whatever it is: nothing secret may be said to it.
+    pub fn of_port(port: u16) -> Client {
+        Client::new(Endpoint::Tcp(SocketAddr::from((Ipv4Addr::LOCALHOST, port))), |_| Ok(()))
     }
 
     /// What ends the calls of this client.
@@ -98,20 +119,48 @@ impl Client {
         self.hangup.clone()
     }
 
+    /// Whether the last call was sent as a whole. One that was not was not carried out either.
+    pub fn was_sent(&self) -> bool {
+        self.was_sent
+    }
+
+    /// The next call makes a new connection.
+    pub fn disconnect(&mut self) {
+        self.kept = None;
+    }
+
     /// Sends one request and waits up to `patience` for the whole answer. It is sent once: whether a request that got no
-    /// answer was obeyed cannot be known, so only the caller can say whether to repeat it.
+    /// answer was carried out cannot be known, so only the caller can say whether to repeat it. Only where a kept
+    /// connection did not take it all, because the server has just closed it, another one is made.
     pub fn send(&mut self, call: &Call, patience: Duration) -> io::Result<Answer> {
         let end = Instant::now() + patience;
-        let connection = match self.kept.take().filter(Connection::is_usable) {
-            Some(kept) => kept,
-            None => Connection { stream: Arc::new(connect(self.address)?), buffer: Buffer::default() },
-        };
-        self.hangup.hold(&connection.stream)?;
+        self.was_sent = false;
+        if let Some(kept) = self.kept.take().filter(Connection::is_usable) {
+            let answer = self.exchange(kept, call, end);
+            if answer.is_ok() || self.was_sent || self.hangup.is_hung_up() {
+                return answer;
+            }
+        }
+        let connection = Connection { stream: Arc::new(self.connect()?), buffer: Buffer::default() };
         self.exchange(connection, call, end)
     }
 
+    fn connect(&self) -> io::Result<Socket> {
+        let socket = match &self.endpoint {
+            Endpoint::Tcp(address) => Socket::connect_tcp(*address, CONNECT)?,
+            Endpoint::Unix(path) => Socket::connect_unix(path, CONNECT)?,
+        };
+        (self.verify)(&socket)?;
+        Ok(socket)
+    }
+
     fn exchange(&mut self, mut connection: Connection, call: &Call, end: Instant) -> io::Result<Answer> {
-        let mut out = format!("{} {} HTTP/1.1\r\nHost: {}\r\n", call.method, call.target, self.address);
+        self.hangup.hold(&connection.stream)?;
+        let host = match &self.endpoint {
+            Endpoint::Tcp(address) => address.to_string(),
+            Endpoint::Unix(_) => "localhost".into(),
+        };
+        let mut out = format!("{} {} HTTP/1.1\r\nHost: {host}\r\n", call.method, call.target);
         for (name, value) in &call.headers {
             out.push_str(&format!("{name}: {value}\r\n"));
         }
@@ -121,6 +170,7 @@ impl Client {
         connection.stream.set_write_timeout(Some(left(end)?))?;
         // A server that refuses early answers and closes while we still write: then its answer counts, not our error.
         let written = (&*connection.stream).write_all(&out);
+        self.was_sent = written.is_ok();
         let mut interim = 0;
         let head = loop {
             match connection.read_head(end) {
@@ -142,17 +192,6 @@ impl Client {
         }
         Ok(Answer { head, body })
     }
-}
-
-fn connect(address: SocketAddr) -> io::Result<TcpStream> {
-    let stream = TcpStream::connect_timeout(&address, CONNECT)?;
-    // While nobody listens on a port of the ephemeral range, the system may pick that very port for our side and
-    // connect us to ourselves (tcp(7), simultaneous open), which also takes the port from the server.
-    if stream.local_addr()? == address {
-        return Err(io::ErrorKind::ConnectionRefused.into());
-    }
-    stream.set_nodelay(true)?;
-    Ok(stream)
 }
 
 impl Connection {

@@ -5,9 +5,10 @@ use super::buffer::Buffer;
 use super::head::{Body, Head, reason};
 use super::intake::{Halt, Intake, Source};
 use super::server::{Request, Response};
-use super::shared::{Entry, Large, Phase, Shared};
+use super::shared::{Admission, Entry, Large, Phase, Shared};
+use super::socket::Socket;
 use std::io::{self, Read, Write};
-use std::net::{Shutdown, SocketAddr, TcpStream};
+use std::net::Shutdown;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
@@ -16,6 +17,11 @@ use std::time::{Duration, Instant};
 const BLOCK: usize = 8 << 10;
 /// After the last answer: how long the client may take to read it before the connection is closed under it.
 const LINGER: Duration = Duration::from_secs(1);
+
+/// On every answer: a browser shall neither guess that it is a script or a picture, nor let a page of another origin
+/// embed it (Fetch, "Cross-Origin-Resource-Policy header"; "nosniff").
+pub(super) const FOR_BROWSERS: &str =
+    "X-Content-Type-Options: nosniff\r\nCross-Origin-Resource-Policy: same-origin\r\n";
 
 /// Why reading a request came to an end.
 enum End {
@@ -36,11 +42,8 @@ impl From<Halt> for End {
 
 pub(super) struct Conversation<'a> {
     wire: Wire<'a>,
-    peer: SocketAddr,
     intake: Intake,
-    /// The client was let in. That holds for the connection: whoever hands its socket on to another user could as well
-    /// have handed on the bytes.
-    is_received: bool,
+    is_verified: bool,
     /// Of the last request: what the client can understand as an answer.
     form: Form,
 }
@@ -63,19 +66,36 @@ impl Form {
 }
 
 impl<'a> Conversation<'a> {
-    pub(super) fn new(stream: &'a TcpStream, peer: SocketAddr, entry: &'a Entry) -> Conversation<'a> {
+    /// `is_verified`: its client is known to be one that may talk to us, and it has its place.
+    pub(super) fn new(stream: &'a Socket, entry: &'a Entry, is_verified: bool) -> Conversation<'a> {
         let Entry { shared, id } = entry;
-        let (phase, deadline) = (Phase::Idle, Instant::now());
+        let (phase, deadline) = (Phase::Unverified, Instant::now());
         let wire = Wire { stream, shared, id: *id, phase, deadline, large: None };
-        Conversation { wire, peer, intake: Intake::default(), is_received: false, form: Form::USUAL }
+        Conversation { wire, intake: Intake::default(), is_verified, form: Form::USUAL }
     }
 
     /// Until the client has gone (which is an error as often as not), is refused, or the server stops.
     pub(super) fn run(&mut self) -> io::Result<()> {
-        self.wire.stream.set_nodelay(true)?;
         let shared = self.wire.shared;
         shared.count_used(4 * BLOCK); // a stack, a head, a buffer
-        while !shared.is_stopping.load(Ordering::SeqCst) {
+        // Once for the connection: a client that hands its socket on to another user could as well hand on the bytes.
+        if !self.is_verified {
+            if let Err(refused) = shared.service.receive(self.wire.stream) {
+                self.respond(&refused, false)?;
+                return self.wire.linger();
+            }
+            match shared.admit(self.wire.id) {
+                Admission::Admitted => {}
+                Admission::Full => return self.respond(&Response::empty(503), false),
+                Admission::Evicted => return Ok(()),
+            }
+        }
+        loop {
+            if shared.is_stopping.load(Ordering::SeqCst) {
+                // A request that has arrived is still answered. On a Unix socket the client's next one then fails as it is
+                // written, by which the client knows that it was not carried out.
+                let _ = self.wire.stream.shutdown(Shutdown::Read);
+            }
             let request = match self.read_request() {
                 Ok(request) => request,
                 Err(End::Closed) => return Ok(()),
@@ -84,7 +104,10 @@ impl<'a> Conversation<'a> {
                     return self.wire.linger();
                 }
             };
-            self.wire.note(Phase::Answering);
+            // From here on the connection is not closed to make room for others: what is carried out is also answered.
+            if !self.wire.note(Phase::Answering) {
+                return Ok(());
+            }
             let response = catch_unwind(AssertUnwindSafe(|| shared.service.answer(&request)));
             let response =
                 response.unwrap_or_else(|_| Response::text(500, "the server made a mistake; server.log says which"));
@@ -94,7 +117,6 @@ impl<'a> Conversation<'a> {
                 return self.wire.linger();
             }
         }
-        Ok(())
     }
 
     fn read_request(&mut self) -> Result<Request<'a>, End> {
@@ -104,13 +126,9 @@ impl<'a> Conversation<'a> {
         self.wire.begin(Phase::Idle, shared.limits.idle);
         shared.give_back();
         self.intake.skip_empty_lines(&mut self.wire)?;
-        self.wire.begin(Phase::Moving, shared.limits.request);
+        self.wire.begin(Phase::Reading, shared.limits.request);
         let head = self.intake.head(&mut self.wire)?;
         self.form = Form::of(&head);
-        if !self.is_received {
-            shared.service.receive(self.peer).map_err(End::Refused)?;
-            self.is_received = true;
-        }
         shared.service.admit(&head).map_err(End::Refused)?;
         let most = shared.limits.body_bytes;
         let framing = head.request_body().map_err(Halt::from)?;
@@ -137,7 +155,7 @@ impl<'a> Conversation<'a> {
 
     fn respond(&mut self, response: &Response, keeps: bool) -> io::Result<()> {
         let mut out = format!(
-            "HTTP/1.1 {} {}\r\nServer: {}\r\n",
+            "HTTP/1.1 {} {}\r\nServer: {}\r\n{FOR_BROWSERS}",
             response.status,
             reason(response.status),
             self.wire.shared.name
@@ -162,7 +180,7 @@ impl<'a> Conversation<'a> {
 
 /// The socket with its time limits. The table of connections hears of everything that moves on it.
 struct Wire<'a> {
-    stream: &'a TcpStream,
+    stream: &'a Socket,
     shared: &'a Shared,
     id: u64,
     phase: Phase,
@@ -173,9 +191,10 @@ struct Wire<'a> {
 }
 
 impl Wire<'_> {
-    fn note(&mut self, phase: Phase) {
+    /// False if the connection was closed to make room for others.
+    fn note(&mut self, phase: Phase) -> bool {
         self.phase = phase;
-        self.shared.note(self.id, phase);
+        self.shared.note(self.id, phase)
     }
 
     fn begin(&mut self, phase: Phase, limit: Duration) {
@@ -187,7 +206,7 @@ impl Wire<'_> {
         let limits = &self.shared.limits;
         let end = Instant::now() + limits.answer;
         while !bytes.is_empty() {
-            self.note(Phase::Moving);
+            self.note(Phase::Writing);
             let left = end.saturating_duration_since(Instant::now()).min(limits.write);
             if left.is_zero() {
                 return Err(io::ErrorKind::TimedOut.into());
@@ -227,7 +246,7 @@ impl Source for Wire<'_> {
     fn wait_for_room(&mut self) -> Result<(), Halt> {
         let limit = self.shared.limits.request;
         self.large = Some(self.shared.wait_for_room(limit).ok_or(Halt::Status(503))?);
-        self.begin(Phase::Moving, limit);
+        self.begin(Phase::Reading, limit);
         Ok(())
     }
 

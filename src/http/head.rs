@@ -137,7 +137,10 @@ pub fn parse_response(bytes: &[u8]) -> Result<Option<(Head, usize)>, Refused> {
 }
 
 fn owned(headers: &[httparse::Header]) -> Vec<(String, String)> {
-    headers.iter().map(|h| (h.name.to_string(), String::from_utf8_lossy(h.value).trim().to_string())).collect()
+    // Only what RFC 9110, 5.5 calls optional white space is no part of a value: to whatever stands before us, a no-break
+    // space is one.
+    let value = |header: &httparse::Header| String::from_utf8_lossy(header.value.trim_ascii()).into_owned();
+    headers.iter().map(|header| (header.name.to_string(), value(header))).collect()
 }
 
 /// httparse accepts a bare LF as the end of a line; we do not, up to the end of the head.
@@ -232,6 +235,16 @@ mod tests {
             [("run", "12"), ("wait_for", "a b c%zz"), ("x", "")].map(|(k, v)| (k.into(), v.into())).into();
         assert_eq!(head.query(), query);
         assert_eq!(decode(&encode("a b+c&d=%/ü")), "a b+c&d=%/ü");
+    }
+
+    #[test]
+    fn only_spaces_and_tabs_around_a_value_are_no_part_of_it() {
+        for (value, kept) in
+            [("\u{a0}a", "\u{a0}a"), ("a\u{2003}", "a\u{2003}"), ("\t a \t", "a"), ("\u{85}a", "\u{85}a")]
+        {
+            let (head, _) = parse(&format!("GET / HTTP/1.1\r\nHost: {value}\r\n\r\n")).unwrap().unwrap();
+            assert_eq!(head.header("host"), Some(kept), "{value:?}");
+        }
     }
 
     #[test]

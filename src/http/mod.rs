@@ -8,6 +8,7 @@ pub mod head;
 pub mod intake;
 pub mod server;
 mod shared;
+pub mod socket;
 
 /// Largest head of a request or an answer, in bytes.
 pub const HEAD_MAX: usize = 16 << 10;

@@ -2,16 +2,19 @@
 //!
 //! What one client can cost is in [`Limits`]. At the cap the connection that has been silent the longest makes room for a
 //! newcomer: idle, in the middle of a request, or not reading its answer, so that slow clients hold up only each other.
+//! Connections whose client is not known to be allowed in have a few places of their own.
 //! A request that waits for something (a long-poll) takes one of fewer places and can see whether its client is still
 //! there. Nothing a client sends or leaves out ends the accept loop: when the system has no descriptors or threads left,
 //! it lets somebody go, waits a moment and goes on.
 
-use super::conversation::Conversation;
+use super::conversation::{Conversation, FOR_BROWSERS};
 use super::head::Head;
-use super::shared::{Connection, Entry, Phase, Shared};
+use super::shared::{Admission, Entry, Phase, Shared};
+use super::socket::{Listener, Socket};
 use crate::sys;
 use std::io::{self, Write};
-use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::net::Shutdown;
+use std::os::fd::AsRawFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
@@ -21,6 +24,8 @@ use std::time::{Duration, Instant};
 #[derive(Clone, Debug)]
 pub struct Limits {
     pub connections: usize,
+    /// Connections beside these whose client has not been verified yet, or was refused.
+    pub unverified: usize,
     /// Requests that wait for something at the same time.
     pub waiting: usize,
     pub body_bytes: usize,
@@ -39,9 +44,12 @@ impl Limits {
     /// The usual ones, as far as `descriptors`, the number that this process may still open, allows: half of them are for
     /// what else an answer needs, such as files.
     pub fn within(descriptors: u64) -> Limits {
-        let connections = usize::try_from(descriptors / 2).unwrap_or(usize::MAX).clamp(4, 128);
+        let all = usize::try_from(descriptors / 2).unwrap_or(usize::MAX).clamp(5, 160);
+        let unverified = all / 5;
+        let connections = all - unverified;
         Limits {
             connections,
+            unverified,
             waiting: connections / 4 * 3,
             body_bytes: 4 << 20,
             large: 4,
@@ -57,13 +65,20 @@ const STACK: usize = 256 << 10;
 /// Pause of the accept loop when the system has nothing left to give.
 const EXHAUSTED: Duration = Duration::from_millis(20);
 
-/// Between two attempts to wake it.
-const AGAIN: Duration = Duration::from_millis(1);
+/// At the end: how long to accept what waits in the queue.
+const DRAIN: Duration = Duration::from_millis(500);
+/// How often to look whether requests that have begun are answered.
+const DRAIN_LOOK: Duration = Duration::from_millis(5);
+/// How often to look whether this is the end, where closing a listener does not wake its thread.
+const LOOK: Duration = Duration::from_millis(250);
 
 /// What the server is for.
 pub trait Service: Send + Sync {
-    /// Whether this client may talk to us at all. Asked once for each connection, when its first head is there.
-    fn receive(&self, peer: SocketAddr) -> Result<(), Response>;
+    /// Whether this client is known at once to be one that may talk to us. Asked in the accepting thread.
+    fn knows(&self, socket: &Socket) -> bool;
+    /// Whether this client may talk to us at all. Asked once for each connection that is not known, before anything is
+    /// read from it; may take a while.
+    fn receive(&self, socket: &Socket) -> Result<(), Response>;
     /// Whether a request may come in. Asked when its head is there and before its body is read. Here as there, a refusal
     /// is sent and the connection closed.
     fn admit(&self, head: &Head) -> Result<(), Response>;
@@ -98,7 +113,7 @@ impl Response {
 pub struct Request<'a> {
     pub head: Head,
     pub body: Vec<u8>,
-    pub(super) stream: &'a TcpStream,
+    pub(super) stream: &'a Socket,
     pub(super) shared: &'a Shared,
 }
 
@@ -129,57 +144,79 @@ impl Request<'_> {
 /// A running server.
 pub struct Server {
     shared: Arc<Shared>,
-    address: SocketAddr,
+    listener: Arc<Listener>,
     acceptor: Option<thread::JoinHandle<()>>,
 }
 
 impl Server {
     /// Serves what arrives at `listener`. `name` goes into the `Server` header.
-    pub fn start(listener: TcpListener, limits: Limits, name: String, service: Box<dyn Service>) -> io::Result<Server> {
-        let address = listener.local_addr()?;
-        let shared = Arc::new(Shared::new(limits, name, service));
-        let accepting = shared.clone();
-        let acceptor = thread::Builder::new().name("accept".into()).spawn(move || accept(&listener, &accepting))?;
-        Ok(Server { shared, address, acceptor: Some(acceptor) })
+    pub fn start(listener: Listener, limits: Limits, name: String, service: Box<dyn Service>) -> io::Result<Server> {
+        let (shared, listener) = (Arc::new(Shared::new(limits, name, service)), Arc::new(listener));
+        let (accepting, arriving) = (shared.clone(), listener.clone());
+        let accept = move || accept(&arriving, &accepting);
+        let acceptor = thread::Builder::new().name("accept".into()).stack_size(STACK).spawn(accept)?;
+        Ok(Server { shared, listener, acceptor: Some(acceptor) })
     }
 
-    /// Accepts nobody any more, lets idle connections go, and waits up to `grace` for the busy ones.
-    pub fn stop(mut self, grace: Duration) {
+    /// Accepts no connections any more but those that wait in the queue, as far as the system keeps them (it does on Unix
+    /// sockets).
+    pub fn stop_accepting(&mut self) {
+        self.shared.is_closed.store(true, Ordering::SeqCst);
+        self.listener.close();
+        if let Some(acceptor) = self.acceptor.take() {
+            let _ = acceptor.join(); // at once: it only accepts
+        }
+    }
+
+    /// Waits up to `limit` until all requests that have begun are answered, but for those that wait for something.
+    pub fn wait_drained(&self, limit: Duration) {
+        let end = Instant::now() + limit;
+        let is_busy = |shared: &Shared| {
+            let connections = shared.connections();
+            let answering = connections.values().filter(|connection| connection.phase == Phase::Answering).count();
+            answering > shared.waiting.load(Ordering::SeqCst)
+        };
+        while is_busy(&self.shared) && Instant::now() < end {
+            thread::sleep(DRAIN_LOOK);
+        }
+    }
+
+    /// Accepts no connections any more, closes idle ones, and waits up to `grace` for those that are being answered.
+    pub fn stop(&mut self, grace: Duration) {
         self.shared.is_stopping.store(true, Ordering::SeqCst);
-        self.end_accepting(Instant::now() + grace);
+        self.stop_accepting();
         let connections = self.shared.connections();
         for connection in connections.values().filter(|connection| connection.phase == Phase::Idle) {
-            let _ = connection.stream.shutdown(Shutdown::Both);
+            let _ = connection.stream.shutdown(Shutdown::Read); // wakes its thread, see `Conversation::run`
         }
         let waited = self.shared.one_ended.wait_timeout_while(connections, grace, |all| !all.is_empty());
         drop(waited);
     }
-
-    /// Wakes accept() by a connection until it has seen that this is the end. Where there is no descriptor for one, somebody
-    /// else has to let go of his.
-    fn end_accepting(&mut self, end: Instant) {
-        let Some(acceptor) = self.acceptor.take() else { return };
-        while !acceptor.is_finished() && Instant::now() < end {
-            if TcpStream::connect_timeout(&self.address, Duration::from_secs(1)).is_err() {
-                self.shared.let_one_go();
-            }
-            thread::sleep(AGAIN);
-        }
-    }
 }
 
-fn accept(listener: &TcpListener, shared: &Arc<Shared>) {
+fn accept(listener: &Listener, shared: &Arc<Shared>) {
     let mut next = 0;
-    while !shared.is_stopping.load(Ordering::SeqCst) {
+    let mut end = None;
+    loop {
+        let timeout = if Listener::WAKES_AT_CLOSE { None } else { Some(LOOK) };
+        sys::poll_readable([listener.as_raw_fd()], timeout);
+        // Before the next one is accepted: what had connected by then is served.
+        let is_closed = shared.is_closed.load(Ordering::SeqCst);
+        if is_closed && *end.get_or_insert(Instant::now() + DRAIN) <= Instant::now() {
+            return;
+        }
         match listener.accept() {
-            Ok((stream, peer)) => {
+            Ok(socket) => {
                 next += 1;
-                take_in(stream, peer, next, shared);
+                take_in(socket, next, shared);
             }
-            // ECONNABORTED passes at once; EMFILE, ENFILE and ENOBUFS need somebody to let go.
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(_) if is_closed => return, // the queue is empty, or gone
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+            // ECONNABORTED passes at once; EMFILE, ENFILE and ENOBUFS need another connection to end.
             Err(error) => {
                 if matches!(error.raw_os_error(), Some(sys::EMFILE | sys::ENFILE)) {
-                    shared.let_one_go();
+                    shared.evict_one();
                 }
                 thread::sleep(EXHAUSTED);
             }
@@ -187,28 +224,29 @@ fn accept(listener: &TcpListener, shared: &Arc<Shared>) {
     }
 }
 
-fn take_in(stream: TcpStream, peer: SocketAddr, id: u64, shared: &Arc<Shared>) {
-    let turn_away = |stream: &TcpStream| {
+fn take_in(socket: Socket, id: u64, shared: &Arc<Shared>) {
+    let socket = Arc::new(socket);
+    let turn_away = || {
         let name = &shared.name;
         let text = format!(
-            "HTTP/1.1 503 Service Unavailable\r\nServer: {name}\r\nConnection: close\r\nContent-Length: 0\r\n\r\n"
+            "HTTP/1.1 503 Service Unavailable\r\nServer: {name}\r\n{FOR_BROWSERS}Connection: close\r\nContent-Length: 0\r\n\r\n"
         );
-        let _ = stream.set_nonblocking(true);
-        let _ = (&*stream).write_all(text.as_bytes());
+        let _ = socket.set_nonblocking(true);
+        let _ = (&*socket).write_all(text.as_bytes());
     };
-    if !shared.make_room() {
-        return turn_away(&stream);
-    }
-    let stream = Arc::new(stream);
-    let connection = Connection { stream: stream.clone(), phase: Phase::Idle, moved: Instant::now() };
-    shared.connections().insert(id, connection);
+    shared.insert(id, socket.clone());
     let entry = Entry { shared: shared.clone(), id };
-    let for_thread = stream.clone();
+    let is_verified = shared.service.knows(&socket);
+    if is_verified && shared.admit(id) == Admission::Full {
+        return turn_away();
+    }
+    let for_thread = socket.clone();
     let serve = move || {
-        let _ = Conversation::new(&for_thread, peer, &entry).run(); // an error means that the client has gone
+        let _ = Conversation::new(&for_thread, &entry, is_verified).run(); // an error means that the client has gone
     };
+    // If there is no thread, the closure is gone, and with it the entry.
     if thread::Builder::new().name("http".into()).stack_size(STACK).spawn(serve).is_err() {
-        turn_away(&stream); // the closure is gone, and with it the entry
+        turn_away();
     }
 }
 
@@ -216,6 +254,7 @@ fn take_in(stream: TcpStream, peer: SocketAddr, id: u64, shared: &Arc<Shared>) {
 mod tests {
     use super::*;
     use std::io::Read;
+    use std::net::{Ipv4Addr, SocketAddr, TcpStream};
     use std::sync::Mutex;
 
     const LONG: Duration = Duration::from_secs(30);
@@ -228,7 +267,10 @@ mod tests {
     }
 
     impl Service for Odd {
-        fn receive(&self, _: SocketAddr) -> Result<(), Response> {
+        fn knows(&self, _: &Socket) -> bool {
+            true
+        }
+        fn receive(&self, _: &Socket) -> Result<(), Response> {
             Ok(())
         }
         fn admit(&self, _: &Head) -> Result<(), Response> {
@@ -258,16 +300,23 @@ mod tests {
         }
     }
 
-    fn serve(limits: Limits) -> (Server, impl Fn(&str) -> TcpStream) {
-        let listener = TcpListener::bind(("127.0.0.1", 0)).unwrap();
-        let address = listener.local_addr().unwrap();
-        let ask = move |path: &str| {
-            let mut stream = TcpStream::connect(address).unwrap();
-            stream.set_read_timeout(Some(LONG)).unwrap();
-            stream.write_all(format!("GET {path} HTTP/1.1\r\n\r\n").as_bytes()).unwrap();
-            stream
-        };
-        (Server::start(listener, limits, "test".into(), Box::new(Odd::default())).unwrap(), ask)
+    /// A server with its port; it can be asked for a path by [`ask`].
+    fn serve(limits: Limits) -> (Server, u16) {
+        let listener = Listener::tcp(SocketAddr::from((Ipv4Addr::LOCALHOST, 0))).unwrap();
+        let port = listener.port().unwrap();
+        (Server::start(listener, limits, "test".into(), Box::new(Odd::default())).unwrap(), port)
+    }
+
+    fn connect(port: u16) -> TcpStream {
+        let stream = TcpStream::connect((Ipv4Addr::LOCALHOST, port)).unwrap();
+        stream.set_read_timeout(Some(LONG)).unwrap();
+        stream
+    }
+
+    fn ask(port: u16, path: &str) -> TcpStream {
+        let mut stream = connect(port);
+        stream.write_all(format!("GET {path} HTTP/1.1\r\n\r\n").as_bytes()).unwrap();
+        stream
     }
 
     fn status(stream: &mut TcpStream) -> u16 {
@@ -286,19 +335,22 @@ mod tests {
 
     #[test]
     fn an_idle_connection_is_closed_without_a_word() {
-        let (server, ask) = serve(Limits { idle: Duration::from_millis(300), ..Limits::within(1024) });
-        let mut stream = ask("/");
-        assert_eq!(status(&mut stream), 202);
-        let (rest, waited) = read_all(&mut stream);
-        assert!(rest < 100 && waited > Duration::from_millis(200) && waited < LONG, "{rest} {waited:?}");
+        let (mut server, port) = serve(Limits { idle: Duration::from_millis(300), ..Limits::within(1024) });
+        let mut stream = ask(port, "/");
+        let begun = Instant::now();
+        let mut said = String::new();
+        stream.read_to_string(&mut said).unwrap();
+        let waited = begun.elapsed();
+        assert!(said.starts_with("HTTP/1.1 202") && said.matches("HTTP/").count() == 1, "{said}");
+        assert!(waited > Duration::from_millis(200) && waited < LONG, "{waited:?}");
         server.stop(LONG);
     }
 
     #[test]
     fn who_does_not_read_or_reads_too_slowly_is_let_go() {
         let write = Duration::from_millis(300);
-        let (server, ask) = serve(Limits { write, answer: Duration::from_secs(1), ..Limits::within(1024) });
-        let mut deaf = ask("/large");
+        let (mut server, port) = serve(Limits { write, answer: Duration::from_secs(1), ..Limits::within(1024) });
+        let mut deaf = ask(port, "/large");
         let begun = Instant::now();
         deaf.peek(&mut [0]).unwrap(); // the answer has begun
         while !server.shared.connections().is_empty() {
@@ -306,7 +358,7 @@ mod tests {
             thread::sleep(Duration::from_millis(1));
         }
         assert!(read_all(&mut deaf).0 < 64 << 20);
-        let mut slow = ask("/large");
+        let mut slow = ask(port, "/large");
         let begun = Instant::now();
         let mut bytes = vec![0; 64 << 10];
         let mut total = 0;
@@ -323,34 +375,34 @@ mod tests {
 
     #[test]
     fn a_panic_ends_only_its_request() {
-        let (server, ask) = serve(Limits::within(1024));
-        let mut stream = ask("/panic");
+        let (mut server, port) = serve(Limits::within(1024));
+        let mut stream = ask(port, "/panic");
         assert_eq!(status(&mut stream), 500);
-        assert_eq!(status(&mut ask("/")), 202);
+        assert_eq!(status(&mut ask(port, "/")), 202);
         server.stop(LONG);
     }
 
     #[test]
     fn when_all_are_being_answered_a_newcomer_is_told_to_come_again() {
-        let (server, ask) = serve(Limits { connections: 3, ..Limits::within(1024) });
-        let mut busy: Vec<TcpStream> = (0..3).map(|_| ask("/slow")).collect();
+        let (mut server, port) = serve(Limits { connections: 3, ..Limits::within(1024) });
+        let mut busy: Vec<TcpStream> = (0..3).map(|_| ask(port, "/slow")).collect();
         let end = Instant::now() + LONG;
         while server.shared.connections().values().filter(|c| c.phase == Phase::Answering).count() < 3 {
             assert!(Instant::now() < end);
             thread::sleep(Duration::from_millis(1));
         }
-        assert_eq!(status(&mut ask("/")), 503);
+        assert_eq!(status(&mut ask(port, "/")), 503);
         assert_eq!(busy.iter_mut().map(status).collect::<Vec<_>>(), [200; 3]);
-        assert_eq!(status(&mut ask("/")), 202);
+        assert_eq!(status(&mut ask(port, "/")), 202);
         server.stop(LONG);
     }
 
     #[test]
     fn stopping_waits_for_the_busy_and_not_for_the_idle() {
-        let (server, ask) = serve(Limits::within(1024));
-        let mut idle = ask("/");
+        let (mut server, port) = serve(Limits::within(1024));
+        let mut idle = ask(port, "/");
         assert_eq!(status(&mut idle), 202);
-        let mut busy = ask("/slow");
+        let mut busy = ask(port, "/slow");
         let end = Instant::now() + LONG;
         while !server.shared.connections().values().any(|c| c.phase == Phase::Answering) {
             assert!(Instant::now() < end);
@@ -370,10 +422,9 @@ mod tests {
 
     #[test]
     fn only_so_many_large_bodies_are_held_at_once_and_all_have_their_turn() {
-        let (server, ask) = serve(Limits { large: 2, ..Limits::within(1024) });
-        let address = server.address;
+        let (mut server, port) = serve(Limits { large: 2, ..Limits::within(1024) });
         let post = |i: usize| {
-            let mut stream = TcpStream::connect(address).unwrap();
+            let mut stream = connect(port);
             let chunked = [
                 b"POST /together HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n".to_vec(),
                 [&b"10000\r\n"[..], &[b'x'; 0x10000], b"\r\n"].concat().repeat(5),
@@ -389,7 +440,7 @@ mod tests {
         };
         thread::scope(|scope| {
             (0..10).for_each(|i| drop(scope.spawn(move || post(i))));
-            assert_eq!(status(&mut ask("/")), 202);
+            assert_eq!(status(&mut ask(port, "/")), 202);
         });
         server.stop(LONG);
     }
@@ -397,10 +448,9 @@ mod tests {
     #[test]
     fn stalled_large_bodies_hold_up_only_large_bodies_and_not_for_long() {
         let request = Duration::from_secs(1);
-        let (server, ask) = serve(Limits { large: 2, request, ..Limits::within(1024) });
+        let (mut server, port) = serve(Limits { large: 2, request, ..Limits::within(1024) });
         let send = |sent: usize| {
-            let mut stream = TcpStream::connect(server.address).unwrap();
-            stream.set_read_timeout(Some(LONG)).unwrap();
+            let mut stream = connect(port);
             stream.write_all(&large("/", sent)).unwrap();
             stream
         };
@@ -411,7 +461,7 @@ mod tests {
             thread::sleep(Duration::from_millis(1));
         }
         let mut next = send(usize::MAX);
-        assert_eq!(status(&mut ask("/")), 202);
+        assert_eq!(status(&mut ask(port, "/")), 202);
         assert!([202, 503].contains(&status(&mut next)), "its turn comes when theirs is over, at the same moment");
         assert_eq!(stalled.iter_mut().map(status).collect::<Vec<_>>(), [408; 2]);
         assert_eq!(status(&mut send(usize::MAX)), 202);
@@ -420,9 +470,12 @@ mod tests {
 
     #[test]
     fn few_descriptors_mean_few_connections() {
-        assert_eq!(Limits::within(20_000).connections, 128);
-        assert_eq!(Limits::within(64).connections, 32);
-        assert_eq!(Limits::within(64).waiting, 24);
-        assert_eq!(Limits::within(0).connections, 4);
+        let limits = |descriptors: u64| {
+            let Limits { connections, unverified, waiting, .. } = Limits::within(descriptors);
+            (connections, unverified, waiting)
+        };
+        assert_eq!(limits(20_000), (128, 32, 96));
+        assert_eq!(limits(64), (26, 6, 18), "together they take half of the descriptors");
+        assert_eq!(limits(0), (4, 1, 3));
     }
 }

@@ -2,9 +2,10 @@
 //! and how much there may be of what costs memory.
 
 use super::server::{Limits, Service};
+use super::socket::Socket;
 use crate::sys;
 use std::collections::BTreeMap;
-use std::net::{Shutdown, TcpStream};
+use std::net::Shutdown;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
@@ -12,6 +13,8 @@ use std::time::{Duration, Instant};
 /// Bytes used by connections after which memory is given back: when nothing goes on, and in any case.
 const MUCH: usize = 1 << 20;
 const VERY_MUCH: usize = 32 << 20;
+/// A client that takes nothing of its answer for this long may lose it to a newcomer.
+const STALLED: Duration = Duration::from_secs(1);
 
 /// What all connections share.
 pub(super) struct Shared {
@@ -20,6 +23,8 @@ pub(super) struct Shared {
     pub(super) name: String,
     pub(super) service: Box<dyn Service>,
     pub(super) is_stopping: AtomicBool,
+    /// Nothing is accepted any more.
+    pub(super) is_closed: AtomicBool,
     /// Requests that wait for something at present.
     pub(super) waiting: AtomicUsize,
     /// Bytes that connections have taken, roughly, since memory was last given back.
@@ -42,21 +47,47 @@ impl Drop for Large<'_> {
 }
 
 pub(super) struct Connection {
-    pub(super) stream: Arc<TcpStream>,
+    pub(super) stream: Arc<Socket>,
     pub(super) phase: Phase,
     /// When a byte went through it last.
     pub(super) moved: Instant,
 }
 
 /// What a connection is at.
-#[derive(Clone, Copy, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Phase {
+    /// Not known yet whether its client may talk to us; after a refusal, until it is closed.
+    Unverified,
     /// Waits for a request.
     Idle,
-    /// Reads a request, or writes an answer: it is the client who keeps us waiting.
-    Moving,
-    /// Somebody works on the answer.
+    /// Reads a request.
+    Reading,
+    /// Works on the answer.
     Answering,
+    /// Writes the answer.
+    Writing,
+}
+
+impl Connection {
+    /// Whether it may be closed to make room: never while its request is carried out, and while the answer is written
+    /// only if the client has stopped reading it.
+    fn may_be_evicted(&self) -> bool {
+        match self.phase {
+            Phase::Unverified | Phase::Idle | Phase::Reading => true,
+            Phase::Answering => false,
+            Phase::Writing => self.moved.elapsed() > STALLED,
+        }
+    }
+}
+
+/// What became of a connection whose client may talk to us.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Admission {
+    Admitted,
+    /// All the others are being answered.
+    Full,
+    /// It was closed to make room while it was verified.
+    Evicted,
 }
 
 impl Shared {
@@ -66,6 +97,7 @@ impl Shared {
             name,
             service,
             is_stopping: AtomicBool::new(false),
+            is_closed: AtomicBool::new(false),
             waiting: AtomicUsize::new(0),
             used: AtomicUsize::new(0),
             connections: Mutex::default(),
@@ -74,16 +106,51 @@ impl Shared {
             one_less: Condvar::new(),
         }
     }
+
     pub(super) fn connections(&self) -> MutexGuard<'_, BTreeMap<u64, Connection>> {
         // Insertions, removals and plain fields: whole whatever happens to a thread.
         self.connections.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
     }
-    pub(super) fn note(&self, id: u64, phase: Phase) {
-        if let Some(connection) = self.connections().get_mut(&id) {
-            connection.phase = phase;
+    /// False if the connection is no longer in the table: it was closed to make room for others.
+    pub(super) fn note(&self, id: u64, phase: Phase) -> bool {
+        let mut connections = self.connections();
+        let Some(connection) = connections.get_mut(&id) else { return false };
+        connection.phase = phase;
+        connection.moved = Instant::now();
+        true
+    }
+
+    /// Takes in a connection whose client is not verified yet. These have places of their own, so that clients which are
+    /// not let in compete with each other alone; the one that came first makes room.
+    pub(super) fn insert(&self, id: u64, stream: Arc<Socket>) {
+        let mut connections = self.connections();
+        let is_unverified = |connection: &Connection| connection.phase == Phase::Unverified;
+        if connections.values().filter(|connection| is_unverified(connection)).count() >= self.limits.unverified {
+            evict(&mut connections, is_unverified);
+        }
+        connections.insert(id, Connection { stream, phase: Phase::Unverified, moved: Instant::now() });
+    }
+
+    /// Gives a verified connection one of the places for such, if need be that of another one.
+    pub(super) fn admit(&self, id: u64) -> Admission {
+        let mut connections = self.connections();
+        if !connections.contains_key(&id) {
+            return Admission::Evicted;
+        }
+        let is_verified = |connection: &Connection| connection.phase != Phase::Unverified;
+        let is_full =
+            connections.values().filter(|connection| is_verified(connection)).count() >= self.limits.connections;
+        let may_go = |connection: &Connection| is_verified(connection) && connection.may_be_evicted();
+        if is_full && !evict(&mut connections, may_go) {
+            return Admission::Full;
+        }
+        if let Some(connection) = connections.get_mut(&id) {
+            connection.phase = Phase::Idle;
             connection.moved = Instant::now();
         }
+        Admission::Admitted
     }
+
     /// Waits until one large body less is there than there may be; `None` if that takes longer than `limit`.
     pub(super) fn wait_for_room(&self, limit: Duration) -> Option<Large<'_>> {
         let large = self.large.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
@@ -112,22 +179,21 @@ impl Shared {
             sys::trim_heap();
         }
     }
-    /// Makes room for one more. False if all the others are being answered.
-    pub(super) fn make_room(&self) -> bool {
-        let is_full = self.connections().len() >= self.limits.connections;
-        !is_full || self.let_one_go()
-    }
     /// Closes the connection that has been silent the longest. False if there is none but such as are being answered.
-    pub(super) fn let_one_go(&self) -> bool {
-        let mut connections = self.connections();
-        let waiting = connections.iter().filter(|(_, connection)| connection.phase != Phase::Answering);
-        let Some((_, longest)) = waiting.map(|(id, connection)| (connection.moved, *id)).min() else { return false };
-        // Out of the table at once: its thread needs a moment to see it, and the next newcomer must find another one.
-        if let Some(connection) = connections.remove(&longest) {
-            let _ = connection.stream.shutdown(Shutdown::Both);
-        }
-        true
+    pub(super) fn evict_one(&self) -> bool {
+        evict(&mut self.connections(), Connection::may_be_evicted)
     }
+}
+
+/// Closes the connection that has been silent the longest among those that `may_go`; false if there is none.
+fn evict(connections: &mut BTreeMap<u64, Connection>, may_go: impl Fn(&Connection) -> bool) -> bool {
+    let candidates = connections.iter().filter(|(_, connection)| may_go(connection));
+    let Some((_, longest)) = candidates.map(|(id, connection)| (connection.moved, *id)).min() else { return false };
+    // Out of the table at once: its thread needs a moment to see it, and the next newcomer must find another one.
+    if let Some(connection) = connections.remove(&longest) {
+        let _ = connection.stream.shutdown(Shutdown::Both);
+    }
+    true
 }
 
 /// Takes a connection out of the table when its thread ends, also by a panic.

@@ -87,6 +87,7 @@ pub struct Stopped {
 #[derive(Clone, Debug)]
 pub struct About {
     pub pid: u32,
+    /// 0 if it has none.
     pub port: u16,
     pub started: u64,
     pub command: Vec<String>,
@@ -366,7 +367,7 @@ impl Manager {
         Overview {
             run: String::new(),
             pid: *pid as i32,
-            label: format!("persistproc {} on port {port}", env!("CARGO_PKG_VERSION")),
+            label: format!("persistproc {} {}", env!("CARGO_PKG_VERSION"), on_port(*port)),
             command: command.clone(),
             working_directory: self.registry.dir.parent().unwrap_or(&self.registry.dir).display().to_string(),
             status: State::Running.name(),
@@ -417,6 +418,10 @@ fn label_was_taken(run: &Run, newest: &Run) -> Fault {
         run.meta.working_directory.shown(),
         newest.meta.working_directory.shown()
     ))
+}
+
+fn on_port(port: u16) -> String {
+    if port == 0 { "without a port".into() } else { format!("on port {port}") }
 }
 
 /// Says of the run what is not as it was asked for: its label may be used by somebody else, for something else.

@@ -9,6 +9,7 @@ use std::cell::LazyCell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::CStr;
 use std::io;
+use std::path::PathBuf;
 
 /// Names of our processes, at most 15 bytes (prctl(2), `PR_SET_NAME`). Servers have one of their own, so that they are told
 /// from commands whatever the command lines of both are.
@@ -189,6 +190,7 @@ mod platform {
     use crate::sys;
     use std::collections::{BTreeMap, BTreeSet};
     use std::io::{self, BufRead, BufReader, Read};
+    use std::path::PathBuf;
 
     /// One line of /proc/PID/stat. The name stands in brackets and may itself hold brackets and blanks.
     pub fn parse_stat(line: &str) -> Option<Process> {
@@ -245,11 +247,16 @@ mod platform {
         if *fields.get(3)? == "0A" { Some((fields.get(9)?.parse().ok()?, port)) } else { None }
     }
 
+    /// What a process has open: paths of files, `socket:[INODE]`, `pipe:[INODE]`.
+    pub fn open_files(pid: i32) -> Vec<PathBuf> {
+        let files = std::fs::read_dir(format!("/proc/{pid}/fd")).into_iter().flatten().flatten();
+        files.filter_map(|file| std::fs::read_link(file.path()).ok()).collect()
+    }
+
     /// Inodes of the sockets that a process holds.
     pub fn sockets(pid: i32) -> Vec<u64> {
-        let files = std::fs::read_dir(format!("/proc/{pid}/fd")).into_iter().flatten().flatten();
-        let links = files.filter_map(|file| std::fs::read_link(file.path()).ok());
-        links.filter_map(|link| link.to_str()?.strip_prefix("socket:[")?.strip_suffix(']')?.parse().ok()).collect()
+        let inode = |link: &PathBuf| link.to_str()?.strip_prefix("socket:[")?.strip_suffix(']')?.parse().ok();
+        open_files(pid).iter().filter_map(inode).collect()
     }
 
     pub fn look_up(pid: i32) -> Option<Process> {
@@ -374,6 +381,10 @@ mod platform {
         Default::default()
     }
 
+    pub fn open_files(_pid: i32) -> Vec<std::path::PathBuf> {
+        Vec::new()
+    }
+
     pub fn sockets(_pid: i32) -> Vec<u64> {
         Vec::new()
     }
@@ -398,6 +409,11 @@ fn everybody() -> io::Result<Vec<Process>> {
 /// The command line of a process, for people and for recognising our own; empty if it cannot be read.
 pub fn arguments(pid: i32) -> Vec<String> {
     platform::arguments(pid)
+}
+
+/// Paths of the files that a process has open, as far as they can be seen (Linux; own processes, or all as root).
+pub fn open_files(pid: i32) -> Vec<PathBuf> {
+    platform::open_files(pid)
 }
 
 /// How many descriptors this process has open, those that it inherited included.

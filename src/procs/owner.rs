@@ -1,15 +1,17 @@
-//! Whose the other end of a TCP connection on this machine is: the user who made that socket. Linux only.
+//! Which user made the other end of a TCP connection on this machine. Linux only.
 //!
 //! sock_diag(7) answers for one connection in microseconds, however many there are. Where it is closed (a sandbox without
 //! netlink sockets, a kernel without tcp_diag) the tables of proc(5) tell the same; they are walked whole, which takes
 //! milliseconds (5 on an idle machine with a large hash, 64 with 5 000 connections), so they come second.
 //!
-//! A socket whose program has closed it belongs to nobody, and is shown as root's, inode 0. Nobody comes in with it:
-//! else whoever sends and leaves at once would pass as root.
+//! A socket that its program has closed has no owner: the kernel shows it as root's, with inode 0. It is not found here,
+//! else a program that sends and closes at once would pass as root.
 
-use std::net::{Ipv4Addr, SocketAddr};
+use crate::sys;
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
-/// A way to tell owners.
+/// A way to look an owner up.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Way {
     Diag,
@@ -17,41 +19,65 @@ pub enum Way {
 }
 
 impl Way {
-    /// The first way that says of a connection whose maker is known that he made it. The proof is in the trying: some
-    /// systems have tables that are always empty.
-    pub fn that_works(local: SocketAddr, remote: SocketAddr, maker: u32) -> Option<Way> {
-        [Way::Diag, Way::Tables].into_iter().find(|way| way.owner(local, remote) == Some(maker))
+    /// The first way that names `maker` as the owner of a connection that `maker` has made. It is tried and not
+    /// assumed: some systems have tables that are always empty. `None`: this system does not tell. An error: the system
+    /// had no room for looking, so that nothing is known.
+    pub fn that_works(local: SocketAddr, remote: SocketAddr, maker: u32) -> io::Result<Option<Way>> {
+        if is_shared_number(maker) {
+            return Ok(None);
+        }
+        for way in [Way::Diag, Way::Tables] {
+            if way.owner(local, remote)? == Some(maker) {
+                return Ok(Some(way));
+            }
+        }
+        Ok(None)
     }
 
-    /// Who made the socket that has these addresses, as itself sees them; `None` if there is none, or nobody's.
-    pub fn owner(self, local: SocketAddr, remote: SocketAddr) -> Option<u32> {
-        self.find(local, remote).filter(|socket| socket.state != LISTEN && socket.inode != 0).map(|socket| socket.user)
+    /// The user who made the socket with these addresses, as itself sees them; `None` if there is no such socket, or its
+    /// program has closed it. For errors see [`that_works`](Way::that_works).
+    pub fn owner(self, local: SocketAddr, remote: SocketAddr) -> io::Result<Option<u32>> {
+        let found = self.find(local, remote)?;
+        Ok(found.filter(|socket| socket.inode != 0).map(|socket| socket.user))
     }
 
-    fn find(self, local: SocketAddr, remote: SocketAddr) -> Option<Socket> {
-        match self {
+    fn find(self, local: SocketAddr, remote: SocketAddr) -> io::Result<Option<Socket>> {
+        let (Some(local), Some(remote)) = (v4(local), v4(remote)) else { return Ok(None) };
+        let found = match self {
             Way::Diag => platform::ask_diag(local, remote),
             Way::Tables => platform::search_tables(local, remote),
+        };
+        match found {
+            Err(error) if sys::is_exhaustion(&error) => Err(error),
+            found => Ok(found.ok().flatten()),
         }
     }
 }
 
-/// Who listens at an address; `None` if nobody does, or it cannot be told.
-pub fn listener(address: SocketAddr) -> Option<u32> {
-    let nobody = SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0));
-    let at_all = SocketAddr::from((Ipv4Addr::UNSPECIFIED, address.port()));
-    let search = || [address, at_all].into_iter().find_map(|address| Way::Tables.find(address, nobody));
-    let found = Way::Diag.find(address, nobody).or_else(search);
-    found.filter(|socket| socket.state == LISTEN && socket.inode != 0).map(|socket| socket.user)
+/// An IPv4 address and a port.
+type Address = (Ipv4Addr, u16);
+
+fn v4(address: SocketAddr) -> Option<Address> {
+    match address.ip().to_canonical() {
+        IpAddr::V4(ip) => Some((ip, address.port())),
+        IpAddr::V6(_) => None,
+    }
 }
 
-/// TCP_LISTEN of the kernel.
-const LISTEN: u8 = 10;
+/// Whether the system shows other users under this number, too: the overflow user (user_namespaces(7)) stands for all
+/// that a user namespace has no number for, and so for everyone where it is our own number.
+pub fn is_shared_number(user: u32) -> bool {
+    platform::is_shared_number(user)
+}
+
+/// Whether the system itself relays connections of other programs as root: WSL does so with those from Windows.
+pub fn relays_as_root() -> bool {
+    platform::relays_as_root()
+}
 
 /// What the system says of a socket.
 #[derive(Debug, PartialEq)]
 struct Socket {
-    state: u8,
     user: u32,
     inode: u64,
 }
@@ -59,10 +85,8 @@ struct Socket {
 #[cfg(target_os = "linux")]
 mod platform {
     use super::*;
-    use crate::sys;
     use std::fs::File;
     use std::io::{BufRead, BufReader, Read};
-    use std::net::{IpAddr, Ipv6Addr};
 
     const AF_INET: u8 = 2;
     const TCP: u8 = 6;
@@ -72,7 +96,7 @@ mod platform {
     const REQUEST: u16 = 1;
 
     /// `struct inet_diag_req_v2` behind a netlink header (linux/inet_diag.h).
-    pub fn question(local: (Ipv4Addr, u16), remote: (Ipv4Addr, u16)) -> Vec<u8> {
+    pub fn question(local: Address, remote: Address) -> Vec<u8> {
         let mut body = vec![AF_INET, TCP, 0, 0];
         body.extend(u32::MAX.to_ne_bytes()); // any state
         body.extend(local.1.to_be_bytes());
@@ -96,24 +120,17 @@ mod platform {
         let ports = |message: &[u8], at: usize| message.get(at..at + 4).map(<[u8]>::to_vec);
         let number = |at: usize| Some(u32::from_ne_bytes(answer.get(at..at + 4)?.try_into().ok()?));
         let kind = u16::from_ne_bytes(answer.get(4..6)?.try_into().ok()?);
-        let state = *answer.get(HEADER + 1)?;
-        let is_it = ports(answer, HEADER + 4) == ports(asked, HEADER + 8) || state == LISTEN;
-        let socket = Socket { state, user: number(HEADER + 64)?, inode: number(HEADER + 68)?.into() };
+        // Where there is no such connection the kernel answers with the listener, whose other port is 0.
+        let is_it = ports(answer, HEADER + 4) == ports(asked, HEADER + 8);
+        let socket = Socket { user: number(HEADER + 64)?, inode: number(HEADER + 68)?.into() };
         (kind == BY_FAMILY && is_it).then_some(socket)
     }
 
-    fn v4(address: SocketAddr) -> Option<(Ipv4Addr, u16)> {
-        match address.ip().to_canonical() {
-            IpAddr::V4(ip) => Some((ip, address.port())),
-            IpAddr::V6(_) => None,
-        }
-    }
-
-    pub fn ask_diag(local: SocketAddr, remote: SocketAddr) -> Option<Socket> {
-        let question = question(v4(local)?, v4(remote)?);
+    pub fn ask_diag(local: Address, remote: Address) -> io::Result<Option<Socket>> {
+        let question = question(local, remote);
         let mut answer = [0; 512];
-        let length = sys::ask_sock_diag(&question, &mut answer).ok()?;
-        understand(&answer[..length], &question)
+        let length = sys::ask_sock_diag(&question, &mut answer)?;
+        Ok(understand(&answer[..length], &question))
     }
 
     /// An address as the tables write it: words of four bytes in the order of the machine.
@@ -127,44 +144,54 @@ mod platform {
     }
 
     /// A client may have reached 127.0.0.1 by way of an IPv6 socket, which stands in the other table.
-    pub fn search_tables(local: SocketAddr, remote: SocketAddr) -> Option<Socket> {
-        let (local, remote) = (v4(local)?, v4(remote)?);
-        let mapped = |ip: Ipv4Addr| if ip.is_unspecified() { Ipv6Addr::UNSPECIFIED } else { ip.to_ipv6_mapped() };
+    pub fn search_tables(local: Address, remote: Address) -> io::Result<Option<Socket>> {
         let old = (column(local.0.into(), local.1), column(remote.0.into(), remote.1));
-        let new = (column(mapped(local.0).into(), local.1), column(mapped(remote.0).into(), remote.1));
-        // Never whole in memory: there may be hundreds of thousands of lines. Those who listen come first, and the kernel
-        // looks no further than it has room to write.
-        let room = if remote.1 == 0 { LINE } else { 32 << 10 };
-        let search = |table: &str, (local, remote): &(String, String)| {
-            find_line(BufReader::with_capacity(room, File::open(table).ok()?), local, remote)
-        };
-        search("/proc/net/tcp", &old).or_else(|| search("/proc/net/tcp6", &new))
+        let mapped = |ip: Ipv4Addr| ip.to_ipv6_mapped().into();
+        let new = (column(mapped(local.0), local.1), column(mapped(remote.0), remote.1));
+        for (table, (local, remote)) in [("/proc/net/tcp", old), ("/proc/net/tcp6", new)] {
+            let file = match File::open(table) {
+                Err(error) if error.kind() == io::ErrorKind::NotFound => continue, // a machine without IPv6
+                opened => opened?,
+            };
+            // Never whole in memory: there may be hundreds of thousands of lines.
+            if let Some(found) = find_line(BufReader::with_capacity(32 << 10, file), &local, &remote)? {
+                return Ok(Some(found));
+            }
+        }
+        Ok(None)
     }
 
-    /// A line of /proc/net/tcp, in bytes.
-    const LINE: usize = 150;
-    /// Longer lines are none of a table.
+    pub fn is_shared_number(user: u32) -> bool {
+        const USUAL: u32 = 65534;
+        let read = |path: &str| std::fs::read_to_string(path).unwrap_or_default();
+        let overflow = read("/proc/sys/kernel/overflowuid").trim().parse().unwrap_or(USUAL);
+        // Where each number has its own meaning, as in the first user namespace, none stands for others.
+        let has_all = || read("/proc/self/uid_map").split_ascii_whitespace().eq(["0", "0", "4294967295"]);
+        user == overflow && !has_all()
+    }
+
+    pub fn relays_as_root() -> bool {
+        let release = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
+        release.to_ascii_lowercase().contains("microsoft")
+    }
+
+    /// Longer lines, in bytes, are none of a table.
     const LINE_MAX: u64 = 1024;
 
-    pub fn find_line(mut table: impl BufRead, local: &str, remote: &str) -> Option<Socket> {
-        let seeks_listener = remote.ends_with(":0000");
+    pub fn find_line(mut table: impl BufRead, local: &str, remote: &str) -> io::Result<Option<Socket>> {
         let mut line = String::new();
-        while table.by_ref().take(LINE_MAX).read_line(&mut line).ok()? > 0 {
+        while table.by_ref().take(LINE_MAX).read_line(&mut line)? > 0 {
             let fields: Vec<&str> = line.split_ascii_whitespace().take(10).collect();
-            if let [_, own, other, state, _, _, _, user, _, inode] = fields[..]
-                && own != "local_address"
+            if let [_, own, other, _, _, _, _, user, _, inode] = fields[..]
+                && own == local
+                && other == remote
             {
-                let state = u8::from_str_radix(state, 16).ok()?;
-                if own == local && other == remote {
-                    return Some(Socket { state, user: user.parse().ok()?, inode: inode.parse().ok()? });
-                }
-                if seeks_listener && state != LISTEN {
-                    return None;
-                }
+                let socket = user.parse().ok().zip(inode.parse().ok());
+                return Ok(socket.map(|(user, inode)| Socket { user, inode }));
             }
             line.clear();
         }
-        None
+        Ok(None)
     }
 }
 
@@ -172,11 +199,17 @@ mod platform {
 mod platform {
     use super::*;
 
-    pub fn ask_diag(_: SocketAddr, _: SocketAddr) -> Option<Socket> {
-        None
+    pub fn ask_diag(_: Address, _: Address) -> io::Result<Option<Socket>> {
+        Ok(None)
     }
-    pub fn search_tables(_: SocketAddr, _: SocketAddr) -> Option<Socket> {
-        None
+    pub fn search_tables(_: Address, _: Address) -> io::Result<Option<Socket>> {
+        Ok(None)
+    }
+    pub fn is_shared_number(_: u32) -> bool {
+        false
+    }
+    pub fn relays_as_root() -> bool {
+        false
     }
 }
 
@@ -184,7 +217,6 @@ mod platform {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::sys;
     use std::net::{TcpListener, TcpStream};
 
     const WAYS: [Way; 2] = [Way::Diag, Way::Tables];
@@ -203,10 +235,8 @@ mod tests {
             // A machine without IPv6 has no such sockets either.
             let Ok(client) = TcpStream::connect(to) else { continue };
             let local = client.local_addr().unwrap();
-            assert_eq!(WAYS.map(|way| way.owner(local, address)), [Some(sys::own_user()); 2], "{to}");
+            assert_eq!(WAYS.map(|way| way.owner(local, address).unwrap()), [Some(sys::own_user()); 2], "{to}");
         }
-        assert_eq!(listener(address), Some(sys::own_user()));
-        assert_eq!(Way::Tables.find(address, SocketAddr::from(([0; 4], 0))).unwrap().state, LISTEN);
     }
 
     #[test]
@@ -216,9 +246,13 @@ mod tests {
         let local = client.local_addr().unwrap();
         let served = listener.accept().unwrap();
         client.shutdown(std::net::Shutdown::Write).unwrap();
-        assert_eq!(WAYS.map(|way| way.owner(local, address)), [Some(sys::own_user()); 2], "closed on one side only");
+        assert_eq!(
+            WAYS.map(|way| way.owner(local, address).unwrap()),
+            [Some(sys::own_user()); 2],
+            "closed on one side only"
+        );
         drop(client);
-        assert_eq!(WAYS.map(|way| way.owner(local, address)), [None; 2]);
+        assert_eq!(WAYS.map(|way| way.owner(local, address).unwrap()), [None; 2]);
         drop(served);
     }
 
@@ -226,17 +260,11 @@ mod tests {
     fn what_is_not_there_has_no_owner() {
         let (listener, address) = listen();
         let nobody = SocketAddr::from((Ipv4Addr::LOCALHOST, 1));
-        assert_eq!(WAYS.map(|way| way.owner(nobody, address)), [None; 2]);
+        assert_eq!(WAYS.map(|way| way.owner(nobody, address).unwrap()), [None; 2]);
         // Somebody who listens is not somebody who is connected.
-        assert_eq!(WAYS.map(|way| way.owner(address, nobody)), [None; 2]);
-        assert_eq!(Way::that_works(nobody, address, sys::own_user()), None);
+        assert_eq!(WAYS.map(|way| way.owner(address, nobody).unwrap()), [None; 2]);
+        assert_eq!(Way::that_works(nobody, address, sys::own_user()).unwrap(), None);
         drop(listener);
-        // Somebody else may take such a port at once, but not all of them.
-        let is_nobodys = || {
-            let (_, address) = listen();
-            super::listener(address).is_none()
-        };
-        assert!((0..20).any(|_| is_nobodys()));
     }
 
     #[test]
@@ -244,8 +272,8 @@ mod tests {
         let head = "  sl  local_address rem_address   st tx_queue rx_queue tr tm->when retrnsmt   uid  timeout inode\n";
         let line =
             "   3: 0100007F:1F90 0100007F:D431 01 00000000:00000000 00:00000000 00000000  1001        0 4711 1 0\n";
-        let find = |text: &str| platform::find_line(text.as_bytes(), "0100007F:1F90", "0100007F:D431");
-        assert_eq!(find(&format!("{head}{line}")), Some(Socket { state: 1, user: 1001, inode: 4711 }));
+        let find = |text: &str| platform::find_line(text.as_bytes(), "0100007F:1F90", "0100007F:D431").ok().flatten();
+        assert_eq!(find(&format!("{head}{line}")), Some(Socket { user: 1001, inode: 4711 }));
         let others = line.replace("1F90", "1F91").repeat(10_000);
         assert_eq!(find(&format!("{head}{others}{line}")).unwrap().user, 1001);
         for text in ["", head, "nonsense\n", "\u{0}\u{ff}", &"x ".repeat(5000)] {

@@ -1,65 +1,148 @@
-//! Who may come in. Asked for every path and method, before a body is read.
+//! Which clients may come in. Asked for every path and method, before a body is read.
+//!
+//! Our own commands come by the Unix socket in the data directory: the file system lets only this user get there, and the
+//! kernel tells the user of each connection.
 //!
 //! A TCP port on loopback is open to every web page that the user visits: a page may send what a form can send, and by
-//! DNS rebinding anything at all. So the names in `Host` and `Origin` must be ours, and a POST must say that it is JSON,
-//! which no form can. No CORS header is ever sent.
+//! DNS rebinding anything at all. So the names in `Host` and `Origin` must be ours, a POST must say that it is JSON, which
+//! no form can, and what a browser sends for a page is refused by `Sec-Fetch-Site` (Fetch Metadata Request Headers, W3C):
+//! our own origin proves nothing, because another program can have had this port, or have `[::1]` at this port. No CORS
+//! header is ever sent. (Should the server ever have a page of its own, [`TcpGate::check_page`] is the place that lets its
+//! requests in, by a secret that only this page was given; not by its origin.)
 //!
-//! It is also open to every user of the machine. So the other end of a connection must have been made by the user of this
-//! server, where the system tells (Linux); or by root, who can do everything anyway, and as whom relays of the system
-//! connect (WSL's, for one). And whoever has given the server a token is asked for it.
+//! The port is also open to every user of the machine. So the other end of a connection must have been made by the user of
+//! this server, where the system tells (Linux). Root of a container that shares the network is no exception; root is let
+//! in only where the system relays connections as root (WSL). Where the system does not tell, a token is wanted, or the
+//! word of the user that all users are trusted; without either the port is not opened.
 
 use crate::config::Token;
 use crate::http::head::Head;
 use crate::http::server::Response;
-use crate::procs::owner::Way;
+use crate::http::socket::Socket;
+use crate::procs::owner::{self, Way};
 use crate::sys;
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::io;
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::time::Duration;
 
 const ROOT: u32 = 0;
-/// How often, and after which pause, to look for a connection. It is there before its first byte can be sent, but the
-/// tables are no snapshot.
+/// How often, and after which pause, to look for the owner of a connection. It is there before its first byte can be
+/// sent, but the tables are no snapshot, and the system may have no room for looking.
 const LOOKS: usize = 4;
 const PAUSE: Duration = Duration::from_millis(2);
+/// The same for finding out how owners can be told at all.
+const TRIALS: usize = 20;
+const TRIAL_PAUSE: Duration = Duration::from_millis(50);
 
-/// What is asked of a client.
-pub struct Gate {
-    /// The names under which the server may be called.
-    hosts: [String; 3],
-    address: SocketAddr,
-    /// How to tell whose a connection is; `None` if the system does not tell.
-    way: Option<Way>,
-    token: Option<Token>,
+/// What is asked of the clients of one listener.
+pub enum Gate {
+    /// The Unix socket.
+    Private,
+    Tcp(TcpGate),
 }
 
 impl Gate {
-    pub fn new(address: SocketAddr, way: Option<Way>, token: Option<Token>) -> Gate {
-        let hosts = ["127.0.0.1", "localhost", "[::1]"].map(|host| format!("{host}:{}", address.port()));
-        Gate { hosts, address, way, token }
+    /// Whether the client at the other end is known at once to be of our user. If not, [`receive`](Gate::receive) tells.
+    pub fn knows(&self, socket: &Socket) -> bool {
+        match (self, socket) {
+            (Gate::Tcp(gate), Socket::Tcp { stream, peer }) => gate.knows(stream, *peer),
+            (Gate::Private, Socket::Unix(_)) => socket.peer_user().is_ok_and(|user| user == sys::own_user()),
+            _ => false,
+        }
+    }
+
+    /// Whether the client at the other end may talk to us at all.
+    pub fn receive(&self, socket: &Socket) -> Result<(), Response> {
+        match (self, socket) {
+            (Gate::Tcp(gate), Socket::Tcp { stream, peer }) => gate.check_owner(stream, *peer),
+            (Gate::Private, Socket::Unix(_)) => match socket.peer_user() {
+                Ok(user) if user == sys::own_user() => Ok(()),
+                Ok(_) => Err(Response::text(403, "this server belongs to another user")),
+                Err(_) => Err(Response::text(403, "cannot determine the user of this connection")),
+            },
+            _ => Err(Response::text(403, "this socket is not one that is served")), // never: each listener has its gate
+        }
+    }
+
+    /// Whether a request may come in, as far as its head tells.
+    pub fn check(&self, head: &Head) -> Result<(), Response> {
+        match self {
+            Gate::Private => Ok(()),
+            Gate::Tcp(gate) => gate.check(head),
+        }
+    }
+}
+
+/// How the server knows that a TCP connection is its own user's.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Owners {
+    /// It looks the owner up.
+    Checked(Way),
+    /// It does not: a token is asked for, or all users are trusted.
+    Unchecked,
+}
+
+/// What is asked of clients on TCP.
+pub struct TcpGate {
+    /// The names under which the server may be called.
+    hosts: [String; 3],
+    address: SocketAddr,
+    owners: Owners,
+    allows_root: bool,
+    token: Option<Token>,
+}
+
+impl TcpGate {
+    pub fn new(port: u16, owners: Owners, token: Option<Token>) -> TcpGate {
+        let hosts = ["127.0.0.1", "localhost", "[::1]"].map(|host| format!("{host}:{port}"));
+        let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
+        TcpGate { hosts, address, owners, allows_root: owner::relays_as_root(), token }
     }
 
     fn is_ours(&self, host: &str) -> bool {
         self.hosts.iter().any(|own| own.eq_ignore_ascii_case(host))
     }
 
-    /// The user at the other end is ours, or root.
-    pub fn check_owner(&self, peer: SocketAddr) -> Result<(), Response> {
-        let Some(way) = self.way else { return Ok(()) };
+    /// The user who made the other end of a connection, as far as one look tells.
+    fn owner(&self, way: Way, stream: &TcpStream, peer: SocketAddr) -> Option<u32> {
+        let owner = way.owner(peer, self.address).ok().flatten();
+        // After the look, not before it: a client that closes its socket gives its port back, and the next one to get
+        // that port may be of our user. As long as our end lives nothing else can have the port, so the owner that was
+        // found is the client's.
+        owner.filter(|_| sys::is_connected(stream))
+    }
+
+    fn is_allowed(&self, user: u32) -> bool {
+        user == sys::own_user() || user == ROOT && self.allows_root
+    }
+
+    /// What one look tells, where that takes microseconds.
+    fn knows(&self, stream: &TcpStream, peer: SocketAddr) -> bool {
+        match self.owners {
+            Owners::Unchecked => true,
+            Owners::Checked(Way::Tables) => false,
+            Owners::Checked(way) => self.owner(way, stream, peer).is_some_and(|user| self.is_allowed(user)),
+        }
+    }
+
+    fn check_owner(&self, stream: &TcpStream, peer: SocketAddr) -> Result<(), Response> {
+        let Owners::Checked(way) = self.owners else { return Ok(()) };
         let look = |again: usize| {
             if again > 0 {
                 std::thread::sleep(PAUSE);
             }
-            way.owner(peer, self.address)
+            self.owner(way, stream, peer)
         };
         match (0..LOOKS).find_map(look) {
-            Some(user) if user == sys::own_user() || user == ROOT => Ok(()),
+            Some(user) if self.is_allowed(user) => Ok(()),
             Some(_) => Err(Response::text(403, "this server belongs to another user")),
-            None => Err(Response::text(403, "whose this connection is cannot be told")),
+            None => Err(Response::text(403, "cannot determine the user of this connection; try again")),
         }
     }
 
-    /// `Host` exactly once and ours; `Origin` absent, or exactly once and ours; the token, if there is one.
-    pub fn check(&self, head: &Head) -> Result<(), Response> {
+    /// `Host` exactly once and ours; `Origin` absent, or exactly once and ours; no page of a browser; the token, if there
+    /// is one.
+    fn check(&self, head: &Head) -> Result<(), Response> {
         let forbidden = |what: &str| Err(Response::text(403, what));
         let hosts: Vec<&str> = head.headers("host").collect();
         if !matches!(hosts.as_slice(), [host] if self.is_ours(host)) {
@@ -68,10 +151,21 @@ impl Gate {
         let origins: Vec<&str> = head.headers("origin").collect();
         let is_ours = |origin: &str| origin.strip_prefix("http://").is_some_and(|host| self.is_ours(host));
         match origins.as_slice() {
-            [] => self.check_token(head),
-            [origin] if is_ours(origin) => self.check_token(head),
-            _ => forbidden("requests of web pages are refused (Origin)"),
+            [] => {}
+            [origin] if is_ours(origin) => {}
+            _ => return forbidden("requests of web pages are refused (Origin)"),
         }
+        TcpGate::check_page(head)?;
+        self.check_token(head)
+    }
+
+    /// Browsers say with every request to this machine where it comes from. `none` is a person who typed the address;
+    /// everything else is a page, and `same-origin` is one that was loaded from whatever had this port at that time.
+    fn check_page(head: &Head) -> Result<(), Response> {
+        if head.headers("sec-fetch-site").all(|site| site == "none") {
+            return Ok(());
+        }
+        Err(Response::text(403, "requests of web pages are refused (Sec-Fetch-Site)"))
     }
 
     fn check_token(&self, head: &Head) -> Result<(), Response> {
@@ -80,22 +174,39 @@ impl Gate {
         if matches!(shown.as_slice(), [shown] if token.is_shown_by(shown)) {
             return Ok(());
         }
-        let what = "this server asks for its token: set PERSISTPROC_TOKEN to the one that it was started with";
+        let what = "this server asks for its token, the PERSISTPROC_TOKEN that it was started with";
         Err(Response::text(401, what).with("WWW-Authenticate", "Bearer"))
     }
 }
 
-/// How this system tells whose a connection to `listener` is, as tried with one of ours.
-pub fn way_that_works(listener: &TcpListener) -> Option<Way> {
-    let address = listener.local_addr().ok()?;
-    let own = TcpStream::connect_timeout(&address, Duration::from_secs(1)).ok()?;
-    Way::that_works(own.local_addr().ok()?, address, sys::own_user())
+/// How this system tells whose a TCP connection is; `None` if it does not tell. An error: it could not be found out now,
+/// also after some trials.
+///
+/// Tried with a connection to a listener of our own on a port that nobody knows: at the one that is to be served another
+/// user could fill the queue, and so make the trial fail.
+pub fn find_way() -> io::Result<Option<Way>> {
+    let mut trial = try_way();
+    for _ in 1..TRIALS {
+        if trial.is_ok() {
+            break;
+        }
+        std::thread::sleep(TRIAL_PAUSE);
+        trial = try_way();
+    }
+    trial
+}
+
+fn try_way() -> io::Result<Option<Way>> {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
+    let address = listener.local_addr()?;
+    let own = TcpStream::connect_timeout(&address, Duration::from_secs(1))?;
+    Way::that_works(own.local_addr()?, address, sys::own_user())
 }
 
 /// Whether a body is announced as JSON, once.
 pub fn check_is_json(head: &Head) -> Result<(), Response> {
     let types: Vec<&str> = head.headers("content-type").collect();
-    let essence = |value: &str| value.split(';').next().unwrap_or("").trim().to_ascii_lowercase();
+    let essence = |value: &str| value.split(';').next().unwrap_or("").trim_ascii().to_ascii_lowercase();
     match types.as_slice() {
         [one] if essence(one) == "application/json" => Ok(()),
         _ => Err(Response::text(415, "Content-Type must be application/json")),
@@ -110,7 +221,7 @@ mod tests {
     fn status(headers: &str) -> u16 {
         let text = format!("POST /mcp HTTP/1.1\r\n{headers}\r\n");
         let (head, _) = parse_request(text.as_bytes()).unwrap().unwrap();
-        let gate = Gate::new(SocketAddr::from(([127, 0, 0, 1], 8947)), None, None);
+        let gate = TcpGate::new(8947, Owners::Unchecked, None);
         gate.check(&head).and_then(|()| check_is_json(&head)).map_or_else(|refused| refused.status, |()| 200)
     }
 
@@ -129,6 +240,7 @@ mod tests {
             "evil.com:8947",
             "",
             "127.0.0.1:8947 x",
+            "127.0.0.1:8947\u{a0}",
             "0.0.0.0:8947",
             "localhost.:8947",
         ] {
@@ -151,6 +263,29 @@ mod tests {
     }
 
     #[test]
+    fn what_a_browser_sends_for_a_page_is_refused_whatever_its_origin() {
+        let with = |headers: &str| {
+            status(&format!(
+                "Host: localhost:8947\r\nOrigin: http://localhost:8947\r\nContent-Type: application/json\r\n{headers}"
+            ))
+        };
+        // Node's fetch sends a mode, and no site.
+        for headers in ["", "Sec-Fetch-Site: none\r\n", "Sec-Fetch-Mode: cors\r\n"] {
+            assert_eq!(with(headers), 200, "{headers}");
+        }
+        for headers in [
+            "Sec-Fetch-Site: same-origin\r\n",
+            "Sec-Fetch-Site: same-site\r\n",
+            "Sec-Fetch-Site: cross-site\r\n",
+            "sec-fetch-site: None\r\n",
+            "Sec-Fetch-Site:\r\n",
+            "Sec-Fetch-Site: none\r\nSec-Fetch-Site: same-origin\r\n",
+        ] {
+            assert_eq!(with(headers), 403, "{headers}");
+        }
+    }
+
+    #[test]
     fn a_body_must_be_announced_as_json() {
         for (kind, expected) in [
             ("application/json", 200),
@@ -165,5 +300,11 @@ mod tests {
             assert_eq!(status(&format!("Host: localhost:8947\r\nContent-Type: {kind}\r\n")), expected, "{kind}");
         }
         assert_eq!(status("Host: localhost:8947\r\n"), 415);
+    }
+
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn this_system_tells_owners() {
+        assert!(find_way().unwrap().is_some());
     }
 }

@@ -1,12 +1,23 @@
 //! From an older server to this one: `serve` of a newer version takes the place of an older server, whose processes do
 //! not notice. Never the other way round, and never among equals.
+//!
+//! The older server is asked by its socket, and puts ours in its place before it accepts no more connections. Servers up
+//! to 0.3 have no socket; they are asked by their port, whose owner is looked up first if a token is to be shown there.
 
-use super::{Holder, routes};
+use super::Holder;
+use super::place::SOCKET;
+use super::routes;
 use crate::config::Token;
 use crate::fault::Fault;
-use crate::http::client::{Call, Client};
+use crate::http::client::{Answer, Call, Client, Endpoint, Verify};
 use crate::http::head::encode;
+use crate::http::socket::Socket;
+use crate::procs::owner::Way;
+use crate::sys;
+use serde_json::{Value, json};
 use std::cmp::Ordering;
+use std::io;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
 /// Version of this program.
@@ -24,24 +35,73 @@ pub fn is_older(holder: &Holder) -> bool {
     compare(&holder.version) == Some(Ordering::Less)
 }
 
-/// Asks an older server to leave its processes to us; `token` is ours, and so most likely its. It is gone when its lock is
-/// free.
-pub fn ask_to_leave(holder: &Holder, token: Option<&Token>) -> Result<(), Fault> {
-    let data_dir = encode(&holder.data_dir.to_string_lossy());
-    let mut headers = vec![("Content-Type", "application/json".to_string()), (routes::DATA_DIR, data_dir)];
-    headers.extend(token.map(|token| ("Authorization", token.authorization())));
-    let call = Call { method: "POST", target: "/shutdown", headers, body: b"{\"keep\":true}" };
+/// Asks an older server to leave its processes to us, and to put our socket, of the name `successor`, in the place of its
+/// own. `token` is ours, and so most likely its. It is gone when its lock is free.
+pub fn ask_to_leave(holder: &Holder, successor: &str, token: Option<&Token>) -> Result<(), Fault> {
+    let answer = match ask_by_socket(holder, successor) {
+        Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused) => {
+            ask_by_port(holder, token)
+        }
+        answer => answer,
+    };
     let refused = |why: String| {
-        Fault::conflict(format!(
+        Err(Fault::conflict(format!(
             "the server of version {} (PID {}) does not leave its place to version {VERSION}: {why}; end it with SIGHUP, its processes go on",
             holder.version, holder.pid
-        ))
+        )))
     };
-    match Client::new(holder.port).send(&call, ANSWER) {
+    match answer {
         Ok(answer) if answer.head.status == 200 => Ok(()),
-        Ok(answer) => Err(refused(format!("it answers with status {}", answer.head.status))),
-        Err(error) => Err(refused(error.to_string())),
+        Ok(answer) => refused(format!("it answers with status {}", answer.head.status)),
+        Err(error) => refused(error.to_string()),
     }
+}
+
+fn ask_by_socket(holder: &Holder, successor: &str) -> io::Result<Answer> {
+    let client = Client::new(Endpoint::Unix(holder.data_dir.join(SOCKET)), verify_user);
+    ask(client, Vec::new(), &json!({"keep": true, "successor": successor}))
+}
+
+fn ask_by_port(holder: &Holder, token: Option<&Token>) -> io::Result<Answer> {
+    let mut headers = vec![(routes::DATA_DIR, encode(&holder.data_dir.to_string_lossy()))];
+    headers.extend(token.map(|token| ("Authorization", token.authorization())));
+    let verify: Verify = if token.is_some() { verify_owner } else { |_| Ok(()) };
+    let address = SocketAddr::from((Ipv4Addr::LOCALHOST, holder.port));
+    ask(Client::new(Endpoint::Tcp(address), verify), headers, &json!({"keep": true}))
+}
+
+fn ask(mut client: Client, mut headers: Vec<(&str, String)>, body: &Value) -> io::Result<Answer> {
+    headers.push(("Content-Type", "application/json".to_string()));
+    let body = body.to_string();
+    client.send(&Call { method: "POST", target: "/shutdown", headers, body: body.as_bytes() }, ANSWER)
+}
+
+/// That a Unix socket is served by this user.
+pub fn verify_user(socket: &Socket) -> io::Result<()> {
+    match socket.peer_user()? {
+        user if user == sys::own_user() => Ok(()),
+        user => Err(not_ours(user)),
+    }
+}
+
+/// That a TCP connection is served by this user. Asked when the connection is made, because another program may have
+/// taken the port a moment ago.
+fn verify_owner(socket: &Socket) -> io::Result<()> {
+    let Socket::Tcp { stream, peer } = socket else { return Err(io::ErrorKind::Unsupported.into()) };
+    let (ours, theirs) = (stream.local_addr()?, *peer);
+    let owner = [Way::Diag, Way::Tables].into_iter().find_map(|way| way.owner(theirs, ours).ok().flatten());
+    match owner {
+        Some(user) if user == sys::own_user() => Ok(()),
+        Some(user) => Err(not_ours(user)),
+        None => Err(io::Error::new(
+            io::ErrorKind::PermissionDenied,
+            "this system does not tell which user has its port, so no token is shown there",
+        )),
+    }
+}
+
+fn not_ours(user: u32) -> io::Error {
+    io::Error::new(io::ErrorKind::PermissionDenied, format!("it belongs to another user (uid {user})"))
 }
 
 #[cfg(test)]

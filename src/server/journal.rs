@@ -1,10 +1,10 @@
 //! `server.log`: what the server did, a line each, in two files of at most a MiB. Never what processes printed, and
 //! never what is in their environment.
 
+use super::place::open_own;
 use crate::log::stamp::{format_ms, now_ms};
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
-use std::os::unix::fs::OpenOptionsExt;
 use std::path::PathBuf;
 
 const MAX: u64 = 1 << 20;
@@ -17,7 +17,7 @@ pub struct Journal {
 
 impl Journal {
     pub fn open(path: PathBuf) -> io::Result<Journal> {
-        let file = OpenOptions::new().append(true).create(true).mode(0o600).open(&path)?;
+        let file = open_own(OpenOptions::new().append(true).create(true), &path)?;
         let size = file.metadata()?.len();
         Ok(Journal { path, file, size })
     }

@@ -5,45 +5,46 @@ pub mod follow;
 mod gate;
 pub mod handover;
 mod journal;
+pub mod place;
 pub mod routes;
 mod token_forms;
 mod welcome;
 
-use crate::config::{self, Config, Token};
+use crate::config::{self, Config};
 use crate::fault::Fault;
 use crate::http::client::{Call, Client};
 use crate::http::head::Head;
 use crate::http::server::{Limits, Server};
+use crate::http::socket::Listener;
 use crate::log::stamp::now_ms;
 use crate::manager::watch::Run;
 use crate::manager::{About, GRACE, Manager};
 use crate::{procs, sys};
-use gate::Gate;
+use gate::{Gate, Owners, TcpGate};
 use journal::Journal;
+use place::{Held, PATIENCE, Place};
 use routes::Routes;
 use serde::{Deserialize, Serialize};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
-use std::fs::{DirBuilder, File, OpenOptions, TryLockError};
-use std::io::{self, Read};
-use std::net::{Ipv4Addr, TcpListener};
-use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt};
-use std::path::{Path, PathBuf};
+use std::io;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
 use std::time::{Duration, Instant};
 
-/// A server that was killed while it started a shim leaves a child between fork and exec that holds its lock and its
-/// port for a moment more. So both are asked for this long before another server is believed in.
-const PATIENCE: Duration = Duration::from_millis(500);
-/// How long an older server may take to go after it said that it will.
-const HANDOVER: Duration = Duration::from_secs(10);
+/// How long requests that have begun may take before this server leaves its place to a newer one.
+const LAST_REQUESTS: Duration = Duration::from_secs(5);
 /// How long answers that are on their way may take at the end.
 const LAST_ANSWERS: Duration = Duration::from_secs(3);
 /// Events that may wait to be looked at; notices beyond that are dropped.
 const EVENTS: usize = 1024;
 /// While processes are being stopped, the person at the terminal hears something this often.
 const PROGRESS: Duration = Duration::from_secs(2);
+/// How often to look whether our socket is still there.
+const RELOOK: Duration = Duration::from_secs(5);
 
 /// How the `Server` header begins by which ours are recognised.
 const PRODUCT: &str = "persistproc/";
@@ -53,23 +54,40 @@ pub fn is_persistproc(answer: &Head) -> bool {
     answer.header("server").is_some_and(|name| name.starts_with(PRODUCT))
 }
 
-/// Said where the gate cannot tell users apart.
-const OPEN_TO_ALL: &str = "this system does not tell whose a connection is: other users of this machine can use this server \
-unless it is started with a PERSISTPROC_TOKEN";
+/// Said where the system does not tell whose a connection is.
+const UNTOLD: &str =
+    "this system does not tell which user makes a connection, so other users of this machine could use the port";
+const NOT_OPENED: &str = "it is not opened; agents can use the bridge, `persistproc mcp`. `serve` opens it with a \
+PERSISTPROC_TOKEN, or with --trust-all-users";
+const TRUSTED: &str = "they are trusted, as --trust-all-users says";
 
-/// Who has a data directory: content of `server.lock`, and of `GET /health`.
+/// Which server has a data directory: content of `server.lock`, and of `GET /health`.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Holder {
     pub pid: u32,
+    /// 0 if it does not listen on TCP.
     pub port: u16,
     pub version: String,
     pub data_dir: PathBuf,
+}
+
+impl Holder {
+    pub fn has_port(&self) -> bool {
+        self.port != 0
+    }
+
+    /// `port 8947`, or `no port`.
+    pub fn port_in_words(&self) -> String {
+        if self.has_port() { format!("port {}", self.port) } else { "no port".into() }
+    }
 }
 
 /// The wish to end this server.
 pub struct Leave {
     /// Processes go on.
     pub keep: bool,
+    /// The socket of the newer server that takes our place.
+    pub successor: Option<String>,
     /// Gets what could not be stopped, a line each.
     pub report: Option<SyncSender<Vec<String>>>,
 }
@@ -87,14 +105,14 @@ pub enum Event {
 /// A server that has its data directory and its port, and does not serve yet.
 pub struct Ready {
     config: Config,
-    holder: Holder,
-    listener: TcpListener,
+    holder: Arc<Holder>,
+    place: Place,
+    /// Listener and gate of the port, if it is opened.
+    tcp: Option<(Listener, TcpGate)>,
     journal: Journal,
     signals: Signals,
-    /// The older server whose place this one took.
-    predecessor: Option<Holder>,
-    /// Kept for the lock on it.
-    _lock: File,
+    /// What is to be said about the port.
+    warning: Option<String>,
 }
 
 impl Ready {
@@ -102,27 +120,26 @@ impl Ready {
     pub fn new(config: Config) -> Result<Ready, Fault> {
         sys::close_on_exec_all();
         sys::share_heap();
-        // Ours, and not for what we start: who has the token can run anything as this user, and programs show their
+        // Ours, and not for what we start: a token lets its bearer run anything as this user, and programs show their
         // environment around, in crash reports and on error pages.
         sys::forget_variable(config::TOKEN);
         sys::set_process_name(procs::SERVER_NAME);
-        // By one name, whatever link leads there: processes of a run are known by it.
-        let data_dir = make_private(&config.data_dir.join("runs"))
-            .and_then(|()| config.data_dir.canonicalize())
-            .map_err(|error| {
-                Fault::failed(format!(
-                    "cannot use the data directory {}: {error}; choose another with --data-dir",
-                    config.data_dir.display()
-                ))
-            })?;
-        let (lock, predecessor) = take_over(&data_dir, config.token.as_ref())?;
-        let listener = bind(config.port)?;
+        let place = Place::take(&config.data_dir, config.token.as_ref())?;
+        let (owners, warning) = owners(&config)?;
+        let tcp = owners.map(|owners| {
+            let listener = bind(config.port)?;
+            let port = listener.port().unwrap_or(config.port);
+            Ok((listener, TcpGate::new(port, owners, config.token.clone())))
+        });
+        let tcp = tcp.transpose()?;
+        let port = tcp.as_ref().and_then(|(listener, _)| listener.port()).unwrap_or(0);
+        let (version, data_dir) = (handover::VERSION.to_string(), place.data_dir.clone());
         let unusable = |error: io::Error| Fault::failed(format!("cannot use {}: {error}", data_dir.display()));
-        let port = listener.local_addr().map_err(unusable)?.port();
-        let version = handover::VERSION.to_string();
+        let journal = data_dir.join("server.log");
+        let journal = Journal::open(journal.clone())
+            .map_err(|error| Fault::failed(format!("cannot open {}: {error}", journal.display())))?;
         let holder = Holder { pid: std::process::id(), port, version, data_dir: data_dir.clone() };
-        sign(&lock, &holder).map_err(unusable)?;
-        let journal = Journal::open(data_dir.join("server.log")).map_err(unusable)?;
+        place.sign(&holder).map_err(unusable)?;
         // Before anything says that we are up, so that no signal finds us unprepared. Under nohup the closing of the
         // terminal is not for us.
         let wanted = [SIGINT, SIGTERM, SIGHUP];
@@ -130,11 +147,16 @@ impl Ready {
             .map_err(unusable)?;
         // At a file size limit (`ulimit -f`) server.log stops growing; that is no reason to die.
         signal_hook::flag::register(sys::SIGXFSZ, Arc::default()).map_err(unusable)?;
-        Ok(Ready { config, holder, listener, journal, signals, predecessor, _lock: lock })
+        Ok(Ready { config, holder: Arc::new(holder), place, tcp, journal, signals, warning })
     }
 
-    pub fn port(&self) -> u16 {
-        self.holder.port
+    pub fn holder(&self) -> &Holder {
+        &self.holder
+    }
+
+    /// What the one who started it should know about its port.
+    pub fn warning(&self) -> Option<&str> {
+        self.warning.as_deref()
     }
 
     /// How to connect agents, for the one who started it.
@@ -146,7 +168,7 @@ impl Ready {
 
     /// Serves until a signal or a request ends it. `say` tells the one at the terminal what it waits for.
     pub fn serve(self, say: &mut dyn FnMut(&str)) -> Result<(), Fault> {
-        let Ready { config, holder, listener, mut journal, mut signals, predecessor, _lock } = self;
+        let Ready { config, holder, place, tcp, mut journal, mut signals, warning } = self;
         let (events, received) = sync_channel(EVENTS);
         log_panics(events.clone());
         let about = About {
@@ -162,21 +184,17 @@ impl Ready {
         let manager = Manager::open(&holder.data_dir, config.max_log_bytes, about, notify)
             .map_err(|error| failed("cannot read the runs", error))?;
         let manager = Arc::new(manager);
-        let address = listener.local_addr().map_err(|error| failed("cannot start the server", error))?;
-        let way = gate::way_that_works(&listener);
-        let gate = Gate::new(address, way, config.token);
-        let routes = Routes { manager: manager.clone(), gate, holder: holder.clone(), events: events.clone() };
-        let name = format!("{PRODUCT}{}", holder.version);
-        let descriptors = sys::descriptor_limit().saturating_sub(procs::open_descriptors());
-        let server = Server::start(listener, Limits::within(descriptors), name, Box::new(routes))
-            .map_err(|error| failed("cannot start the server", error))?;
-        journal.write(&format!("persistproc {} serves port {}, PID {}", holder.version, holder.port, holder.pid));
-        if way.is_none() {
-            journal.write(OPEN_TO_ALL);
-            say(OPEN_TO_ALL);
-        }
-        if let Some(Holder { version, pid, .. }) = predecessor {
-            let text = format!("took the place of the server of version {version} (PID {pid}); its processes go on");
+        let routes = Routes {
+            manager: manager.clone(),
+            gate: Arc::new(Gate::Private),
+            holder: holder.clone(),
+            events: events.clone(),
+            is_replaced: Arc::new(AtomicBool::new(false)),
+        };
+        let predecessor = place.predecessor.clone();
+        let servers = Servers::start(place, tcp, routes).map_err(|error| failed("cannot start the server", error))?;
+        journal.write(&format!("persistproc {} serves {}, PID {}", holder.version, holder.port_in_words(), holder.pid));
+        for text in [warning, predecessor.map(|older| took_place_of(&older))].into_iter().flatten() {
             journal.write(&text);
             say(&text);
         }
@@ -185,17 +203,97 @@ impl Ready {
             .name("signals".into())
             .spawn(move || signals.forever().try_for_each(|number| signalled.send(Event::Signal(number))))
             .map_err(|error| failed("cannot start the server", error))?;
-        let mut desk = Desk { manager, journal, events, received, is_verbose: config.is_verbose };
+        let mut desk = Desk { manager, journal, events, received, servers, is_verbose: config.is_verbose };
         let leave = desk.wait_for_end(say);
+        if let Some(successor) = &leave.successor {
+            desk.exchange_sockets(successor);
+        }
         let problems = if leave.keep { desk.leave_alone() } else { desk.stop_everything(say) };
         if let Some(report) = leave.report {
             let _ = report.send(problems);
         }
-        server.stop(LAST_ANSWERS);
+        desk.servers.stop();
         desk.file_notices(say);
         desk.journal.write("ended");
         Ok(())
     }
+}
+
+fn took_place_of(older: &Holder) -> String {
+    format!("took the place of the server of version {} (PID {}); its processes go on", older.version, older.pid)
+}
+
+/// How to know the owners of connections on TCP, if it is to be served; and what is to be said about that.
+fn owners(config: &Config) -> Result<(Option<Owners>, Option<String>), Fault> {
+    if !config.tcp {
+        return Ok((None, None));
+    }
+    let way = gate::find_way().map_err(|error| {
+        Fault::failed(format!(
+            "cannot find out whether this system tells which user makes a connection: {error}; try again, or use --no-tcp"
+        ))
+    })?;
+    Ok(match way {
+        Some(way) => (Some(Owners::Checked(way)), None),
+        None if config.token.is_some() => (Some(Owners::Unchecked), None),
+        None if config.trusts_all_users => (Some(Owners::Unchecked), Some(format!("{UNTOLD}; {TRUSTED}"))),
+        None => (None, Some(format!("{UNTOLD}; {NOT_OPENED}"))),
+    })
+}
+
+/// The servers of this process: one behind the socket in the data directory, and one behind the port.
+struct Servers {
+    held: Held,
+    private: Server,
+    tcp: Option<Server>,
+    /// Of the private one.
+    routes: Routes,
+    limits: Limits,
+}
+
+impl Servers {
+    fn start(place: Place, tcp: Option<(Listener, TcpGate)>, routes: Routes) -> io::Result<Servers> {
+        let descriptors = sys::descriptor_limit().saturating_sub(procs::open_descriptors());
+        let limits = Limits::within(descriptors / if tcp.is_some() { 2 } else { 1 });
+        let (socket, held) = place.split();
+        let private = serve(socket, &limits, routes.clone())?;
+        let tcp = tcp.map(|(listener, gate)| {
+            serve(listener, &limits, Routes { gate: Arc::new(Gate::Tcp(gate)), ..routes.clone() })
+        });
+        Ok(Servers { held, private, tcp: tcp.transpose()?, routes, limits })
+    }
+
+    /// Serves a new socket, if ours was removed. True if that was so.
+    fn restore_socket(&mut self) -> bool {
+        let Some(socket) = self.held.restore() else { return false };
+        match serve(socket, &self.limits, self.routes.clone()) {
+            Ok(server) => std::mem::replace(&mut self.private, server).stop(Duration::ZERO),
+            Err(_) => return false, // the next look tries again
+        }
+        true
+    }
+
+    /// Lets a newer server's socket be found in the place of ours. What came before that is still answered.
+    fn exchange(&mut self, successor: &str) -> io::Result<()> {
+        self.held.exchange(successor)?;
+        self.routes.is_replaced.store(true, Ordering::SeqCst);
+        self.private.stop_accepting();
+        // What has begun, such as a start, is not to fail because of us.
+        self.private.wait_drained(LAST_REQUESTS);
+        Ok(())
+    }
+
+    fn stop(&mut self) {
+        let end = Instant::now() + LAST_ANSWERS;
+        for server in self.tcp.iter_mut().chain([&mut self.private]) {
+            server.stop(end.saturating_duration_since(Instant::now()));
+        }
+    }
+}
+
+fn serve(listener: Listener, limits: &Limits, routes: Routes) -> io::Result<Server> {
+    let name = format!("{PRODUCT}{}", routes.holder.version);
+    Server::start(listener, limits.clone(), name, Box::new(routes))
 }
 
 /// Where everything that is not a request comes together.
@@ -204,6 +302,7 @@ struct Desk {
     journal: Journal,
     events: SyncSender<Event>,
     received: Receiver<Event>,
+    servers: Servers,
     is_verbose: bool,
 }
 
@@ -225,7 +324,12 @@ impl Desk {
 
     fn wait_for_end(&mut self, say: &mut dyn FnMut(&str)) -> Leave {
         loop {
-            match self.received.recv() {
+            match self.received.recv_timeout(RELOOK) {
+                Err(RecvTimeoutError::Timeout) => {
+                    if self.servers.restore_socket() {
+                        self.file("the socket was removed; made a new one", say);
+                    }
+                }
                 Ok(Event::Notice(text)) => self.file(&text, say),
                 Ok(Event::Leave(leave)) => {
                     let what = if leave.keep { "asked to leave; the processes go on" } else { "asked to shut down" };
@@ -238,11 +342,18 @@ impl Desk {
                 Ok(Event::Signal(number)) => {
                     self.file(&format!("received {}", sys::signal_name(number)), say);
                     // A closed terminal ends the server alone; the next one finds the processes.
-                    return Leave { keep: number == SIGHUP, report: None };
+                    return Leave { keep: number == SIGHUP, successor: None, report: None };
                 }
                 Ok(Event::Stopped(..)) => {}
-                Err(_) => return Leave { keep: true, report: None }, // never: we hold a sender ourselves
+                // Never: we hold a sender ourselves.
+                Err(RecvTimeoutError::Disconnected) => return Leave { keep: true, successor: None, report: None },
             }
+        }
+    }
+
+    fn exchange_sockets(&mut self, successor: &str) {
+        if let Err(error) = self.servers.exchange(successor) {
+            self.journal.write(&format!("cannot put {successor} in the place of our socket: {error}"));
         }
     }
 
@@ -316,73 +427,10 @@ fn log_panics(events: SyncSender<Event>) {
     }));
 }
 
-fn make_private(dir: &Path) -> io::Result<()> {
-    DirBuilder::new().mode(0o700).recursive(true).create(dir)?;
-    // Writing may be forbidden although the directory is there.
-    let probe = dir.join(format!(".probe.{}", std::process::id()));
-    match OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&probe) {
-        Err(error) if is_full(&error) => Ok(()),
-        probed => probed.and_then(|_| std::fs::remove_file(probe)),
-    }
-}
-
-/// A full disk keeps no server from coming up: without one, what runs could be neither seen nor stopped.
-fn is_full(error: &io::Error) -> bool {
-    matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
-}
-
-/// Writes into the lock who has it: over what is there, because a full disk might not give back the room for it.
-fn sign(lock: &File, holder: &Holder) -> io::Result<()> {
-    let text = serde_json::to_vec(holder)?;
-    match lock.write_all_at(&text, 0) {
-        Err(error) if is_full(&error) => lock.set_len(0), // nobody, rather than the one before
-        written => written.and_then(|()| lock.set_len(text.len() as u64)),
-    }
-}
-
-/// Takes `server.lock`, if need be from an older server, which is asked to leave.
-fn take_over(data_dir: &Path, token: Option<&Token>) -> Result<(File, Option<Holder>), Fault> {
-    let path = data_dir.join("server.lock");
-    let failed = |error: io::Error| Fault::failed(format!("cannot open {}: {error}", path.display()));
-    let mut options = OpenOptions::new();
-    let file = options.read(true).write(true).create(true).truncate(false).mode(0o600).open(&path).map_err(failed)?;
-    if lock_within(&file, PATIENCE).map_err(failed)? {
-        return Ok((file, None));
-    }
-    let mut text = String::new();
-    let _ = (&file).read_to_string(&mut text);
-    let holder: Option<Holder> = serde_json::from_str(&text).ok();
-    if let Some(older) = holder.as_ref().filter(|holder| handover::is_older(holder)) {
-        handover::ask_to_leave(older, token)?;
-        if lock_within(&file, HANDOVER).map_err(failed)? {
-            return Ok((file, holder));
-        }
-    }
-    let who = holder.map_or("another persistproc server".into(), |holder| {
-        format!("a persistproc server (PID {}, port {}, version {})", holder.pid, holder.port, holder.version)
-    });
-    Err(Fault::conflict(format!(
-        "{who} has the data directory {}; use that one, end it with `persistproc shutdown`, or choose another --data-dir",
-        data_dir.display()
-    )))
-}
-
-fn lock_within(file: &File, patience: Duration) -> io::Result<bool> {
-    let begun = Instant::now();
-    loop {
-        match file.try_lock() {
-            Ok(()) => return Ok(true),
-            Err(TryLockError::WouldBlock) if begun.elapsed() < patience => std::thread::sleep(Duration::from_millis(2)),
-            Err(TryLockError::WouldBlock) => return Ok(false),
-            Err(TryLockError::Error(error)) => return Err(error),
-        }
-    }
-}
-
-fn bind(port: u16) -> Result<TcpListener, Fault> {
+fn bind(port: u16) -> Result<Listener, Fault> {
     let begun = Instant::now();
     let error = loop {
-        match TcpListener::bind((Ipv4Addr::LOCALHOST, port)) {
+        match Listener::tcp(SocketAddr::from((Ipv4Addr::LOCALHOST, port))) {
             Ok(listener) => return Ok(listener),
             Err(error) if error.kind() == io::ErrorKind::AddrInUse && begun.elapsed() < PATIENCE => {
                 std::thread::sleep(Duration::from_millis(10));
@@ -391,26 +439,24 @@ fn bind(port: u16) -> Result<TcpListener, Fault> {
         }
     };
     let who = if error.kind() == io::ErrorKind::AddrInUse { port_holder(port) } else { error.to_string() };
-    Err(Fault::conflict(format!("cannot listen on port {port}: {who}; choose another with --port")))
+    Err(Fault::conflict(format!(
+        "cannot listen on port {port}: {who}; choose another with --port, or do without one with --no-tcp"
+    )))
 }
 
-/// Who has the port: a server of ours says so itself, others are looked up. No token is shown: it may be a stranger.
+/// Which program has the port. One of ours is recognised by how it answers; nothing is said to it, for it may be any.
 fn port_holder(port: u16) -> String {
     let call = Call { method: "GET", target: "/health", ..Call::default() };
-    let answer = Client::new(port).send(&call, Duration::from_secs(1)).ok();
+    let answer = Client::of_port(port).send(&call, Duration::from_secs(1)).ok();
     let is_ours = answer.as_ref().is_some_and(|answer| is_persistproc(&answer.head));
-    let holder = answer.and_then(|answer| serde_json::from_slice::<Holder>(&answer.body).ok());
-    match (holder, procs::listener(port)) {
-        (Some(holder), _) => {
-            format!(
-                "a persistproc server (PID {}) with the data directory {} has it",
-                holder.pid,
-                holder.data_dir.display()
-            )
+    match procs::listener(port) {
+        Some((pid, _)) if is_ours => {
+            let of = place::directory_of(pid)
+                .map_or(String::new(), |dir| format!(" with the data directory {}", dir.display()));
+            format!("a persistproc server (PID {pid}){of} has it")
         }
-        (None, Some((pid, _))) if is_ours => format!("a persistproc server (PID {pid}) has it"),
-        (None, None) if is_ours => "a persistproc server of another user has it".into(),
-        (None, Some((pid, name))) => format!("'{name}' (PID {pid}) has it"),
-        (None, None) => "another program has it".into(),
+        None if is_ours => "a persistproc server of another user has it".into(),
+        Some((pid, name)) => format!("'{name}' (PID {pid}) has it"),
+        None => "another program has it".into(),
     }
 }

@@ -6,6 +6,7 @@ use super::{Event, Holder, Leave};
 use crate::fault::{Fault, Kind};
 use crate::http::head::{Head, decode, encode};
 use crate::http::server::{Request, Response, Service, Waiting};
+use crate::http::socket::Socket;
 use crate::manager::{self, IfRunning, Manager};
 use crate::mcp::protocol;
 use crate::mcp::text;
@@ -16,35 +17,83 @@ use crate::words::Word;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 use std::cell::RefCell;
-use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{SyncSender, sync_channel};
 use std::time::Duration;
 
-/// The header by which a client insists on a data directory.
+/// The header by which commands up to version 0.3, which know a server by its port, insist on a data directory.
 pub const DATA_DIR: &str = "Persistproc-Data-Dir";
+/// The header of an answer that says: not carried out, because a newer server takes the place of this one; ask again.
+pub const LEAVING: &str = "Persistproc-Leaving";
 /// How long a shutdown may take before its caller is told that it still goes on.
 const SHUTDOWN: Duration = Duration::from_secs(40);
 
 type Handler = fn(&Routes, &Request) -> Result<Response, Fault>;
 
-/// Path, method, handler. Everything else is 404, or 405 with the method that there is.
-const ROUTES: [(&str, &str, Handler); 6] = [
-    ("/mcp", "POST", mcp),
-    ("/mcp/", "POST", mcp),
-    ("/run", "POST", run),
-    ("/output", "GET", output),
-    ("/health", "GET", health),
-    ("/shutdown", "POST", shutdown),
+struct Route {
+    path: &'static str,
+    method: &'static str,
+    /// Also on TCP, and not for our own commands alone.
+    is_public: bool,
+    handler: Handler,
+}
+
+/// Everything else is 404, or 405 with the method that there is.
+const ROUTES: [Route; 6] = [
+    Route { path: "/mcp", method: "POST", is_public: true, handler: mcp },
+    Route { path: "/mcp/", method: "POST", is_public: true, handler: mcp },
+    Route { path: "/run", method: "POST", is_public: false, handler: run },
+    Route { path: "/output", method: "GET", is_public: false, handler: output },
+    Route { path: "/health", method: "GET", is_public: false, handler: health },
+    Route { path: "/shutdown", method: "POST", is_public: false, handler: shutdown },
 ];
 
+/// What the handlers of one listener need.
+#[derive(Clone)]
 pub struct Routes {
     pub manager: Arc<Manager>,
-    pub gate: Gate,
-    pub holder: Holder,
+    pub gate: Arc<Gate>,
+    pub holder: Arc<Holder>,
     /// Where the wish to end this server goes.
     pub events: SyncSender<Event>,
+    /// A newer server's socket is in the place of ours.
+    pub is_replaced: Arc<AtomicBool>,
+}
+
+impl Routes {
+    fn is_private(&self) -> bool {
+        matches!(*self.gate, Gate::Private)
+    }
+
+    /// The route of a path, as far as this listener has it.
+    fn find(&self, path: &str) -> Result<&'static Route, Response> {
+        let not_found = |text: &str| Err(Response::text(404, text));
+        match ROUTES.iter().find(|route| route.path == path) {
+            Some(route) if route.is_public || self.is_private() => Ok(route),
+            // Commands up to version 0.3 call these, and show the first line of the answer.
+            Some(_) => not_found(&format!(
+                "the server is of version {}, which this command is too old for; its processes go on: update it and run it again",
+                self.holder.version
+            )),
+            None => not_found("there is nothing here; the endpoint of MCP is /mcp"),
+        }
+    }
+
+    /// A command that insists on a data directory is not served from another one.
+    fn check_data_dir(&self, head: &Head) -> Result<(), Response> {
+        let own_dir = &self.holder.data_dir;
+        let own = own_dir.to_string_lossy();
+        let is_own = |wanted: &str| wanted == own || Path::new(wanted).canonicalize().is_ok_and(|dir| dir == *own_dir);
+        match head.header(DATA_DIR).map(decode).filter(|wanted| !is_own(wanted)) {
+            None => Ok(()),
+            Some(wanted) => Err(failure(&Fault::conflict(format!(
+                "the server on port {} (PID {}) has the data directory {own}, not {wanted}; choose another --port",
+                self.holder.port, self.holder.pid
+            )))),
+        }
+    }
 }
 
 /// Body of `POST /run`: exactly what the caller's shell would have run.
@@ -62,39 +111,36 @@ pub struct RunRequest {
 }
 
 impl Service for Routes {
-    fn receive(&self, peer: SocketAddr) -> Result<(), Response> {
-        self.gate.check_owner(peer)
+    fn knows(&self, socket: &Socket) -> bool {
+        self.gate.knows(socket)
+    }
+
+    fn receive(&self, socket: &Socket) -> Result<(), Response> {
+        self.gate.receive(socket)
     }
 
     fn admit(&self, head: &Head) -> Result<(), Response> {
         self.gate.check(head)?;
-        let allowed = ROUTES.iter().find(|(path, ..)| *path == head.path()).map(|(_, method, _)| *method);
-        match (allowed, head.method.as_str()) {
-            (None, _) => return Err(Response::text(404, "there is nothing here; the endpoint of MCP is /mcp")),
-            (Some("GET"), "GET" | "HEAD") | (Some("POST"), "POST") => {}
-            (Some("GET"), _) => return Err(Response::text(405, "use GET").with("Allow", "GET, HEAD")),
-            (Some(method), _) => return Err(Response::text(405, &format!("use {method}")).with("Allow", method)),
+        match (self.find(head.path())?.method, head.method.as_str()) {
+            ("GET", "GET" | "HEAD") | ("POST", "POST") => {}
+            ("GET", _) => return Err(Response::text(405, "use GET").with("Allow", "GET, HEAD")),
+            (method, _) => return Err(Response::text(405, &format!("use {method}")).with("Allow", method)),
         }
         if head.method == "POST" {
             check_is_json(head)?;
         }
-        let wanted = head.header(DATA_DIR).map(decode);
-        let own_dir = &self.holder.data_dir;
-        let own = own_dir.to_string_lossy();
-        let is_own = |wanted: &str| wanted == own || Path::new(wanted).canonicalize().is_ok_and(|dir| dir == *own_dir);
-        match wanted.filter(|wanted| !is_own(wanted)) {
-            None => Ok(()),
-            Some(wanted) => Err(failure(&Fault::conflict(format!(
-                "the server on port {} (PID {}) has the data directory {own}, not {wanted}; choose another --port",
-                self.holder.port, self.holder.pid
-            )))),
-        }
+        self.check_data_dir(head)
     }
 
     fn answer(&self, request: &Request) -> Response {
-        let handler = ROUTES.iter().find(|(path, ..)| *path == request.head.path()).map(|(_, _, handler)| handler);
-        let handler = handler.ok_or_else(|| Fault::not_found("there is nothing here"));
-        handler.and_then(|handler| handler(self, request)).unwrap_or_else(|fault| failure(&fault))
+        // Our own commands ask the next server, which they find by the same name.
+        if self.is_private() && self.is_replaced.load(Ordering::SeqCst) {
+            return failure(&Fault::conflict("a newer server takes the place of this one")).with(LEAVING, "true");
+        }
+        match self.find(request.head.path()) {
+            Ok(route) => (route.handler)(self, request).unwrap_or_else(|fault| failure(&fault)),
+            Err(refused) => refused,
+        }
     }
 }
 
@@ -207,7 +253,7 @@ fn output(routes: &Routes, request: &Request) -> Result<Response, Fault> {
 }
 
 fn health(routes: &Routes, _: &Request) -> Result<Response, Fault> {
-    let mut value = json!(routes.holder);
+    let mut value = json!(*routes.holder);
     value["name"] = json!("persistproc");
     Ok(answer(200, &value))
 }
@@ -216,11 +262,14 @@ fn shutdown(routes: &Routes, request: &Request) -> Result<Response, Fault> {
     #[derive(Deserialize)]
     struct Wish {
         keep: bool,
+        /// The socket of the server that takes our place.
+        successor: Option<String>,
     }
     let wish: Wish = body(request)?;
     let (report, reported) = sync_channel(1);
-    let leave = Event::Leave(Leave { keep: wish.keep, report: Some(report) });
+    let leave = Event::Leave(Leave { keep: wish.keep, successor: wish.successor, report: Some(report) });
     let closing = || Fault::conflict("the server is ending already");
+    let _place = request.may_wait(); // it does, and is not one of those that the end waits for
     routes.events.try_send(leave).map_err(|_| closing())?;
     let problems = reported.recv_timeout(SHUTDOWN).map_err(|_| closing())?;
     Ok(answer(200, &json!({"pid": routes.holder.pid, "problems": problems})))

@@ -25,9 +25,6 @@ const YAML: [(&str, &str, &str); 2] = [
     ("Continue", r#""URL""#, r#""URL", requestOptions: {headers: {Authorization: "Bearer YOUR_TOKEN"}}"#),
 ];
 
-/// What is added to the entry of a bridge: an application that starts it has not the environment of a shell.
-pub const BRIDGE_ENTRY: &str = r#","env":{"PERSISTPROC_TOKEN":"YOUR_TOKEN"}"#;
-
 /// A command or an entry of the page that `serve` prints, with the token added.
 pub fn with_token(agent: &str, line: &str) -> String {
     let of = |table: &[(&str, &'static str)]| table.iter().find(|(name, _)| *name == agent).map(|(_, value)| *value);

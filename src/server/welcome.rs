@@ -4,7 +4,7 @@
 //! as user scope: project files need an approval in most agents. `make clients` runs the commands of this page.
 
 use super::Holder;
-use super::token_forms::{BRIDGE_ENTRY, with_token};
+use super::token_forms::with_token;
 use crate::config::DEFAULT_PORT;
 use crate::words;
 use serde_json::json;
@@ -57,6 +57,9 @@ const STDIO: [(&str, &str); 2] =
 /// The page. `binary` is what bridges are started from, by its whole path, since applications have no shell's `PATH`;
 /// `data_dir` is there if a bridge would not find it by itself; `asks_token`: clients have to show one.
 pub fn text(holder: &Holder, binary: &Path, data_dir: Option<&Path>, asks_token: bool) -> String {
+    if !holder.has_port() {
+        return without_port(holder, binary, data_dir);
+    }
     let url = format!("http://127.0.0.1:{}/mcp", holder.port);
     let line = |agent: &str, line: &str| {
         let line = if asks_token { with_token(agent, line) } else { line.into() };
@@ -70,30 +73,49 @@ pub fn text(holder: &Holder, binary: &Path, data_dir: Option<&Path>, asks_token:
     for (agent, file, entry) in FILES {
         let _ = writeln!(text, "  {agent:<14} {file}\n  {:<14} {}", "", line(agent, entry));
     }
-    text.push_str("\nThose that start a program instead of connecting to a URL:\n\n");
-    let words = bridge(holder.port, binary, data_dir);
+    text.push_str("\nThose that start a program instead of connecting to a URL, which need no token:\n\n");
+    push_bridges(&mut text, holder, binary, data_dir);
+    if asks_token {
+        text.push_str("\nPERSISTPROC_TOKEN is set here, and must be where agents that connect to the URL work.\n");
+    }
+    text.push_str(END);
+    text
+}
+
+const END: &str = "\nThen run a process that they and you share:  persistproc npm run dev\nCtrl+C ends the server and its processes.\n";
+
+/// The page of a server that agents reach by the bridge alone.
+fn without_port(holder: &Holder, binary: &Path, data_dir: Option<&Path>) -> String {
+    let mut text = format!(
+        "persistproc {} serves {}\n\nConnect your agents, once, by a program that they start:\n\n",
+        holder.version,
+        holder.data_dir.display()
+    );
+    push_bridges(&mut text, holder, binary, data_dir);
+    text.push_str(END);
+    text
+}
+
+/// How agents that start a program are given the bridge.
+fn push_bridges(text: &mut String, holder: &Holder, binary: &Path, data_dir: Option<&Path>) {
+    let words = bridge(holder, binary, data_dir);
     let shown: Vec<_> = words.iter().map(|word| word.to_string_lossy()).collect();
     let (command, arguments) = (json!(shown[0]), json!(shown[1..]));
-    let token = if asks_token { BRIDGE_ENTRY } else { "" };
-    let entry = format!(r#"{{"mcpServers":{{"persistproc":{{"command":{command},"args":{arguments}{token}}}}}}}"#);
+    let entry = format!(r#"{{"mcpServers":{{"persistproc":{{"command":{command},"args":{arguments}}}}}}}"#);
     for (agent, file) in STDIO {
         let _ = writeln!(text, "  {agent:<14} {file}\n  {:<14} {entry}", "");
     }
     let _ = writeln!(text, "  {:<14} {}", "Others", words::quote(&words));
-    if asks_token {
-        text.push_str("\nPERSISTPROC_TOKEN is set here, and must be where you and your agents work.\n");
-    }
-    let _ = writeln!(
-        text,
-        "\nThen run a process that they and you share:  persistproc npm run dev\nCtrl+C ends the server and its processes."
-    );
-    text
 }
 
-/// The command of the bridge to this server. Values stand in the words of their options: OpenCode takes a word that is a
-/// number for one, and then refuses its own file.
-fn bridge(port: u16, binary: &Path, data_dir: Option<&Path>) -> Vec<OsString> {
-    let port = (port != DEFAULT_PORT).then(|| format!("--port={port}").into());
+/// The command of the bridge to this server, or to one like it that the bridge starts. Values stand in the words of their
+/// options: OpenCode takes a word that is a number for one, and then refuses its own file.
+fn bridge(holder: &Holder, binary: &Path, data_dir: Option<&Path>) -> Vec<OsString> {
+    let port = match holder.port {
+        DEFAULT_PORT => None,
+        0 => Some("--no-tcp".into()),
+        port => Some(format!("--port={port}").into()),
+    };
     let data_dir = data_dir.map(|dir| {
         let mut word = OsString::from("--data-dir=");
         word.push(dir);
@@ -125,6 +147,14 @@ mod tests {
         let yaml = FILES.iter().filter(|(_, file, _)| file.ends_with(".yaml")).count();
         assert_eq!(entries.len(), FILES.len() - yaml + STDIO.len());
         assert!(!page.contains("URL\"") && !page.contains(" URL\n"));
+    }
+
+    #[test]
+    fn without_a_port_only_bridges_are_named() {
+        let page = page(0, None);
+        assert!(
+            page.contains(r#""args":["mcp","--no-tcp"]"#) && !page.contains("http:") && !page.contains("claude mcp")
+        );
     }
 
     #[test]

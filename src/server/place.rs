@@ -1,0 +1,292 @@
+//! The place of a server: a data directory that is this user's alone, the lock on it, and the socket in it.
+//!
+//! ```text
+//! server.lock      locked as long as the server lives; says who that is, see Holder
+//! server.sock      where our own commands find it; mode 0600
+//! server.sock.PID  the socket of a newer server that is about to take the place of this one
+//! server.log       what the server did
+//! ```
+//!
+//! Only the holder of the lock changes `server.sock`, and only by rename: a command that connects finds the old listener
+//! or the new one. At the end the socket stays: it refuses connections then, which says as much as none at all, and on a
+//! full disk the next server needs its room.
+
+use super::Holder;
+use super::handover;
+use crate::config::Token;
+use crate::fault::Fault;
+use crate::http::socket::{Listener, Socket};
+use crate::{procs, sys};
+use std::fs::{self, DirBuilder, File, OpenOptions, TryLockError};
+use std::io::{self, Read};
+use std::os::unix::fs::{DirBuilderExt, FileExt, MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+/// The socket in a data directory.
+pub const SOCKET: &str = "server.sock";
+const LOCK: &str = "server.lock";
+/// A server that was killed while it started a shim leaves a child between fork and exec that holds its lock and its
+/// port for a moment more. So both are asked for this long before another server is believed in.
+pub const PATIENCE: Duration = Duration::from_millis(500);
+/// How long an older server may take to go after it said that it will.
+const HANDOVER: Duration = Duration::from_secs(10);
+
+/// A data directory that this process has to itself, with a socket at which nothing is accepted yet.
+pub struct Place {
+    /// Without links, because processes of a run are known by it.
+    pub data_dir: PathBuf,
+    socket: PlacedSocket,
+    /// The older server whose place this one took.
+    pub predecessor: Option<Holder>,
+    lock: File,
+}
+
+impl Place {
+    /// Takes a data directory, if need be from an older server, which is asked to leave. Errors name who has it.
+    pub fn take(data_dir: &Path, token: Option<&Token>) -> Result<Place, Fault> {
+        let unusable = |error: io::Error| {
+            Fault::failed(format!(
+                "cannot use the data directory {}: {error}; choose another with --data-dir",
+                data_dir.display()
+            ))
+        };
+        let data_dir = make_private(data_dir).map_err(unusable)?;
+        let path = data_dir.join(LOCK);
+        let lock = open_own(OpenOptions::new().read(true).write(true).create(true).truncate(false), &path)
+            .map_err(|error| Fault::failed(format!("cannot open {}: {error}", path.display())))?;
+        let failed = |error: io::Error| Fault::failed(format!("cannot lock {}: {error}", path.display()));
+        if lock_within(&lock, PATIENCE).map_err(failed)? {
+            let socket = NewSocket::bind_as_holder(&data_dir).and_then(NewSocket::place).map_err(unusable)?;
+            return Ok(Place { data_dir, socket, predecessor: None, lock });
+        }
+        let holder = read_holder(&lock);
+        let Some(older) = holder.as_ref().filter(|holder| handover::is_older(holder)) else {
+            return Err(taken(holder, &data_dir));
+        };
+        let socket = NewSocket::bind(&data_dir).map_err(unusable)?;
+        let leaves = handover::ask_to_leave(older, &socket.name(), token);
+        if let Err(fault) = leaves {
+            let _ = fs::remove_file(&socket.path);
+            return Err(fault);
+        }
+        if !lock_within(&lock, HANDOVER).map_err(failed)? {
+            return Err(taken(holder, &data_dir));
+        }
+        let socket = socket.place().map_err(unusable)?;
+        Ok(Place { data_dir, socket, predecessor: holder, lock })
+    }
+
+    /// Writes into the lock who has it: over what is there, because a full disk might not give back the room for it.
+    pub fn sign(&self, holder: &Holder) -> io::Result<()> {
+        let text = serde_json::to_vec(holder)?;
+        match self.lock.write_all_at(&text, 0) {
+            Err(error) if is_full(&error) => self.lock.set_len(0), // nobody, rather than the one before
+            written => written.and_then(|()| self.lock.set_len(text.len() as u64)),
+        }
+    }
+
+    /// What is left of the place while its socket is served.
+    pub fn split(self) -> (Listener, Held) {
+        let PlacedSocket { listener, identity } = self.socket;
+        (listener, Held { data_dir: self.data_dir, identity, _lock: self.lock })
+    }
+}
+
+/// A data directory while its server lives.
+pub struct Held {
+    data_dir: PathBuf,
+    identity: Identity,
+    /// Kept for the lock on it.
+    _lock: File,
+}
+
+impl Held {
+    /// A new socket, if ours was removed: a server that no command can reach could not even be ended in order. `None` if
+    /// it is there, or another server has put its own there.
+    pub fn restore(&mut self) -> Option<Listener> {
+        let path = self.data_dir.join(SOCKET);
+        let is_there = identity(&path).is_ok_and(|found| found == self.identity);
+        if is_there || Socket::connect_unix(&path, PATIENCE).is_ok() {
+            return None;
+        }
+        let socket = NewSocket::bind_as_holder(&self.data_dir).and_then(NewSocket::place).ok()?;
+        self.identity = socket.identity;
+        Some(socket.listener)
+    }
+
+    /// Puts the socket of a newer server in the place of ours, under which it is found from now on.
+    pub fn exchange(&self, successor: &str) -> io::Result<()> {
+        let is_one = successor.strip_prefix(SOCKET).and_then(|rest| rest.strip_prefix('.'));
+        if !is_one.is_some_and(|pid| !pid.is_empty() && pid.bytes().all(|byte| byte.is_ascii_digit())) {
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, "not the name of a socket"));
+        }
+        fs::rename(self.data_dir.join(successor), self.data_dir.join(SOCKET))
+    }
+}
+
+/// Device and inode.
+type Identity = (u64, u64);
+
+fn identity(path: &Path) -> io::Result<Identity> {
+    fs::symlink_metadata(path).map(|found| (found.dev(), found.ino()))
+}
+
+/// A socket that is found under its name.
+struct PlacedSocket {
+    listener: Listener,
+    identity: Identity,
+}
+
+/// A socket that listens, and is not in its place yet.
+struct NewSocket {
+    path: PathBuf,
+    listener: Listener,
+    identity: Identity,
+}
+
+impl NewSocket {
+    fn bind(data_dir: &Path) -> io::Result<NewSocket> {
+        let path = data_dir.join(format!("{SOCKET}.{}", std::process::id()));
+        let _ = fs::remove_file(&path); // of a killed process with our number
+        let listener = Listener::unix(&path).map_err(|error| match error.kind() {
+            io::ErrorKind::PermissionDenied | io::ErrorKind::Unsupported | io::ErrorKind::InvalidFilename => {
+                io::Error::new(error.kind(), format!("no socket can be made there ({error})"))
+            }
+            _ => error,
+        })?;
+        let identity = identity(&path)?;
+        Ok(NewSocket { path, listener, identity })
+    }
+
+    /// The same for the holder of the lock. Where the file system has no room for another file, the one that the last
+    /// server left behind gives its own: a server must come up there, too, to stop what runs.
+    fn bind_as_holder(data_dir: &Path) -> io::Result<NewSocket> {
+        match NewSocket::bind(data_dir) {
+            Err(error) if is_full(&error) => {
+                fs::remove_file(data_dir.join(SOCKET))?;
+                NewSocket::bind(data_dir)
+            }
+            bound => bound,
+        }
+    }
+
+    /// As the server that has the place is told it.
+    fn name(&self) -> String {
+        self.path.file_name().unwrap_or_default().to_string_lossy().into_owned()
+    }
+
+    /// Puts it where commands look for it, unless the server before did so; and removes what killed servers left. Only
+    /// for the holder of the lock.
+    fn place(self) -> io::Result<PlacedSocket> {
+        let NewSocket { path, listener, identity } = self;
+        let data_dir = path.parent().unwrap_or(&path).to_path_buf();
+        match fs::rename(&path, data_dir.join(SOCKET)) {
+            Ok(()) => {}
+            Err(_) if self::identity(&data_dir.join(SOCKET)).is_ok_and(|found| found == identity) => {}
+            Err(error) => return Err(error),
+        }
+        for entry in fs::read_dir(data_dir).into_iter().flatten().flatten() {
+            let name = entry.file_name();
+            if name.to_string_lossy().strip_prefix(SOCKET).is_some_and(|rest| rest.starts_with('.')) {
+                let _ = fs::remove_file(entry.path());
+            }
+        }
+        Ok(PlacedSocket { listener, identity })
+    }
+}
+
+/// Which server has a data directory, if one lives: what it wrote into its lock. `None` as well if it could not write.
+pub fn holder(data_dir: &Path) -> Option<Holder> {
+    let lock = open_own(OpenOptions::new().read(true), &data_dir.join(LOCK)).ok()?;
+    match lock.try_lock_shared() {
+        Err(TryLockError::WouldBlock) => read_holder(&lock),
+        _ => None,
+    }
+}
+
+/// The data directory of the server that is this process, as far as the system tells which files it has open.
+pub fn directory_of(pid: i32) -> Option<PathBuf> {
+    let lock = procs::open_files(pid).into_iter().find(|path| path.file_name().is_some_and(|name| name == LOCK))?;
+    lock.parent().map(PathBuf::from)
+}
+
+fn read_holder(lock: &File) -> Option<Holder> {
+    const LARGEST: u64 = 64 << 10;
+    let mut text = String::new();
+    lock.take(LARGEST).read_to_string(&mut text).ok()?;
+    serde_json::from_str(&text).ok()
+}
+
+fn taken(holder: Option<Holder>, data_dir: &Path) -> Fault {
+    let who = holder.map_or("another persistproc server".into(), |holder| {
+        let port = holder.port_in_words();
+        format!("a persistproc server (PID {}, {port}, version {})", holder.pid, holder.version)
+    });
+    Fault::conflict(format!(
+        "{who} has the data directory {}; use that one, end it with `persistproc shutdown`, or choose another --data-dir",
+        data_dir.display()
+    ))
+}
+
+/// A full disk keeps no server from coming up: without one, what runs could be neither seen nor stopped.
+fn is_full(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
+}
+
+/// Makes a data directory, with the directory of its runs, and makes sure that nobody else can write there: what stands
+/// in `meta.json` is executed by `restart`. Its path without links.
+fn make_private(data_dir: &Path) -> io::Result<PathBuf> {
+    let runs = data_dir.join("runs");
+    DirBuilder::new().mode(0o700).recursive(true).create(&runs)?;
+    let data_dir = data_dir.canonicalize()?;
+    for dir in [data_dir.as_path(), &runs] {
+        check_is_own(dir)?;
+    }
+    // Writing may be forbidden although the directory is there.
+    let probe = runs.join(format!(".probe.{}", std::process::id()));
+    match open_own(OpenOptions::new().write(true).create(true).truncate(true), &probe) {
+        Err(error) if is_full(&error) => {}
+        probed => probed.and_then(|_| fs::remove_file(probe))?,
+    }
+    Ok(data_dir)
+}
+
+/// That a directory is this user's, and that no other user may write to it.
+pub fn check_is_own(dir: &Path) -> io::Result<()> {
+    const OTHERS_WRITE: u32 = 0o022;
+    let found = fs::metadata(dir)?;
+    let refuse = |why: String| Err(io::Error::new(io::ErrorKind::PermissionDenied, why));
+    if found.uid() != sys::own_user() {
+        return refuse(format!("{} belongs to another user (uid {})", dir.display(), found.uid()));
+    }
+    if found.mode() & OTHERS_WRITE != 0 {
+        return refuse(format!("other users may write to {}: `chmod go-w` ends that", dir.display()));
+    }
+    Ok(())
+}
+
+/// Opens a file in a data directory, mode 0600 if it is made. A link is not followed, and what is no file, such as a FIFO,
+/// is refused: it might never open.
+pub fn open_own(options: &mut OpenOptions, path: &Path) -> io::Result<File> {
+    let refused = || io::Error::other("it is not a regular file; remove it");
+    match options.mode(0o600).custom_flags(sys::O_NOFOLLOW | sys::O_NONBLOCK).open(path) {
+        Ok(file) if file.metadata()?.is_file() => Ok(file),
+        Ok(_) => Err(refused()),
+        // A link, and the writing end of a FIFO that nothing reads.
+        Err(error) if matches!(error.raw_os_error(), Some(sys::ELOOP | sys::ENXIO)) => Err(refused()),
+        Err(error) => Err(error),
+    }
+}
+
+fn lock_within(file: &File, patience: Duration) -> io::Result<bool> {
+    let begun = Instant::now();
+    loop {
+        match file.try_lock() {
+            Ok(()) => return Ok(true),
+            Err(TryLockError::WouldBlock) if begun.elapsed() < patience => std::thread::sleep(Duration::from_millis(2)),
+            Err(TryLockError::WouldBlock) => return Ok(false),
+            Err(TryLockError::Error(error)) => return Err(error),
+        }
+    }
+}
