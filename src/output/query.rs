@@ -27,6 +27,8 @@ pub struct Query {
     pub grep: Option<Pattern>,
     /// Lines around each that `grep` finds.
     pub context: usize,
+    /// Of a search that goes on behind a cursor: no line before this one is context, because the search began here.
+    pub context_from: Option<Cursor>,
     /// Longest line, and all lines together, in bytes; the newest are kept.
     pub longest: usize,
     pub most_bytes: usize,
@@ -68,6 +70,7 @@ impl Query {
             before: None,
             grep: None,
             context: 0,
+            context_from: None,
             longest,
             most_bytes,
             is_forward: false,
