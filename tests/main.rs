@@ -20,6 +20,7 @@ mod json;
 mod limits;
 mod mcp;
 mod output;
+mod reaping;
 mod refusals;
 mod rooms;
 mod rotation;
