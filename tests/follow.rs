@@ -161,7 +161,13 @@ fn a_search_while_following_finds_what_it_finds_at_the_end() {
             let shown = sandbox.run(&["output", label, "--lines", "1"]).ok(); // and some time passes
             assert!(!shown.stdout.is_empty());
         }
-        LABELS.iter().for_each(|label| input(&sandbox, label, &[".".into()]));
+        // One of them ends in the middle of a line, which comes once, and the other goes on.
+        input(&sandbox, LABELS[0], &["1-msg x: y: the end of other".into(), ".".into()]);
+        for _ in 0..4 {
+            input(&sandbox, LABELS[1], &random.orders(3));
+            sandbox.run(&["output", LABELS[0], "--lines", "1"]).ok();
+        }
+        input(&sandbox, LABELS[1], &[".".into()]);
         for (i, follower) in followers.into_iter().enumerate() {
             let followed = follower.lines();
             let at_the_end = lines(&sandbox.run(&question(i)).ok().stdout);
