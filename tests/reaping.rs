@@ -3,7 +3,7 @@
 use crate::support::*;
 use serde_json::json;
 use std::fs;
-use std::io::Write;
+use std::io::{BufRead, BufReader, Write};
 use std::process::Stdio;
 
 /// State and PID of every child of `parent`, also of those that have ended and that nobody has reaped.
@@ -23,19 +23,19 @@ fn threads(pid: i32) -> usize {
     fs::read_dir(format!("/proc/{pid}/task")).unwrap().count()
 }
 
-/// Kills the server three times; each time `need_one` makes `starter` start the next.
+/// Kills the server three times; each time `starter` starts the next, as soon as `need_one` gives it a reason.
 fn kill_three_times(sandbox: &Sandbox, starter: i32, mut need_one: impl FnMut()) {
     let server = || wait_for("a server", || sandbox.pid_of_server());
-    let before = {
-        server();
-        threads(starter)
-    };
+    sandbox.wait_for_server();
+    let before = threads(starter);
     for _ in 0..3 {
         let pid = server();
         assert!(signal(pid, libc::SIGKILL));
         wait_until("its end", || !is_alive(pid));
-        need_one();
-        wait_until("the next server", || sandbox.pid_of_server().is_some_and(|next| next != pid));
+        wait_until("the next server", || {
+            need_one();
+            sandbox.pid_of_server().is_some_and(|next| next != pid)
+        });
         sandbox.wait_for_server();
     }
     wait_until("no child that has ended and was not reaped", || {
@@ -63,10 +63,12 @@ fn a_bridge_reaps_the_servers_that_it_starts() {
     let sandbox = Sandbox::new();
     let mut bridge = Guard(spawn(sandbox.command(&["mcp"]).stdin(Stdio::piped())));
     let mut stdin = bridge.0.stdin.take().unwrap();
+    let mut answers = BufReader::new(bridge.0.stdout.take().unwrap()).lines();
     let mut ask = move || {
         let call =
             json!({"jsonrpc": "2.0", "id": 1, "method": "tools/call", "params": {"name": "list", "arguments": {}}});
         stdin.write_all(format!("{call}\n").as_bytes()).unwrap();
+        assert!(answers.next().is_some_and(|answer| answer.is_ok()), "an answer");
     };
     ask();
     kill_three_times(&sandbox, bridge.pid(), ask);

@@ -106,6 +106,12 @@ mod tests {
     use super::*;
 
     #[test]
+    fn an_error_names_what_came_escaped() {
+        let error = Error::new(code::INVALID_PARAMS, "no tool 'x\x1b]0;pwn\x07'");
+        assert_eq!(error.message, "no tool 'x\\u{1b}]0;pwn\\u{7}'");
+    }
+
+    #[test]
     fn requests_keep_the_type_of_their_id() {
         for id in [json!(0), json!("0"), json!(-7), json!(u64::MAX), json!("server-discover-probe-1"), json!("")] {
             let Ok(Message::Request(request)) = message(json!({"jsonrpc": "2.0", "id": id, "method": "ping"})) else {
