@@ -113,6 +113,12 @@ pub fn parse_format(text: &str) -> Result<Format, String> {
     }
 }
 
+/// How to print if nothing else may be known: what an option or the environment says, as far as it makes sense.
+pub fn format(flag: Option<Format>, environment: impl Fn(&str) -> Option<OsString>) -> Format {
+    let set = || environment("PERSISTPROC_FORMAT").and_then(|value| parse_format(value.to_str()?).ok());
+    flag.or_else(set).unwrap_or_default()
+}
+
 /// Flags first, then the environment, then what is usual. An error is one line for the user.
 pub fn resolve(flags: Flags, environment: impl Fn(&str) -> Option<OsString>) -> Result<Config, String> {
     let set = |name: &str| environment(name).filter(|value| !value.is_empty());

@@ -1,6 +1,7 @@
 //! Why something was refused or failed: one type for every door, turned into an `isError` text in `mcp`, a status in
 //! `server` and an exit code in `client`.
 
+use crate::words::one_line;
 use std::fmt;
 
 /// What kind of refusal it is, for those who decide by it.
@@ -16,7 +17,8 @@ pub enum Kind {
     Failed,
 }
 
-/// A refusal or failure. `text` is one line for a person or a model: what happened, and what to do next.
+/// A refusal or failure. `text` is one line for a person or a model: what happened, and what to do next. It names
+/// commands, paths and arguments as they came, so everything in it that a terminal would obey is escaped.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Fault {
     pub kind: Kind,
@@ -26,17 +28,20 @@ pub struct Fault {
 }
 
 impl Fault {
+    fn new(kind: Kind, text: impl Into<String>) -> Fault {
+        Fault { kind, text: one_line(&text.into()), run: None }
+    }
     pub fn invalid(text: impl Into<String>) -> Fault {
-        Fault { kind: Kind::Invalid, text: text.into(), run: None }
+        Fault::new(Kind::Invalid, text)
     }
     pub fn not_found(text: impl Into<String>) -> Fault {
-        Fault { kind: Kind::NotFound, text: text.into(), run: None }
+        Fault::new(Kind::NotFound, text)
     }
     pub fn conflict(text: impl Into<String>) -> Fault {
-        Fault { kind: Kind::Conflict, text: text.into(), run: None }
+        Fault::new(Kind::Conflict, text)
     }
     pub fn failed(text: impl Into<String>) -> Fault {
-        Fault { kind: Kind::Failed, text: text.into(), run: None }
+        Fault::new(Kind::Failed, text)
     }
 }
 

@@ -28,7 +28,7 @@
 //! | `rundir` | the directory of a run: the contract between shims and servers |
 //! | `log` | how logs are written, rotated and read |
 //! | `agents` | which variables tell that an AI agent is at work |
-//! | `procs`, `words`, `fault` | processes of the machine, words as bytes, why something failed |
+//! | `procs`, `fault`, `words` | processes of the machine, why something failed, words as bytes |
 //! | `sys` | system calls: the only `unsafe` |
 //!
 //! No lock is held across I/O, every wait has an end, and news goes up only as an event or a condition variable.
@@ -51,7 +51,7 @@ mod sys;
 mod words;
 
 use cli::{Command, Parsed};
-use client::Trouble;
+use client::{Refusals, Trouble};
 use config::{Config, Flags};
 use std::ffi::OsString;
 use std::io::Write;
@@ -60,26 +60,26 @@ use std::process::ExitCode;
 fn main() -> ExitCode {
     let words: Vec<OsString> = std::env::args_os().skip(1).collect();
     // Two roles are not for users: their words are fixed, and come from ourselves.
-    let result = match words.first().and_then(|word| word.to_str()) {
-        Some("__shim") => Ok(shim::main(words.into_iter().skip(1).collect()) as u8),
-        Some("__serve") => Ok(serve_in_background(&words[1..])),
-        _ => dispatch(words),
-    };
-    match result {
-        Ok(code) => ExitCode::from(code),
-        Err(trouble) => {
-            client::complain(trouble.text());
-            ExitCode::from(trouble.exit_code())
-        }
-    }
+    ExitCode::from(match words.first().and_then(|word| word.to_str()) {
+        Some("__shim") => shim::main(words.into_iter().skip(1).collect()) as u8,
+        Some("__serve") => serve_in_background(&words[1..]),
+        _ => obey(words),
+    })
 }
 
-fn dispatch(words: Vec<OsString>) -> Result<u8, Trouble> {
-    // Nothing that breaks here is to be shown as a trace.
+/// Does what a user asks for, or says why not: the exit code.
+fn obey(words: Vec<OsString>) -> u8 {
+    // Report panics as one line.
     std::panic::set_hook(Box::new(|panic| {
-        client::complain(&format!("this is a mistake in persistproc, please report it: {panic}"))
+        client::complain(&format!("internal error (a bug), please report it: {panic}"))
     }));
-    let parsed = cli::parse(words).map_err(Trouble::Usage)?;
+    let parsed = cli::parse(words);
+    let refusals = Refusals::of(&parsed);
+    let done = parsed.map_err(|mistake| Trouble::Usage(mistake.text)).and_then(dispatch);
+    done.unwrap_or_else(|trouble| refusals.show(&trouble))
+}
+
+fn dispatch(parsed: Parsed) -> Result<u8, Trouble> {
     let config = config::resolve(parsed.given.flags.clone(), |name| std::env::var_os(name)).map_err(Trouble::Usage)?;
     match parsed {
         Parsed { command: Command::Serve, given } if given.background => start_in_background(&config),

@@ -49,14 +49,14 @@ fn start_and_restart_can_wait_until_it_is_ready_and_say_why_it_is_not() {
     // What came before the answer counts.
     assert_eq!(json(&sandbox, &["restart", "web", "--wait-for", "^up$"])["waited"], "matched");
     let late = sandbox.run(&["--format", "json", "restart", "web", "--wait-for", "ready", "--timeout", "0"]);
-    assert!(late.code == 1 && late.stderr.ends_with("persistproc: time is up, and what was waited for has not come\n"));
+    assert!(late.code == 1 && late.stderr.ends_with("persistproc: timed out: no line matched\n"));
     assert_eq!((&late.json()["waited"], &sandbox.status(2)["state"]), (&json!("timeout"), &json!("running")));
     std::fs::write(sandbox.work().join("broken"), "").unwrap();
     let broken = sandbox.run(&["restart", "web", "--wait-for", "ready"]);
     assert!(broken.code == 1 && broken.out().starts_with("Restarted 'web', PID "), "{broken:?}");
     let errors: Vec<&str> = broken.stderr.lines().collect();
     assert!(errors[0].ends_with("Z up") && errors[1].ends_with("Z no database"), "{errors:?}");
-    assert_eq!(errors[2], "persistproc: the process ended before what was waited for came");
+    assert_eq!(errors[2], "persistproc: the process ended, and no line matched");
 }
 
 #[test]

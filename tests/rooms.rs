@@ -19,8 +19,8 @@ const ROOMS: [(&str, &[&str]); 17] = [
     ("log", &[]),
     ("agents", &[]),
     ("procs", &["sys"]),
+    ("fault", &["words"]),
     ("words", &[]),
-    ("fault", &[]),
     ("sys", &[]),
 ];
 
@@ -100,6 +100,26 @@ fn some_things_are_done_in_one_place() {
         for (what, rooms, patterns) in PLACES {
             let found = patterns.iter().filter(|pattern| !rooms.contains(&room.as_str()) && text.contains(**pattern));
             problems.extend(found.map(|pattern| format!("{file}: {what} belong to {rooms:?}, but it has {pattern}")));
+        }
+    }
+    assert!(problems.is_empty(), "{problems:#?}");
+}
+
+/// The type of `terminal::print` takes lines of text and escapes them; bytes as they are go through these alone.
+#[test]
+fn only_what_programs_print_reaches_the_terminal_as_it_is() {
+    const PASS_ON: [&str; 5] =
+        ["client/bridge.rs", "client/output.rs", "client/ready.rs", "client/terminal.rs", "client/writer.rs"];
+    const RAW: [&str; 2] = ["terminal::write(", "terminal::pass_on("];
+    const STREAMS: [&str; 4] = ["io::stdout(", "io::stderr(", "stdout().write", "stderr().write"];
+    let mut problems = Vec::new();
+    for (_, file, text) in code() {
+        let has = |patterns: &[&str]| patterns.iter().any(|pattern| text.contains(pattern));
+        if has(&RAW) && !PASS_ON.contains(&file.as_str()) {
+            problems.push(format!("{file}: our own text goes through terminal::print, note or complain"));
+        }
+        if has(&STREAMS) && file != "client/terminal.rs" {
+            problems.push(format!("{file}: only client/terminal.rs prints"));
         }
     }
     assert!(problems.is_empty(), "{problems:#?}");

@@ -188,13 +188,13 @@ fn follow_ends_with_what_is_waited_for_and_searches_as_it_goes() {
     assert_eq!(last[last.len() - 3..], ["before", "an error", "after"], "{found:?}");
     // A wait that was in vain is exit code 1 and says why, and stdout has the lines alone.
     let ended = sandbox.run(&["output", "p", "--wait-for", "never", "-n", "1"]);
-    assert!(ended.code == 1 && ended.stderr.contains("ended before what was waited for came"), "{ended:?}");
+    assert!(ended.code == 1 && ended.stderr.contains("the process ended, and no line matched"), "{ended:?}");
     assert!(ended.stdout.is_empty());
     sandbox.run(&["restart", "p"]).ok();
     let ended = sandbox.run(&["output", "p", "--wait-for", "never", "--timeout", "0"]);
-    assert!(ended.code == 1 && ended.stderr.contains("time is up"), "{ended:?}");
+    assert!(ended.code == 1 && ended.stderr.contains("timed out: no line matched"), "{ended:?}");
     let ended = sandbox.run(&["output", "p", "--follow", "--wait-for", "never", "--timeout", "0"]);
-    assert!(ended.code == 1 && ended.stderr.contains("time is up"), "{ended:?}");
+    assert!(ended.code == 1 && ended.stderr.contains("timed out: no line matched"), "{ended:?}");
 }
 
 #[test]

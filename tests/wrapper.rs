@@ -550,3 +550,27 @@ fn many_that_need_a_server_at_once_get_one() {
     }
     assert_eq!(sandbox.runs().len(), 8);
 }
+
+#[test]
+fn the_wrapper_goes_on_when_the_server_is_killed_in_the_middle_of_a_restart() {
+    let sandbox = Sandbox::new();
+    let mut wrapper = Guard(sandbox.spawn(&["--label", "web", "sh", "-c", "echo run $$; read never"]));
+    let mut out = std::io::BufReader::new(wrapper.0.stdout.take().unwrap());
+    let mut read_line = move || {
+        let mut line = String::new();
+        std::io::BufRead::read_line(&mut out, &mut line).unwrap();
+        line
+    };
+    for i in 0..5 {
+        assert_eq!(read_line(), format!("run {}\n", sandbox.status(i)["pid"]), "{i}");
+        let server = wait_for("a server", || sandbox.pid_of_server());
+        let restart = sandbox.spawn(&["restart", "web"]);
+        wait_until("the next run", || sandbox.runs().len() > i + 1 && sandbox.status(i + 1)["state"] == "running");
+        signal(server, libc::SIGKILL);
+        finish(restart, DEADLINE); // it may not hear any more that it was obeyed
+    }
+    assert_eq!(read_line(), format!("run {}\n", sandbox.status(5)["pid"]));
+    wait_until("a server", || sandbox.run(&["stop", "web"]).code == 0);
+    let ended = wrapper.end(DEADLINE);
+    assert_eq!(ended.code, 143, "{ended:?}");
+}

@@ -19,6 +19,7 @@ pub fn overview() -> String {
     push_flags(&mut text, |flag| flag.is_global());
     text.push_str(
         "\nExit codes: 0 done, 1 refused or failed, 2 wrong usage, 3 no server; run ends as its program does.\n\
+         With --format json an error is {\"error\": \"…\"} on stdout, too; start, stop and restart add their \"action\".\n\
          `persistproc COMMAND --help` says more about one.\n",
     );
     text

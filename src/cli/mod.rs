@@ -6,7 +6,7 @@
 mod help;
 mod table;
 
-use crate::config::Flags;
+use crate::config::{Flags, Format};
 use crate::words;
 use std::ffi::{OsStr, OsString};
 use table::{FLAGS, Spec};
@@ -93,11 +93,38 @@ pub struct Parsed {
     pub given: Given,
 }
 
-/// Reads the words behind the program's name. An error is one line that says what is wrong and what to do.
-pub fn parse(words: impl IntoIterator<Item = OsString>) -> Result<Parsed, String> {
+/// A command line that makes no sense.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Mistake {
+    /// One line that says what is wrong and what to do.
+    pub text: String,
+    /// What could be read all the same: how to print, and which of the actions was meant.
+    pub format: Option<Format>,
+    pub action: Option<&'static str>,
+}
+
+/// Commands whose answer names them as its `action`.
+const ACTIONS: [&str; 3] = ["start", "stop", "restart"];
+
+impl Command {
+    /// What its answer calls it.
+    pub fn action(&self) -> Option<&'static str> {
+        match self {
+            Command::Start { .. } => Some("start"),
+            Command::Stop(_) => Some("stop"),
+            Command::Restart(_) => Some("restart"),
+            _ => None,
+        }
+    }
+}
+
+/// Reads the words after the program's name.
+pub fn parse(words: impl IntoIterator<Item = OsString>) -> Result<Parsed, Mistake> {
     let mut reader = Reader { given: Given::default(), spec: None, words: Vec::new(), is_ctrl: false, named: None };
-    reader.read(lexopt::Parser::from_args(words))?;
-    reader.finish()
+    let read = reader.read(lexopt::Parser::from_args(words));
+    let action = reader.spec.map(|spec| spec.name).filter(|name| ACTIONS.contains(name));
+    let format = reader.given.flags.format;
+    read.and_then(|()| reader.finish()).map_err(|text| Mistake { text, format, action })
 }
 
 struct Reader {
@@ -112,34 +139,46 @@ struct Reader {
 }
 
 impl Reader {
+    /// Reads all that is there, also after a mistake, of which the first one counts: `--format` may come later.
     fn read(&mut self, mut parser: lexopt::Parser) -> Result<(), String> {
+        let mut first = Ok(());
         loop {
-            // lexopt swallows `--` itself, but whether it was there decides what the words behind it are.
-            if let Some(mut raw) = parser.try_raw_args()
-                && raw.peek() == Some(OsStr::new("--"))
-            {
-                raw.next();
-                self.words.extend(raw);
-                self.spec = self.spec.or(table::command("run"));
-                return Ok(());
-            }
-            let Some(argument) = parser.next().map_err(|error| error.to_string())? else { return Ok(()) };
-            match argument {
-                lexopt::Arg::Value(word) => {
-                    if self.take_word(word) {
-                        self.words.extend(parser.raw_args().map_err(|error| error.to_string())?);
-                        return Ok(());
-                    }
-                }
-                lexopt::Arg::Long(name) => {
-                    let name = name.replace('_', "-");
-                    self.take_flag(&format!("--{name}"), |flag| flag.long == name, &mut parser)?;
-                }
-                lexopt::Arg::Short(letter) => {
-                    self.take_flag(&format!("-{letter}"), |flag| flag.short == Some(letter), &mut parser)?;
-                }
+            match self.read_one(&mut parser) {
+                Ok(true) => {}
+                Ok(false) => return first,
+                Err(mistake) => first = first.and(Err(mistake)),
             }
         }
+    }
+
+    /// Takes the next argument, or the rest if it is a program's. False at the end.
+    fn read_one(&mut self, parser: &mut lexopt::Parser) -> Result<bool, String> {
+        // lexopt swallows `--` itself, but whether it was there decides what the words behind it are.
+        if let Some(mut raw) = parser.try_raw_args()
+            && raw.peek() == Some(OsStr::new("--"))
+        {
+            raw.next();
+            self.words.extend(raw);
+            self.spec = self.spec.or(table::command("run"));
+            return Ok(false);
+        }
+        let Some(argument) = parser.next().map_err(|error| error.to_string())? else { return Ok(false) };
+        match argument {
+            lexopt::Arg::Value(word) => {
+                if self.take_word(word) {
+                    self.words.extend(parser.raw_args().map_err(|error| error.to_string())?);
+                    return Ok(false);
+                }
+            }
+            lexopt::Arg::Long(name) => {
+                let name = name.replace('_', "-");
+                self.take_flag(&format!("--{name}"), |flag| flag.long == name, parser)?;
+            }
+            lexopt::Arg::Short(letter) => {
+                self.take_flag(&format!("-{letter}"), |flag| flag.short == Some(letter), parser)?;
+            }
+        }
+        Ok(true)
     }
 
     /// True if the rest of the line belongs to a program.
@@ -238,9 +277,7 @@ impl Reader {
             "output" => {
                 let asks_for_none = given.asked.iter().any(|(name, value)| *name == "lines" && value == "0");
                 if asks_for_none && !given.follow {
-                    return Err(
-                        "--lines: '0' is not a whole number from 1 to 10000; only with --follow it is one".into()
-                    );
+                    return Err("--lines 0 needs --follow; without it, N is a whole number from 1 to 10000".into());
                 }
                 Command::Output(target(name, &given, words)?)
             }
@@ -300,10 +337,10 @@ mod tests {
     use crate::config::Format;
 
     fn parsed(line: &[&str]) -> Parsed {
-        parse(line.iter().map(OsString::from)).unwrap_or_else(|problem| panic!("{line:?}: {problem}"))
+        parse(line.iter().map(OsString::from)).unwrap_or_else(|mistake| panic!("{line:?}: {mistake:?}"))
     }
     fn problem(line: &[&str]) -> String {
-        parse(line.iter().map(OsString::from)).expect_err(&format!("{line:?}"))
+        parse(line.iter().map(OsString::from)).expect_err(&format!("{line:?}")).text
     }
     fn run(argv: &[&str]) -> Command {
         Command::Run { argv: argv.iter().map(OsString::from).collect() }

@@ -97,7 +97,8 @@ has options of its own.\n\nExample:\n  persistproc stop api",
         summary: "show what a process printed, also after it has ended",
         details: "Times are ISO 8601 (UTC without a zone) or ages such as 30s, 5m, 2h. TARGET may be several, as in web,api, \
 or '*' for all in this directory: their lines come in the order of time, each with its name. Lines are what the process \
-wrote, colours included. With --follow a --wait-for ends it. Options may stand before or behind TARGET.\n\n\
+wrote, colours included. --follow ends with the process, with a line that --wait-for matches, or after --timeout \
+seconds: then the exit code is 0, or 1 if a line was waited for. Options may stand before or after TARGET.\n\n\
 Example:\n  persistproc output api --lines 20\n  persistproc output api --follow --grep error\n  \
 persistproc output web,api --since-time 5m",
     },
@@ -319,7 +320,7 @@ pub static FLAGS: [Flag; 36] = [
         short: None,
         value: Some("SECONDS"),
         of: WAITING,
-        help: "wait at most so long (15)",
+        help: "maximum wait in seconds (15); --follow ends after it",
         choices: &[],
         set: |given, value| ask(given, "timeout", value.number(0, 3600)?),
     },
@@ -337,7 +338,7 @@ pub static FLAGS: [Flag; 36] = [
         short: Some('C'),
         value: Some("N"),
         of: &["output"],
-        help: "and N lines around each (0)",
+        help: "also show N lines around each match (0)",
         choices: &[],
         set: |given, value| ask(given, "context", value.number(0, 100)?),
     },
@@ -346,7 +347,7 @@ pub static FLAGS: [Flag; 36] = [
         short: Some('f'),
         value: None,
         of: &["output"],
-        help: "go on with what comes, until the process ends",
+        help: "go on with what comes, until the process ends or --timeout is over",
         choices: &[],
         set: |given, _| on(&mut given.follow),
     },
@@ -409,7 +410,7 @@ pub static FLAGS: [Flag; 36] = [
         short: None,
         value: Some("FORMAT"),
         of: GLOBAL,
-        help: "text or json (PERSISTPROC_FORMAT)",
+        help: "text or json, also of errors (PERSISTPROC_FORMAT)",
         choices: &["text", "json"],
         set: |given, value| put(&mut given.flags.format, parse_format(&value.text()?)?),
     },

@@ -46,6 +46,7 @@ pub fn run(config: Config) -> Result<u8, Trouble> {
     if io::stdin().is_terminal() {
         terminal::note("this speaks MCP with the agent that starts it; `persistproc serve` prints how to connect one");
     }
+    terminal::give_stdout_away();
     let no = |error: io::Error| Trouble::Refused(format!("cannot begin to serve stdin: {error}"));
     let stdin = sys::take_standard_fd(0).map_err(no)?;
     let (answers, to_write) = sync_channel(IN_FLIGHT);
@@ -199,7 +200,7 @@ impl Bridge {
         in_flight.insert(number, InFlight { id: errand.cancelled_by(), hangup: hangup.clone() });
         drop(in_flight);
         let refused = errand.failed("the system has no thread for it; try again in a moment");
-        let broken = errand.failed("this is a mistake in persistproc, please report it; its stderr says more");
+        let broken = errand.failed("internal error (a bug), please report it; the bridge's stderr says more");
         let bridge = self.clone();
         let carry = move || {
             let answer = catch_unwind(AssertUnwindSafe(|| bridge.exchange(errand, link))).unwrap_or(broken);

@@ -37,6 +37,28 @@ pub enum News {
     Lost(Trouble),
 }
 
+/// The server as a follower needs it, which may go at any moment.
+trait Server {
+    /// The log of `run` from an offset on, as soon as there is something, or after `wait`.
+    fn follow(&mut self, run: u64, from: u64, wait: Duration) -> Result<(Following, Vec<u8>), Trouble>;
+    /// Makes sure that there is one.
+    fn ensure_server(&mut self) -> Result<(), Trouble>;
+    /// Whether one may be started if there is none.
+    fn may_start(&self) -> bool;
+}
+
+impl Server for Link {
+    fn follow(&mut self, run: u64, from: u64, wait: Duration) -> Result<(Following, Vec<u8>), Trouble> {
+        Link::follow(self, run, from, wait)
+    }
+    fn ensure_server(&mut self) -> Result<(), Trouble> {
+        Link::ensure_server(self)
+    }
+    fn may_start(&self) -> bool {
+        self.config.autostart
+    }
+}
+
 /// Begins to follow `run` at the offset `from`; tells `events` what there is.
 pub fn follow_in_thread(link: Link, run: u64, from: u64, events: SyncSender<Event>) -> Result<(), Trouble> {
     let mut follower = Follower { link, run, from, events, is_left: false };
@@ -49,8 +71,8 @@ pub fn follow_in_thread(link: Link, run: u64, from: u64, events: SyncSender<Even
     thread.map(drop).map_err(|error| Trouble::Refused(format!("cannot follow the output: {error}")))
 }
 
-struct Follower {
-    link: Link,
+struct Follower<S> {
+    link: S,
     run: u64,
     from: u64,
     events: SyncSender<Event>,
@@ -58,7 +80,7 @@ struct Follower {
     is_left: bool,
 }
 
-impl Follower {
+impl<S: Server> Follower<S> {
     fn tell(&self, news: News) -> Result<(), ()> {
         self.events.send(Event::News(news)).map_err(|_| ())
     }
@@ -66,14 +88,7 @@ impl Follower {
     /// Until the process ends, or nobody listens any more.
     fn go(&mut self) -> Result<(), Trouble> {
         loop {
-            let (following, bytes) = match self.link.follow(self.run, self.from, POLL) {
-                Ok(answer) => answer,
-                Err(Trouble::Unreachable(_)) => {
-                    self.reconnect()?;
-                    continue;
-                }
-                Err(trouble) => return Err(trouble),
-            };
+            let (following, bytes) = self.poll(POLL)?;
             let skipped = following.from.saturating_sub(self.from);
             if skipped > 0 && self.tell(News::Skipped(skipped)).is_err() {
                 return Ok(());
@@ -90,7 +105,7 @@ impl Follower {
                     return Ok(());
                 };
                 (self.run, self.from) = (successor, 0);
-                let (next, _) = self.link.follow(successor, 0, Duration::ZERO)?;
+                let (next, _) = self.poll(Duration::ZERO)?;
                 if self.tell(News::Restarted(next)).is_err() {
                     return Ok(());
                 }
@@ -101,10 +116,20 @@ impl Follower {
         }
     }
 
+    /// Asks for what comes next: this server, or the one after it.
+    fn poll(&mut self, wait: Duration) -> Result<(Following, Vec<u8>), Trouble> {
+        loop {
+            match self.link.follow(self.run, self.from, wait) {
+                Err(Trouble::Unreachable(_)) => self.reconnect()?,
+                answer => return answer,
+            }
+        }
+    }
+
     /// The server has gone; the process has not. Another server finds it.
     fn reconnect(&mut self) -> Result<(), Trouble> {
         let begun = Instant::now();
-        let may_start = self.link.config.autostart && !self.is_left;
+        let may_start = self.link.may_start() && !self.is_left;
         let mut is_told = false;
         loop {
             match self.link.follow(self.run, self.from, Duration::ZERO) {
@@ -131,6 +156,68 @@ impl Follower {
                 ));
             }
             std::thread::sleep(RECONNECT);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::VecDeque;
+    use std::sync::mpsc::sync_channel;
+
+    /// Gives these answers one after the other; `None` is a connection that is cut.
+    struct Scripted(VecDeque<Option<Following>>);
+
+    impl Server for Scripted {
+        fn follow(&mut self, run: u64, from: u64, _: Duration) -> Result<(Following, Vec<u8>), Trouble> {
+            let answer = self.0.pop_front().expect("another question than was expected");
+            let following = answer.ok_or_else(|| Trouble::Unreachable("cut".into()))?;
+            assert_eq!((following.run, following.from), (run, from));
+            let bytes = vec![b'x'; (following.next - following.from) as usize];
+            Ok((following, bytes))
+        }
+        fn ensure_server(&mut self) -> Result<(), Trouble> {
+            Ok(())
+        }
+        fn may_start(&self) -> bool {
+            true
+        }
+    }
+
+    fn answer(run: u64, from: u64, next: u64) -> Following {
+        Following { run, from, next, ..Following::default() }
+    }
+
+    /// What is told of a run that is restarted once and then ends.
+    fn told(script: Vec<Option<Following>>) -> Vec<String> {
+        let (events, heard) = sync_channel(100);
+        let mut follower = Follower { link: Scripted(script.into()), run: 1, from: 0, events, is_left: false };
+        let outcome = follower.go();
+        assert_eq!((outcome, follower.link.0.len()), (Ok(()), 0));
+        drop(follower);
+        let shown = |event: Event| match event {
+            Event::News(News::Output(following, bytes)) => format!("{}: {} bytes", following.run, bytes.len()),
+            Event::News(News::Restarted(following)) => format!("restarted as {}", following.run),
+            Event::News(News::Ended(following)) => format!("{} ended", following.run),
+            _ => "something else".into(),
+        };
+        heard.iter().map(shown).collect()
+    }
+
+    #[test]
+    fn the_server_may_go_at_every_single_question() {
+        let restarted = Following { is_final: true, successor: Some(2), ..answer(1, 3, 5) };
+        let ended = Following { is_final: true, ..answer(2, 4, 4) };
+        let answers = [answer(1, 0, 3), restarted, answer(2, 0, 4), answer(2, 0, 4), ended].map(Some);
+        let expected = ["1: 3 bytes", "1: 2 bytes", "restarted as 2", "2: 4 bytes", "2 ended"];
+        assert_eq!(told(answers.to_vec()), expected);
+        for cut in 0..answers.len() {
+            let mut script = answers.to_vec();
+            // The next server answers the question whether it is there, and then the one that was cut.
+            let repeated = script[cut].clone();
+            script.splice(cut..cut, [None, None, None, repeated]);
+            assert_eq!(told(script), expected, "cut at question {cut}");
         }
     }
 }

@@ -19,7 +19,7 @@ use serde_json::{Map, Value, json};
 use std::cmp::Ordering;
 use std::io::{self, Read};
 use std::os::fd::AsRawFd;
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{self, AtomicBool};
 use std::time::{Duration, Instant};
 
@@ -38,6 +38,9 @@ const ENDING: Duration = Duration::from_secs(5);
 /// How long a newer server may take to answer at the socket that the one before has left to it.
 const EXCHANGE: Duration = Duration::from_secs(15);
 
+/// Stack of a thread that only waits for a process.
+const REAPER_STACK: usize = 64 << 10;
+
 /// Lines that were read, as they are printed.
 pub struct Reading {
     pub bytes: Vec<u8>,
@@ -54,7 +57,7 @@ pub struct Reading {
 
 impl Reading {
     pub fn cursor(&self) -> Result<Cursor, Trouble> {
-        self.cursor.parse().map_err(|_| Trouble::Refused("the server's answer makes no sense".into()))
+        self.cursor.parse().map_err(|_| Trouble::Refused("unexpected response of the server".into()))
     }
 
     /// Tells of restarts and of what is not kept any more.
@@ -230,11 +233,11 @@ impl Link {
         let result = &answer["result"];
         let text = result["content"][0]["text"].as_str();
         let text =
-            text.or(answer["error"]["message"].as_str()).unwrap_or("the server's answer makes no sense").trim_end();
+            text.or(answer["error"]["message"].as_str()).unwrap_or("unexpected response of the server").trim_end();
         if result["isError"] == json!(true) || answer.get("error").is_some() {
             return Err(Trouble::Refused(text.into()));
         }
-        serde_json::from_str(text).map_err(|_| Trouble::Refused("the server's answer makes no sense".into()))
+        serde_json::from_str(text).map_err(|_| Trouble::Refused("unexpected response of the server".into()))
     }
 
     /// Starts or attaches to a process, and before that a server if none answers. Should the server go before it
@@ -404,12 +407,21 @@ pub fn start_server(config: &Config) -> Result<Started, Trouble> {
             break;
         }
     }
+    reap(server);
     let said = String::from_utf8_lossy(&said).trim_end().to_string();
     match said.split_once(' ') {
         Some(("ok", said)) => Started::parse(said).ok_or_else(|| failed("it did not say its port".into())),
         Some(("err", problem)) => Err(failed(problem.into())),
         _ => Err(failed(format!("it said nothing; {} may say why", config.data_dir.join("server.log").display()))),
     }
+}
+
+/// Waits for the end of a server that we started, in a thread of its own: it is our child for as long as we live, which
+/// may be days, and would stay a zombie. The thread ends with the server.
+fn reap(mut server: Child) {
+    let wait = move || drop(server.wait());
+    // Without a thread nothing is lost but an entry in the table of processes.
+    let _ = std::thread::Builder::new().name("reap".into()).stack_size(REAPER_STACK).spawn(wait);
 }
 
 /// What an answer that is no result says.

@@ -3,6 +3,7 @@
 
 mod bridge;
 mod errand;
+mod follow;
 mod follower;
 mod frames;
 mod lines;
@@ -15,7 +16,7 @@ mod terminal;
 mod writer;
 
 use crate::agents::is_of_agent;
-use crate::cli::{Command, Given, Parsed, Target};
+use crate::cli::{Command, Given, Mistake, Parsed, Target};
 use crate::config::{self, Config, Format};
 use crate::http::head::encode;
 use crate::log::stamp::now_ms;
@@ -30,9 +31,9 @@ use std::time::Duration;
 pub use link::start_server;
 pub use terminal::complain;
 
-/// A result that is no answer of a server.
+/// A result that is no answer of a server; several lines, if it has newlines.
 pub fn print(text: &str) {
-    let _ = terminal::print(text.as_bytes());
+    let _ = terminal::print(text.lines());
 }
 
 /// How long a wait takes if nobody said, in seconds.
@@ -67,6 +68,38 @@ impl Trouble {
     }
 }
 
+/// How refusals are shown: on stderr, and for those who want JSON on stdout as well.
+pub struct Refusals {
+    is_json: bool,
+    action: Option<&'static str>,
+}
+
+impl Refusals {
+    /// For a command line, as far as it could be read.
+    pub fn of(parsed: &Result<Parsed, Mistake>) -> Refusals {
+        let (format, action) = match parsed {
+            Ok(parsed) => (parsed.given.flags.format, parsed.command.action()),
+            Err(mistake) => (mistake.format, mistake.action),
+        };
+        let format = config::format(format, |name| std::env::var_os(name));
+        Refusals { is_json: format == Format::Json, action }
+    }
+
+    /// Shows one: the exit code. A document is printed once, so if stdout has the result of a wait already, which says
+    /// that it was in vain, or the output of a program, nothing comes after it.
+    pub fn show(&self, trouble: &Trouble) -> u8 {
+        if self.is_json && !terminal::is_stdout_used() {
+            let mut document = json!({"error": terminal::on_one_line(trouble.text())});
+            if let Some(action) = self.action {
+                document["action"] = json!(action);
+            }
+            let _ = terminal::print_json(&document); // stderr says it, too
+        }
+        terminal::complain(trouble.text());
+        trouble.exit_code()
+    }
+}
+
 /// Does what a command line asks for; the exit code.
 pub fn main(parsed: Parsed, config: Config) -> Result<u8, Trouble> {
     let Parsed { command, given } = parsed;
@@ -81,7 +114,7 @@ pub fn main(parsed: Parsed, config: Config) -> Result<u8, Trouble> {
         Command::Output(target) => output::output(link, &target, &given, is_json),
         Command::Bridge => bridge::run(link.config),
         Command::Shutdown => shutdown(&mut link, &given, is_json),
-        Command::Say(text) => terminal::print(text.as_bytes()).map(|()| 0),
+        Command::Say(text) => terminal::print(text.lines()).map(|()| 0),
         Command::Serve => Err(Trouble::Usage("serve is not a command of the client".into())), // main has it
     }
 }
@@ -159,34 +192,35 @@ fn control(link: &mut Link, action: &str, target: &Target, given: &Given, is_jso
     if !asked.is_empty() {
         arguments.insert("timeout".into(), json!(0)); // it is waited for here
     }
-    let result = link.call_tool("ctrl", &arguments);
-    if let (Err(trouble), true) = (&result, is_json) {
-        terminal::print(render::json(&json!({"action": action, "error": trouble.text()})).as_bytes())?;
-    }
-    ready::report(link, &result?, &asked, is_json)
+    let answer = link.call_tool("ctrl", &arguments)?;
+    ready::report(link, &answer, &asked, is_json)
 }
 
 fn list(link: &mut Link, target: &Target, given: &Given, is_json: bool) -> Result<u8, Trouble> {
     let answer = link.call_tool("list", &target_arguments(target, given)?)?;
     let is_narrowed = given.working_directory.is_some();
     let width = terminal::columns().unwrap_or(render::WIDTH);
-    let text = if is_json { render::json(&answer) } else { render::list(&answer, is_narrowed, width) };
-    terminal::print(text.as_bytes()).map(|()| 0)
+    let printed = if is_json {
+        terminal::print_json(&answer)
+    } else {
+        terminal::print(render::list(&answer, is_narrowed, width))
+    };
+    printed.map(|()| 0)
 }
 
 fn shutdown(link: &mut Link, given: &Given, is_json: bool) -> Result<u8, Trouble> {
     let answer = link.shut_down(given.keep)?;
     let problems: Vec<&str> = answer["problems"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
     let pid = &answer["pid"];
-    let text = match (is_json, given.keep) {
-        (true, _) => render::json(&json!({"pid": pid})),
-        (false, true) => format!("The server (PID {pid}) has ended; its processes go on.\n"),
-        (false, false) => format!("The server (PID {pid}) and its processes have ended.\n"),
-    };
-    if problems.is_empty() {
-        return terminal::print(text.as_bytes()).map(|()| 0);
+    if !problems.is_empty() {
+        return Err(Trouble::Refused(format!("the server (PID {pid}) has ended, but {}", problems.join("; "))));
     }
-    Err(Trouble::Refused(format!("the server (PID {pid}) has ended, but {}", problems.join("; "))))
+    let printed = match (is_json, given.keep) {
+        (true, _) => terminal::print_json(&json!({"pid": pid})),
+        (false, true) => terminal::print([format!("The server (PID {pid}) has ended; its processes go on.")]),
+        (false, false) => terminal::print([format!("The server (PID {pid}) and its processes have ended.")]),
+    };
+    printed.map(|()| 0)
 }
 
 /// Parameters as the query of a GET.

@@ -1,39 +1,29 @@
-//! `output`: what there is, and with `--follow` what comes. Without a search the bytes are passed on as they come; with
-//! one, or of several processes, line by line.
+//! `output`: what there is, and with `--wait-for` what came until then. See `follow` for what goes on.
 
 use super::link::{Link, Reading};
-use super::{COMING, RECONNECT, Trouble, WAIT, asked, render, run, target_arguments, terminal};
+use super::{COMING, RECONNECT, Trouble, WAIT, asked, follow, target_arguments, terminal};
 use crate::cli::{Given, Target};
-use crate::log::record::PREFIX;
-use crate::output::cursor::Cursor;
-use crate::output::pattern::{Around, Pattern};
+use crate::log::Stream;
 use crate::output::wait::LONGEST;
 use serde_json::{Map, Value, json};
 use std::time::{Duration, Instant};
-
-/// One long-poll. With `--wait-for`, which only the server can answer before a line is finished, it also is how long
-/// lines may be held back.
-const POLL: [Duration; 2] = [Duration::from_secs(20), Duration::from_secs(1)];
-/// Lines of one answer.
-const LINES: u32 = 10_000;
-/// How long to try to find a server again.
-const PATIENCE: Duration = Duration::from_secs(10);
 
 pub fn output(mut link: Link, target: &Target, given: &Given, is_json: bool) -> Result<u8, Trouble> {
     let mut arguments = target_arguments(target, given)?;
     arguments.extend(asked(given));
     if given.follow {
-        return follow(link, arguments, is_json);
+        return follow::follow(link, arguments, is_json);
     }
+    let wanted = text_of(&arguments, "wait_for");
     if is_json {
         let answer = wait(&mut link, arguments, |link, arguments| link.call_tool("output", arguments))?;
-        terminal::print(render::json(&answer).as_bytes())?;
-        return verdict(answer.waited());
+        terminal::print_json(&answer)?;
+        return verdict(answer.waited(), &wanted);
     }
     let read = wait(&mut link, arguments, Link::read_output)?;
     read.note(&link);
-    terminal::print(&read.bytes)?;
-    verdict(&read.waited)
+    terminal::pass_on(Stream::Stdout, &read.bytes)?;
+    verdict(&read.waited, &wanted)
 }
 
 /// What was read, and why waiting for it ended.
@@ -104,186 +94,24 @@ fn patiently<T>(
     }
 }
 
-/// The exit code of a wait: only what was waited for is success.
-pub fn verdict(waited: &str) -> Result<u8, Trouble> {
-    match waited {
-        "timeout" => Err(Trouble::Refused("time is up, and what was waited for has not come".into())),
-        "ended" => Err(Trouble::Refused("the process ended before what was waited for came".into())),
-        _ => Ok(0),
-    }
-}
-
-fn follow(mut link: Link, mut arguments: Map<String, Value>, is_json: bool) -> Result<u8, Trouble> {
-    if is_json || ["before", "before_time"].iter().any(|name| arguments.contains_key(*name)) {
-        return Err(Trouble::Usage(
-            "--follow goes on with what comes, in text; it has no --format json, no --before and no --before-time"
-                .into(),
-        ));
-    }
-    let text = |arguments: &mut Map<String, Value>, name: &str| {
-        arguments.remove(name).and_then(|value| value.as_str().map(String::from))
+/// The exit code of a wait for `wanted`: only if it came, that is success.
+pub fn verdict(waited: &str, wanted: &str) -> Result<u8, Trouble> {
+    let problem = match (waited, wanted) {
+        ("timeout", "quiet") => "timed out: it kept printing",
+        ("timeout", _) => "timed out: no line matched",
+        ("ended", "quiet") => "the process ended before it was quiet",
+        ("ended", _) => "the process ended, and no line matched",
+        _ => return Ok(0),
     };
-    let until = text(&mut arguments, "wait_for");
-    let timeout = text(&mut arguments, "timeout");
-    // What there is already is asked for all the same: it tells where to go on.
-    let is_shown = arguments.get("lines") != Some(&json!("0"));
-    if !is_shown {
-        arguments.insert("lines".into(), json!(1));
-    }
-    let show = |bytes: &[u8]| if is_shown { terminal::print(bytes) } else { Ok(()) };
-    if until.is_none() && !arguments.contains_key("grep") {
-        // The place to go on from is one in combined.log, whatever stream is shown.
-        let mut first = arguments.clone();
-        first.insert("of_combined".into(), json!(true));
-        let read = link.read_output(&first)?;
-        let cursor: Cursor = read.cursor()?;
-        if let ([place], None) = (cursor.places.as_slice(), cursor.known) {
-            read.note(&link);
-            // Of a line that is not finished the rest comes behind it.
-            let end = read.bytes.len() - usize::from(read.open.is_some());
-            show(&read.bytes[..end])?;
-            return run::follow(link, &arguments, *place, read.open.filter(|_| is_shown));
-        }
-    }
-    // Line by line: one that is not finished comes when it is, or at the end, unless it is what is waited for.
-    arguments.insert(if until.is_some() { "is_held_unless_matched" } else { "is_held" }.into(), json!(true));
-    if until.as_deref() == Some("quiet") {
-        return Err(Trouble::Usage("--follow goes with a regular expression to wait for, not with 'quiet'".into()));
-    }
-    let deadline = timeout.and_then(|text| text.parse().ok()).map(|s| Instant::now() + Duration::from_secs(s));
-    let grep = arguments.get("grep").and_then(Value::as_str).map(Pattern::parse).transpose();
-    let grep = grep.map_err(|fault| Trouble::Usage(fault.text))?;
-    let read = link.read_output(&arguments)?;
-    read.note(&link);
-    show(&read.bytes)?;
-    arguments.remove("grep");
-    let context = text(&mut arguments, "context").and_then(|text| text.parse().ok()).unwrap_or(0);
-    let grep = match grep {
-        Some(pattern) => Some(Search::behind(&mut link, &arguments, &read.cursor, pattern, context)?),
-        None => None,
-    };
-    Lines::new(link, arguments, grep, read).go(until, deadline)
+    Err(Trouble::Refused(problem.into()))
 }
 
-/// What is searched for in what comes, and the lines around it, which may come in other answers than the match.
-struct Search {
-    pattern: Pattern,
-    around: Around<Vec<u8>>,
+/// A parameter as text; empty if it was not given.
+pub fn text_of(arguments: &Map<String, Value>, name: &str) -> String {
+    arguments.get(name).and_then(Value::as_str).unwrap_or_default().into()
 }
 
-impl Search {
-    /// One that goes on behind `cursor`: a match there may want lines from before, and a match from before lines there.
-    fn behind(
-        link: &mut Link,
-        arguments: &Map<String, Value>,
-        cursor: &str,
-        pattern: Pattern,
-        context: usize,
-    ) -> Result<Search, Trouble> {
-        let mut search = Search { pattern, around: Around::new(context) };
-        if context > 0 && !cursor.is_empty() {
-            let target = ["pid", "command_or_label", "working_directory", "run", "stream"];
-            let mut last = only(arguments, &target);
-            // A line is kept for a later match unless it was shown behind an earlier one: twice as far back tells.
-            last.extend([
-                ("lines".into(), json!(2 * context)),
-                ("before".into(), json!(cursor)),
-                ("is_held".into(), json!(true)),
-            ]);
-            search.choose(&link.read_output(&last)?.bytes); // shown already, as far as it is wanted
-        }
-        Ok(search)
-    }
-
-    /// The lines of these that are to be shown.
-    fn choose(&mut self, bytes: &[u8]) -> Vec<u8> {
-        let mut chosen = Vec::new();
-        for line in bytes.split_inclusive(|&byte| byte == b'\n') {
-            let text = line.get(PREFIX..).unwrap_or(line);
-            let text = text.strip_suffix(b"\n").unwrap_or(text);
-            // Of several processes, the name of this one stands before its line.
-            let behind_name = text.windows(2).position(|pair| pair == b": ").map(|at| &text[at + 2..]);
-            let is_match = self.pattern.is_match(text) || behind_name.is_some_and(|text| self.pattern.is_match(text));
-            self.around.push(line.to_vec(), is_match).into_iter().for_each(|(line, _)| chosen.extend(line));
-        }
-        chosen
-    }
-}
-
-/// Arguments of these names.
+/// Parameters of these names.
 fn only(arguments: &Map<String, Value>, names: &[&str]) -> Map<String, Value> {
     names.iter().filter_map(|name| Some((name.to_string(), arguments.get(*name)?.clone()))).collect()
-}
-
-/// Follows line by line.
-struct Lines {
-    link: Link,
-    arguments: Map<String, Value>,
-    grep: Option<Search>,
-    read: Reading,
-}
-
-impl Lines {
-    fn new(link: Link, mut arguments: Map<String, Value>, grep: Option<Search>, read: Reading) -> Lines {
-        for name in ["since_time", "lines", "run"] {
-            arguments.remove(name);
-        }
-        arguments.insert("lines".into(), json!(LINES));
-        arguments.insert("is_forward".into(), json!(true));
-        Lines { link, arguments, grep, read }
-    }
-
-    fn go(&mut self, until: Option<String>, deadline: Option<Instant>) -> Result<u8, Trouble> {
-        self.arguments.insert("wait_for".into(), json!(until.as_deref().unwrap_or("")));
-        let mut has_matched = false;
-        loop {
-            let longest = POLL[usize::from(until.is_some())];
-            let left = deadline.map_or(longest, |end| end.saturating_duration_since(Instant::now()).min(longest));
-            let cursor = self.read.cursor.clone();
-            self.arguments.insert("after".into(), json!(cursor));
-            self.arguments
-                .insert("timeout".into(), json!(if has_matched { 0 } else { left.as_millis().div_ceil(1000) }));
-            self.read = self.ask()?;
-            self.read.note(&self.link);
-            self.show()?;
-            has_matched |= self.read.waited == "matched" && until.is_some();
-            if self.read.is_cut {
-                continue; // there is more already
-            }
-            if has_matched {
-                return Ok(0);
-            }
-            if self.read.waited == "ended" {
-                return if until.is_some() { verdict("ended") } else { Ok(0) };
-            }
-            if deadline.is_some_and(|end| end <= Instant::now()) {
-                return if until.is_some() { verdict("timeout") } else { Ok(0) };
-            }
-        }
-    }
-
-    /// Also from the next server, should this one go.
-    fn ask(&mut self) -> Result<Reading, Trouble> {
-        let begun = Instant::now();
-        loop {
-            match self.link.read_output(&self.arguments) {
-                Err(Trouble::Unreachable(_)) if begun.elapsed() < PATIENCE => {
-                    std::thread::sleep(RECONNECT);
-                    if self.link.config.autostart && begun.elapsed() > 6 * RECONNECT {
-                        let _ = self.link.ensure_server();
-                    }
-                }
-                answer => return answer,
-            }
-        }
-    }
-
-    /// Prints what was read, as far as it is searched for.
-    fn show(&mut self) -> Result<(), Trouble> {
-        let bytes = std::mem::take(&mut self.read.bytes);
-        match &mut self.grep {
-            Some(search) => terminal::print(&search.choose(&bytes)),
-            None => terminal::print(&bytes),
-        }
-    }
 }

@@ -22,10 +22,10 @@ pub fn check(asked: &Map<String, Value>) -> Result<(), Trouble> {
 /// Tells what became of a start or restart, and with `wait_for` among `asked` then waits for it in all that the run says.
 pub fn report(link: &mut Link, answer: &Value, asked: &Map<String, Value>, is_json: bool) -> Result<u8, Trouble> {
     if !asked.contains_key("wait_for") {
-        return terminal::print(render::control(answer, is_json).as_bytes()).map(|()| 0);
+        return print(answer, is_json).map(|()| 0);
     }
     if !is_json {
-        terminal::print(render::control(answer, false).as_bytes())?; // the wait may be long
+        print(answer, false)?; // the wait may be long
     }
     let begun = Instant::now();
     let mut arguments = asked.clone();
@@ -35,18 +35,26 @@ pub fn report(link: &mut Link, answer: &Value, asked: &Map<String, Value>, is_js
     if is_json {
         let mut answer = answer.clone();
         answer["waited"] = json!(read.waited);
-        terminal::print(render::control(&answer, true).as_bytes())?;
+        print(&answer, true)?;
     }
-    let verdict = output::verdict(&read.waited);
+    let verdict = output::verdict(&read.waited, &output::text_of(asked, "wait_for"));
     match &verdict {
         Ok(_) if is_json => {}
-        Ok(_) => terminal::print(format!("Ready after {:.1} s.\n", begun.elapsed().as_secs_f64()).as_bytes())?,
+        Ok(_) => terminal::print([format!("Ready after {:.1} s.", begun.elapsed().as_secs_f64())])?,
         Err(_) => show_last(&read),
     }
     verdict
 }
 
+fn print(answer: &Value, is_json: bool) -> Result<(), Trouble> {
+    if is_json {
+        terminal::print_json(&render::control_json(answer))
+    } else {
+        terminal::print([render::control(answer)])
+    }
+}
+
 /// On stderr: what it said is why.
 fn show_last(read: &Reading) {
-    let _ = terminal::write(Stream::Stderr, &read.bytes);
+    let _ = terminal::pass_on(Stream::Stderr, &read.bytes);
 }

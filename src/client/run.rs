@@ -3,9 +3,10 @@
 //! One thread follows the log, one writes what comes, one takes signals; the main thread decides, and is never held up by
 //! any of them.
 
+use super::follow::LAST_TAKEN;
 use super::follower::{Event, News, RECONNECT, WAIT_FOR_ANOTHER, WAIT_FOR_OURS, follow_in_thread};
 use super::frames::{Frames, Show};
-use super::link::Link;
+use super::link::{Link, Reading};
 use super::writer::Writer;
 use super::{Trouble, run_request, terminal};
 use crate::cli::{Given, OnExit};
@@ -18,7 +19,7 @@ use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 use std::ffi::OsString;
 use std::io;
-use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError, sync_channel};
 use std::time::{Duration, Instant};
 
 /// Signals that wait to be looked at; what comes beyond says nothing new.
@@ -48,10 +49,11 @@ pub fn run(mut link: Link, argv: Vec<OsString>, given: &Given) -> Result<u8, Tro
     // Before there is a process that a signal could orphan.
     let (events, ears) = watch_signals()?;
     let started = link.run(&request)?;
+    terminal::give_stdout_away();
     let number = started["number"].as_u64().unwrap_or(0);
     let label = started["label"].as_str().unwrap_or("?").to_string();
     if started["is_new"] == json!(false) && !link.config.is_quiet {
-        terminal::note(&format!("'{label}' runs already (PID {}); this is its output", started["pid"]));
+        terminal::note(&format!("attached to '{label}' (PID {})", started["pid"]));
     }
     let show = if given.raw { Show::Stamped(Stream::Combined) } else { Show::Bytes };
     follow_in_thread(Link::new(link.config.clone()), number, 0, events)?;
@@ -63,6 +65,7 @@ pub fn run(mut link: Link, argv: Vec<OsString>, given: &Given) -> Result<u8, Tro
         frames: Frames::new(show),
         show,
         on_exit: given.on_exit,
+        deadline: None,
         ears,
         writer: Writer::start()?,
         is_in_line: false,
@@ -72,8 +75,14 @@ pub fn run(mut link: Link, argv: Vec<OsString>, given: &Given) -> Result<u8, Tro
     wrapper.run()
 }
 
-/// `output --follow`: what comes behind `place`, with stamps, also if there is an `open` line.
-pub fn follow(link: Link, arguments: &Map<String, Value>, place: Place, open: Option<Stream>) -> Result<u8, Trouble> {
+/// `output --follow` of one process: what was `read`, and what comes after `place`, with stamps, until `deadline`.
+pub fn follow(
+    link: Link,
+    arguments: &Map<String, Value>,
+    place: Place,
+    mut read: Reading,
+    deadline: Option<Instant>,
+) -> Result<u8, Trouble> {
     let (events, ears) = watch_signals()?;
     let stream =
         arguments.get("stream").and_then(Value::as_str).and_then(Stream::from_name).unwrap_or(Stream::Combined);
@@ -84,16 +93,21 @@ pub fn follow(link: Link, arguments: &Map<String, Value>, place: Place, open: Op
         label: String::new(),
         run: place.run,
         pid: 0,
-        frames: Frames::within(show, open),
+        frames: Frames::within(show, read.open),
         show,
         on_exit: OnExit::Detach,
+        deadline,
         ears,
         writer: Writer::start()?,
         is_in_line: false,
         is_stopping: false,
         is_mute: false,
     };
-    wrapper.run().map(|_| 0)
+    if read.open.is_some() {
+        read.bytes.pop(); // the rest of this line comes right behind it
+    }
+    let is_over = !read.bytes.is_empty() && wrapper.write(Stream::Stdout, read.bytes)?.is_some();
+    if is_over { Ok(0) } else { wrapper.run().map(|_| 0) }
 }
 
 /// The channel of events, and the signals that wake it. It holds one, so that whoever does not read our output holds back the
@@ -124,6 +138,8 @@ struct Wrapper {
     frames: Frames,
     show: Show,
     on_exit: OnExit,
+    /// When it is over at the latest.
+    deadline: Option<Instant>,
     ears: Ears,
     writer: Writer,
     /// Something stands on the terminal's last line, so that a note must begin one of its own.
@@ -137,7 +153,15 @@ struct Wrapper {
 impl Wrapper {
     fn run(&mut self) -> Result<u8, Trouble> {
         loop {
-            let Ok(event) = self.ears.events.recv() else { return Ok(1) }; // never: the thread of the signals holds a sender
+            let event = match self.deadline {
+                None => self.ears.events.recv().map_err(RecvTimeoutError::from),
+                Some(end) => self.ears.events.recv_timeout(end.saturating_duration_since(Instant::now())),
+            };
+            let event = match event {
+                Ok(event) => event,
+                Err(RecvTimeoutError::Timeout) => break,
+                Err(RecvTimeoutError::Disconnected) => return Ok(1), // never: the thread of the signals holds a sender
+            };
             let exit = match (self.hear()?, event) {
                 (None, Event::News(news)) => self.take(news)?,
                 (exit, _) => exit,
@@ -145,7 +169,17 @@ impl Wrapper {
             if let Some(code) = exit {
                 return Ok(code);
             }
+            if self.is_late(Duration::ZERO) {
+                break;
+            }
         }
+        self.end_line();
+        Ok(0)
+    }
+
+    /// Whether the deadline was so long ago.
+    fn is_late(&self, by: Duration) -> bool {
+        self.deadline.is_some_and(|end| Instant::now() >= end + by)
     }
 
     /// Obeys the signals that have come. `Some` is the exit code: it is over.
@@ -233,6 +267,9 @@ impl Wrapper {
             if std::mem::replace(&mut taken, self.writer.taken()) != taken {
                 taken_at = Instant::now();
             }
+            if self.is_late(LAST_TAKEN) {
+                return Ok(Some(0));
+            }
             if self.is_stopping && taken_at.elapsed() > REST_TAKEN {
                 self.is_mute = true;
                 return Ok(None);
@@ -280,8 +317,7 @@ impl Wrapper {
     /// Worth knowing, but never worth hanging for.
     fn note(&mut self, text: &str) {
         if !self.link.config.is_quiet {
-            let newline = if std::mem::take(&mut self.is_in_line) { "\n" } else { "" };
-            terminal::note_within(&format!("{newline}persistproc: {text}\n"), NOTE_TAKEN);
+            terminal::note_within(text, std::mem::take(&mut self.is_in_line), NOTE_TAKEN);
         }
     }
 
@@ -306,7 +342,7 @@ impl Wrapper {
     /// What comes next, be it the prompt of a shell, begins a line.
     fn end_line(&mut self) {
         if std::mem::take(&mut self.is_in_line) {
-            terminal::note_within("\n", NOTE_TAKEN);
+            terminal::end_line(NOTE_TAKEN);
         }
     }
 
@@ -327,7 +363,7 @@ impl Wrapper {
     }
 
     fn ask(&mut self) -> bool {
-        terminal::ask(&format!("\nStop running process '{}' (PID {})? [y/N] ", self.label, self.pid));
+        terminal::ask(&format!("Stop running process '{}' (PID {})? [y/N]", self.label, self.pid));
         self.is_in_line = true;
         loop {
             if let Some(answer) = terminal::read_answer(ANSWER) {

@@ -7,10 +7,21 @@ use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// The most that is written at a time, in bytes.
 const PIECE: usize = 64 << 10;
+/// How long it is waited at a time for a reader that does not read.
+const STUCK: Duration = Duration::from_secs(3600);
+
+/// What became of something that was printed.
+pub enum Printed {
+    All,
+    /// The reader has not taken all of it in time.
+    Late,
+    /// The reader has closed its end.
+    ReaderLeft,
+}
 
 pub struct Writer {
     to_write: SyncSender<(Stream, Vec<u8>)>,
@@ -51,6 +62,24 @@ impl Writer {
             Ok(outcome) => Some(outcome),
             Err(RecvTimeoutError::Timeout) => None,
             Err(RecvTimeoutError::Disconnected) => Some(Err(io::ErrorKind::BrokenPipe.into())),
+        }
+    }
+
+    /// Writes program output to stdout, until `end` at the latest. After `Printed::Late` nothing more can be written.
+    pub fn print(&self, bytes: Vec<u8>, end: Option<Instant>) -> Result<Printed, Trouble> {
+        if bytes.is_empty() {
+            return Ok(Printed::All);
+        }
+        self.begin(Stream::Stdout, bytes);
+        let left = || end.map_or(STUCK, |end| end.saturating_duration_since(Instant::now()));
+        loop {
+            match self.outcome(left()) {
+                Some(Ok(())) => return Ok(Printed::All),
+                Some(Err(error)) if error.kind() == io::ErrorKind::BrokenPipe => return Ok(Printed::ReaderLeft),
+                Some(Err(error)) => return Err(Trouble::Refused(format!("cannot write to stdout: {error}"))),
+                None if left().is_zero() => return Ok(Printed::Late),
+                None => {}
+            }
         }
     }
 

@@ -99,10 +99,12 @@ pub fn start_shim(dir: &RunDir, lock: File, meta: &Meta) -> (Option<Child>, Resu
 
 fn failed(dir: &RunDir, errno: i32, text: String) -> Fault {
     let now = now_ms();
-    let error = Some(StartError { errno, text: text.clone() });
+    let fault = Fault::failed(text);
+    // As it is told, escaped: others show what is on disk.
+    let error = Some(StartError { errno, text: fault.text.clone() });
     let status = Status { version: FORMAT, started: now, ended: Some(now), error, ..Status::default() };
     let _ = dir.write_status(&status); // without it the run is `failed` all the same
-    Fault::failed(text)
+    fault
 }
 
 fn spawn(dir: &RunDir, lock: File, meta: &Meta) -> io::Result<(Child, io::PipeReader)> {

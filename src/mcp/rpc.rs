@@ -1,5 +1,6 @@
 //! JSON-RPC 2.0 as MCP uses it: what a body is, which id an answer carries, which code an error has.
 
+use crate::words::one_line;
 use serde_json::{Map, Value, json};
 
 /// Error codes of JSON-RPC 2.0, and of MCP 2026-07-28 (basic/index, "Error codes").
@@ -13,7 +14,7 @@ pub mod code {
     pub const UNSUPPORTED_VERSION: i64 = -32022;
 }
 
-/// An error as it is sent: `message` is one short sentence.
+/// An error as it is sent: `message` is one short sentence, in which everything that a terminal would obey is escaped.
 #[derive(Debug, PartialEq)]
 pub struct Error {
     pub code: i64,
@@ -23,7 +24,7 @@ pub struct Error {
 
 impl Error {
     pub fn new(code: i64, message: impl Into<String>) -> Error {
-        Error { code, message: message.into(), data: None }
+        Error { code, message: one_line(&message.into()), data: None }
     }
 }
 
@@ -103,6 +104,12 @@ pub fn answer(id: &Value, outcome: Result<Value, Error>) -> Value {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_error_names_what_came_escaped() {
+        let error = Error::new(code::INVALID_PARAMS, "no tool 'x\x1b]0;pwn\x07'");
+        assert_eq!(error.message, "no tool 'x\\u{1b}]0;pwn\\u{7}'");
+    }
 
     #[test]
     fn requests_keep_the_type_of_their_id() {

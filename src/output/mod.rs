@@ -1,6 +1,7 @@
 //! What runs have said: of which of them, which lines, until when to wait for more, and how they are shown. One
 //! selection serves every door: the tool, the command line and `GET /output`.
 
+mod context;
 pub mod cursor;
 pub mod lines;
 pub mod pattern;

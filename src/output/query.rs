@@ -27,6 +27,8 @@ pub struct Query {
     pub grep: Option<Pattern>,
     /// Lines around each that `grep` finds.
     pub context: usize,
+    /// Of a search that goes on behind a cursor: no line before this one is context, because the search began here.
+    pub context_from: Option<Cursor>,
     /// Longest line, and all lines together, in bytes; the newest are kept.
     pub longest: usize,
     pub most_bytes: usize,
@@ -68,6 +70,7 @@ impl Query {
             before: None,
             grep: None,
             context: 0,
+            context_from: None,
             longest,
             most_bytes,
             is_forward: false,
@@ -462,6 +465,41 @@ mod tests {
                 all.sort();
                 assert_eq!(found, all, "round {round}");
             }
+        }
+    }
+
+    #[test]
+    fn a_search_that_goes_on_finds_the_same_lines_and_context_as_one_at_the_end() {
+        let mut random = Random::new(31);
+        for round in 0..(cases() / 100).max(20) {
+            let mut sample = Sample::new(3000 + round as u64 % 7, 0);
+            let stream = [Stream::Combined, Stream::Stdout][round % 2];
+            let grep = Some(Pattern::parse("match").unwrap());
+            let context = random.below(5);
+            let search = Query { grep, context, unfinished: Unfinished::Held, ..Query::tail(stream, 10_000) };
+            (0..random.below(30)).for_each(|_| sample.write(&mut random));
+            // From the beginning, or from a cursor, which may lie in the middle of a line.
+            let held = Query { unfinished: Unfinished::Held, ..Query::tail(stream, 1) };
+            let from = sample.select([None, None], &held).cursor.filter(|_| random.below(2) == 0);
+            (0..random.below(20)).for_each(|_| sample.write(&mut random));
+            let first = sample.select([from.as_ref(), None], &search);
+            let (mut seen, mut cursor) = (texts(&first.lines), first.cursor.unwrap());
+            let mut left = random.below(60);
+            loop {
+                let count = random.below(8).min(left);
+                (0..count).for_each(|_| sample.write(&mut random));
+                left -= count;
+                let lines = if random.below(2) == 0 { 1 + random.below(3) } else { 10_000 };
+                let query = Query { is_forward: true, lines, context_from: from.clone(), ..search.clone() };
+                let answer = sample.select([Some(&cursor), None], &query);
+                seen.extend(texts(&answer.lines));
+                cursor = answer.cursor.unwrap().to_string().parse().unwrap();
+                if left == 0 && !answer.is_cut {
+                    break;
+                }
+            }
+            let whole = sample.select([from.as_ref(), None], &search);
+            assert_eq!(seen, texts(&whole.lines), "round {round}, context {context}");
         }
     }
 

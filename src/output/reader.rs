@@ -3,6 +3,7 @@
 //! Without `grep` the last lines are found from the end; with it the log is searched from the end, window by window, and
 //! only windows with something in them are read as lines. Lines whose beginning lies before what was read are looked up.
 
+use super::context;
 use super::cursor::Place;
 use super::lines::{Assembler, Line};
 use super::pattern::{Around, Pattern};
@@ -22,6 +23,8 @@ const WINDOW: u64 = 1 << 20;
 const COUNTED: u64 = 64 << 20;
 /// The beginning of a line is looked up only this far back, in bytes.
 const REACH: u64 = 1 << 20;
+/// A search that goes forward looks at the clock after so many lines.
+const LOOKED_AT: u64 = 1000;
 
 /// What there is to read in one part.
 pub struct PieceRead {
@@ -54,10 +57,12 @@ pub fn read(piece: &Piece, query: &Query, wanted: usize, floor: Option<u64>) -> 
     let (spans, is_whole, stopped) = spans(&log, query, wanted, floor, range.to)?;
     let stopped = stopped.map(|offset| Place { run: piece.run.id, stream: query.stream, offset, open: [None; 2] });
     let mut reader = Reader::new(&log, query, wanted, piece);
+    reader.prime(&range, piece)?;
     reader.read_all(&spans, &range, false)?;
     if reader.lacks_start && log.start() < spans.first().map_or(0, |span| span.0) {
         // Once more, this time from before the lines that began there.
         reader = Reader::new(&log, query, wanted, piece);
+        reader.prime(&range, piece)?;
         reader.read_all(&spans, &range, true)?;
     }
     if range.to == log.end() && !query.is_forward {
@@ -74,11 +79,15 @@ pub fn read(piece: &Piece, query: &Query, wanted: usize, floor: Option<u64>) -> 
         };
         (total, count(&log, at, log.end())?)
     };
-    let end = Place { run: piece.run.id, stream: query.stream, offset: at, open: reader.assembler.open_at() };
+    let mut end = Place { run: piece.run.id, stream: query.stream, offset: at, open: reader.assembler.open_at() };
     let shows_open = is_at_end && (query.unfinished == Unfinished::Shown || is_over);
     let shows_known = query.unfinished == Unfinished::Shown;
     let shown = piece.before.map_or([shows_open; 2], |before| before.open.map(|at| at.is_some() && shows_known));
     let open = reader.open_lines(shown);
+    if query.unfinished != Unfinished::Shown {
+        // What was held until the end is given now, and not again.
+        open.iter().for_each(|line| end.open[line.stream.index()] = None);
+    }
     let last = Place { open: [Stream::Stdout, Stream::Stderr].map(|stream| begin(&open, stream)), ..end };
     let (lines, was_cut) = reader.finish(at, open);
     let is_cut = was_cut || !is_whole || floor > range.from;
@@ -176,6 +185,9 @@ fn spans(log: &Log, query: &Query, wanted: usize, from: u64, to: u64) -> io::Res
         let start = log.tail(to, wanted + 2)?.max(from);
         return Ok((vec![(start, to)], start == from, None));
     }
+    if from == to {
+        return Ok((vec![(from, to)], true, None)); // what is open there is to stay so
+    }
     let mut found = Vec::new();
     let (mut end, mut count) = (to, 0);
     let is_in_time = |end: u64| end == to || Instant::now() < query.deadline;
@@ -241,7 +253,8 @@ fn behind(log: &Log, from: u64, count: usize, to: u64) -> io::Result<u64> {
     Ok(at)
 }
 
-fn matches(query: &Query, line: &Line) -> bool {
+/// Whether a query is for this line.
+pub fn matches(query: &Query, line: &Line) -> bool {
     query.only.is_none_or(|only| only == line.stream)
         && query.grep.as_ref().is_none_or(|grep: &Pattern| grep.is_match(&line.text))
 }
@@ -262,6 +275,8 @@ struct Reader<'a> {
     /// A line without its beginning was seen.
     lacks_start: bool,
     around: Around<Line>,
+    /// What `around` holds where a forward search goes on.
+    primed: Option<Around<Line>>,
     /// Lines in `kept` that count.
     counted: usize,
     /// Where the next record is, and where the last span began.
@@ -285,6 +300,7 @@ impl<'a> Reader<'a> {
             is_cut: false,
             lacks_start: false,
             around: Around::new(query.context),
+            primed: None,
             counted: 0,
             at: log.start(),
             span_start: log.start(),
@@ -296,7 +312,7 @@ impl<'a> Reader<'a> {
         self.at = range.from;
         for &(start, end) in spans {
             self.assembler = Assembler::new(self.query.stream, self.query.longest);
-            self.around = Around::new(self.query.context);
+            self.around = self.primed.take().unwrap_or_else(|| Around::new(self.query.context));
             (self.span_start, self.has_spoken) = (start, [false; 2]);
             match range.open.filter(|_| start == range.from) {
                 Some(open) => recall(self.log, &mut self.assembler, start, open)?,
@@ -309,14 +325,22 @@ impl<'a> Reader<'a> {
         Ok(())
     }
 
+    /// Finds out, for a search that goes on behind a cursor, what the lines before it mean for its context.
+    fn prime(&mut self, range: &Range, piece: &Piece) -> io::Result<()> {
+        let query = self.query;
+        if !query.is_forward || query.grep.is_none() || query.context == 0 || range.open.is_none() {
+            return Ok(());
+        }
+        let since = query.since.map_or(Ok(0), |ms| self.log.since(ms))?;
+        let began = query.context_from.as_ref().and_then(|cursor| cursor.place(piece.run.id));
+        let floor = since.max(began.map_or(0, |place| place.offset)).max(self.log.start());
+        self.primed = Some(context::at(self.log, query, floor, range.from)?);
+        Ok(())
+    }
+
     /// Takes over the lines that are open at `at`.
     fn look_back(&mut self, at: u64, streams: [bool; 2]) -> io::Result<()> {
-        let start = self.log.line_start(at.saturating_sub(REACH).max(self.log.start()), self.log.start())?;
-        let mut scan = Scan::new(self.log, start, at, self.query.longest + PREFIX);
-        let mut before = Assembler::new(self.query.stream, self.query.longest);
-        while let Some(raw) = scan.next()? {
-            before.push(&raw);
-        }
+        let mut before = open_before(self.log, self.query, at)?;
         before.keep_open(streams);
         self.assembler.adopt(before);
         Ok(())
@@ -334,6 +358,7 @@ impl<'a> Reader<'a> {
 
     fn read(&mut self, from: u64, to: u64) -> io::Result<()> {
         let mut scan = Scan::new(self.log, from, to, self.query.longest + PREFIX);
+        let mut count: u64 = 0;
         while let Some(raw) = scan.next()? {
             if let Some(record) = record::parse(raw.bytes, self.query.stream) {
                 self.has_spoken[record.stream.index()] = true;
@@ -342,7 +367,10 @@ impl<'a> Reader<'a> {
             if let Some(line) = self.assembler.push(&raw) {
                 self.lacks_start |= line.lacks_start;
                 self.take(line);
-                if self.query.is_forward && (self.counted >= self.most || self.bytes >= self.query.most_bytes) {
+                count += 1;
+                let is_late = || count.is_multiple_of(LOOKED_AT) && Instant::now() >= self.query.deadline;
+                let is_full = self.counted >= self.most || self.bytes >= self.query.most_bytes;
+                if self.query.is_forward && (is_full || is_late()) {
                     self.is_cut = self.at < to;
                     break;
                 }
@@ -377,9 +405,10 @@ impl<'a> Reader<'a> {
     }
 
     /// Lines that are not finished where reading ended, of the streams of which they are to be `shown`, if they have
-    /// gone on since the cursor.
+    /// gone on since the cursor, or were held back there.
     fn open_lines(&self, shown: [bool; 2]) -> Vec<Line> {
-        let is_shown = |line: &&Line| shown[line.stream.index()] && line.last >= self.after;
+        let is_new = |line: &Line| line.last >= self.after || self.query.unfinished != Unfinished::Shown;
+        let is_shown = |line: &&Line| shown[line.stream.index()] && is_new(line);
         self.assembler.open().into_iter().filter(is_shown).cloned().collect()
     }
 
@@ -395,6 +424,17 @@ impl<'a> Reader<'a> {
 /// Where the line of a stream begins, if it is among these.
 fn begin(lines: &[Line], stream: Stream) -> Option<u64> {
     lines.iter().find(|line| line.stream == stream).map(|line| line.at)
+}
+
+/// The lines that are open at `at`, with what stands of them before it.
+pub fn open_before(log: &Log, query: &Query, at: u64) -> io::Result<Assembler> {
+    let start = log.line_start(at.saturating_sub(REACH).max(log.start()), log.start())?;
+    let mut scan = Scan::new(log, start, at, query.longest + PREFIX);
+    let mut lines = Assembler::new(query.stream, query.longest);
+    while let Some(raw) = scan.next()? {
+        lines.push(&raw);
+    }
+    Ok(lines)
 }
 
 /// Reads again the parts before a cursor's place of lines that were unfinished there.

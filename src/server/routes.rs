@@ -233,8 +233,11 @@ fn output(routes: &Routes, request: &Request) -> Result<Response, Fault> {
         (_, true) => Unfinished::HeldUnlessMatched,
         _ => Unfinished::Shown,
     };
-    let manner = Manner { of_combined: has("of_combined"), is_forward: has("is_forward"), unfinished };
-    let near = arguments.remove("near").and_then(|near| near.as_str().map(String::from));
+    let (of_combined, is_forward) = (has("of_combined"), has("is_forward"));
+    let mut text = |name: &str| arguments.remove(name).and_then(|value| value.as_str().map(String::from));
+    let (near, context_from) = (text("near"), text("context_from"));
+    let context_from = context_from.map(|cursor| cursor.parse()).transpose()?;
+    let manner = Manner { of_combined, is_forward, context_from, unfinished };
     let context = Context::new(&routes.manager, &client).near(near);
     let output = tools::read(&arguments, &manner, &context)?;
     let mut response = Response::new(200, "application/octet-stream", stamped(&output.selection, &output.names()));

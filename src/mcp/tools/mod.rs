@@ -10,6 +10,7 @@ use crate::fault::Fault;
 use crate::log::Stream;
 use crate::manager::Manager;
 use crate::manager::lookup::Target;
+use crate::output::cursor::Cursor;
 use crate::output::query::Unfinished;
 use crate::output::wait::{Caller, LONGEST};
 use ctrl::Control;
@@ -188,6 +189,8 @@ pub struct Manner {
     pub of_combined: bool,
     /// The first lines instead of the newest.
     pub is_forward: bool,
+    /// Where a search that goes forward began: what stands before is no context of its matches.
+    pub context_from: Option<Cursor>,
     pub unfinished: Unfinished,
 }
 
@@ -196,6 +199,7 @@ pub fn read(arguments: &Map<String, Value>, manner: &Manner, context: &Context) 
     let arguments = Arguments::check(arguments, OUTPUT)?;
     output::call(&arguments, context, |query| {
         (query.is_forward, query.unfinished) = (manner.is_forward, manner.unfinished);
+        query.context_from.clone_from(&manner.context_from);
         if manner.of_combined && query.stream != Stream::Combined {
             query.only = Some(std::mem::replace(&mut query.stream, Stream::Combined));
         }

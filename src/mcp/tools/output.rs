@@ -11,6 +11,7 @@ use crate::output::pattern::Pattern;
 use crate::output::query::{Query, SEARCH, Selection, Unfinished, select};
 use crate::output::scope::{Parts, Scope};
 use crate::output::wait::{self, Outcome, Until};
+use crate::words::one_line;
 use serde_json::{Map, Value, json};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -54,7 +55,7 @@ pub struct Process {
 impl Output {
     /// Names in front of lines: none if it is clear whose they are.
     pub fn names(&self) -> Vec<String> {
-        if self.is_merged { self.processes.iter().map(|process| process.name.clone()).collect() } else { Vec::new() }
+        if self.is_merged { self.processes.iter().map(|process| one_line(&process.name)).collect() } else { Vec::new() }
     }
 
     /// The call that reads what came before the shown line of this number. The cursor says whose lines they are.
