@@ -6,13 +6,14 @@ use crate::config::Token;
 use crate::fault::Fault;
 use crate::http::client::{Call, Client};
 use crate::http::head::encode;
+use crate::manager::LEAVE_MAX;
 use std::cmp::Ordering;
 use std::time::Duration;
 
 /// Version of this program.
 pub const VERSION: &str = env!("CARGO_PKG_VERSION");
 /// How long the older server may take to answer that it leaves: it waits for restarts that have begun.
-const ANSWER: Duration = Duration::from_secs(20);
+const ANSWER: Duration = LEAVE_MAX.saturating_add(Duration::from_secs(5));
 
 /// How `version` compares with ours. `None` if it is no version as we write them.
 pub fn compare(version: &str) -> Option<Ordering> {

@@ -25,7 +25,9 @@ use std::time::Duration;
 /// The header by which a client insists on a data directory.
 pub const DATA_DIR: &str = "Persistproc-Data-Dir";
 /// How long a shutdown may take before its caller is told that it still goes on.
-const SHUTDOWN: Duration = Duration::from_secs(40);
+const SHUTDOWN: Duration = manager::LEAVE_MAX.saturating_add(Duration::from_secs(2));
+/// Clients give up after 60 s (`PATIENCE` in `client::link`, `answer` in `http::server`): both must follow if this grows.
+const _: () = assert!(SHUTDOWN.as_secs() < 60);
 
 type Handler = fn(&Routes, &Request) -> Result<Response, Fault>;
 

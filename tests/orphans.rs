@@ -1,0 +1,166 @@
+//! What a killed shim leaves behind is found, told and stopped, whatever became of its environment; and nothing else is
+//! taken for it.
+
+use crate::support::*;
+use serde_json::json;
+use std::time::{Duration, Instant};
+
+fn mark(sandbox: &Sandbox, i: u32) -> String {
+    format!("{}.{}{i}", 6000 + sandbox.port % 1000, sandbox.port)
+}
+
+/// Starts `words` as process `web`, waits until `count` processes have `mark` in their words, and kills its shim.
+fn lose(sandbox: &Sandbox, words: &[&str], mark: &str, count: usize) {
+    sandbox.run(&[&["start", "--label", "web"], words].concat()).ok();
+    wait_until("the tree", || pids_with(mark).len() >= count);
+    let run = sandbox.runs().len() - 1;
+    signal(sandbox.status(run)["shim"].as_i64().unwrap() as i32, libc::SIGKILL);
+    wait_until("lost", || list(sandbox)["status"] == "lost");
+}
+
+fn list(sandbox: &Sandbox) -> serde_json::Value {
+    sandbox.run(&["--format", "json", "list", "--command-or-label", "web"]).ok().json()["processes"][0].clone()
+}
+
+/// Each of them is told, and a stop ends them all.
+#[track_caller]
+fn told_and_stopped(sandbox: &Sandbox, mark: &str) {
+    let told = list(sandbox)["error"].as_str().unwrap().to_string();
+    for pid in pids_with(mark) {
+        assert!(told.contains(&format!("PID {pid}")), "{pid} is missing: {told}");
+    }
+    let stopped = sandbox.run(&["stop", "web"]).ok();
+    assert!(!stopped.out().contains("had ended already"), "{stopped:?}");
+    assert_eq!(pids_with(mark), Vec::<i32>::new());
+    let told = list(sandbox)["error"].as_str().unwrap().to_string();
+    assert!(!told.contains("live on"), "{told}");
+}
+
+#[test]
+fn a_run_that_cleaned_its_environment_is_found_by_its_session() {
+    let sandbox = Sandbox::new();
+    let server = sandbox.serve();
+    let m = mark(&sandbox, 1);
+    let script = format!("/bin/sleep {m} & /bin/sleep {m}; :");
+    lose(&sandbox, &["--", "env", "-i", "/bin/sh", "-c", &script], &m, 3);
+    told_and_stopped(&sandbox, &m);
+    // A server that finds it so knows it, too, and leaves nobody at its end.
+    lose(&sandbox, &["--", "env", "-i", "/bin/sh", "-c", &script], &m, 3);
+    drop(server);
+    let _server = sandbox.serve();
+    assert!(list(&sandbox)["error"].as_str().unwrap().contains("live on"));
+    sandbox.run(&["shutdown"]).ok();
+    assert_eq!(pids_with(&m), Vec::<i32>::new());
+}
+
+#[test]
+fn a_double_fork_with_a_clean_environment_is_found_after_its_leader_has_gone() {
+    let sandbox = Sandbox::new();
+    let _server = sandbox.serve();
+    let m = mark(&sandbox, 2);
+    let script =
+        format!("(env -i sh -c 'trap \"\" TERM; while :; do sleep {m}; done' &); (setsid env sleep {m} &); exit 3");
+    lose(&sandbox, &["sh", "-c", &script], &format!("sleep {m}"), 2);
+    told_and_stopped(&sandbox, &m);
+}
+
+#[test]
+fn a_process_that_overwrote_its_environment_is_found() {
+    if std::process::Command::new("perl").arg("-v").output().is_err() {
+        return skip("perl is not there to overwrite its environment").unwrap_or_default();
+    }
+    let sandbox = Sandbox::new();
+    let _server = sandbox.serve();
+    let m = mark(&sandbox, 3);
+    // As setproctitle(3) does it: over the arguments and on over the environment behind them.
+    let script = format!("$0 = 'title {m} ' . 'x' x 20000; print qq(up\\n); $| = 1; sleep 5000");
+    lose(&sandbox, &["perl", "-e", &script], &format!("title {m}"), 1);
+    assert_eq!(sandbox.leftovers(), Vec::<i32>::new(), "its environment shows the mark, so this tests nothing");
+    told_and_stopped(&sandbox, &m);
+}
+
+#[test]
+fn those_who_fork_with_a_clean_environment_while_they_are_stopped_all_go() {
+    let sandbox = Sandbox::new();
+    let _server = sandbox.serve();
+    let m = mark(&sandbox, 4);
+    // Each goes on as a child of its own and ignores TERM.
+    let script =
+        format!("trap '' TERM; f() {{ sleep 0.05; f & exit; }}; for i in 1 2 3 4 5 6 7 8; do f & done; : {m}; exit");
+    lose(&sandbox, &["env", "-i", "PATH=/bin:/usr/bin", "sh", "-c", &script], &m, 8);
+    sandbox.run(&["stop", "--force", "web"]).ok();
+    assert_eq!(pids_with(&m), Vec::<i32>::new());
+}
+
+#[test]
+fn a_session_with_the_number_of_a_killed_shim_is_not_taken_for_its_run() {
+    let sandbox = Sandbox::new();
+    let server = sandbox.serve();
+    let m = mark(&sandbox, 5);
+    lose(&sandbox, &["sh", "-c", &format!("exec sleep {m}")], &m, 1);
+    sandbox.run(&["stop", "web"]).ok();
+    drop(server);
+    // A stranger's session; its number and the last word of the shim are put into the status, as if it had been reused.
+    let stranger = Guard(std::process::Command::new("setsid").args(["sleep", &m]).spawn().unwrap());
+    wait_until("its session", || pids_with(&format!("sleep {m}")).contains(&stranger.pid()));
+    let path = sandbox.runs()[0].join("status.json");
+    let mut status = sandbox.status(0);
+    assert!(status["alive"]["tick"].as_u64() > Some(0), "{status}");
+    status["shim"] = json!(stranger.pid());
+    std::fs::write(&path, status.to_string()).unwrap();
+    let _server = sandbox.serve();
+    assert!(!list(&sandbox)["error"].as_str().unwrap().contains("live on"));
+    let stopped = sandbox.run(&["stop", "web"]).ok();
+    assert!(stopped.out().contains("had ended already") && is_alive(stranger.pid()), "{stopped:?}");
+}
+
+#[test]
+fn a_label_like_the_name_of_something_inside_blocks_nothing() {
+    let sandbox = Sandbox::new();
+    let _server = sandbox.serve();
+    let script = "while read line; do echo got $line; done; exec sleep 5000";
+    sandbox.run(&["start", "--label", "what is left of r1", "sh", "-c", script]).ok();
+    sandbox.run(&["start", "--label", "input of r2", "sh", "-c", script]).ok();
+    sandbox.tool_ok("ctrl", json!({"action": "input", "command_or_label": "input of r2", "text": "x"}));
+    signal(sandbox.status(0)["shim"].as_i64().unwrap() as i32, libc::SIGKILL);
+    let states = || sandbox.run(&["list"]).ok().out();
+    wait_until("lost", || states().contains("lost"));
+    let begun = Instant::now();
+    sandbox.run(&["restart", "what is left of r1"]).ok();
+    assert!(begun.elapsed() < Duration::from_secs(30), "it waited for itself");
+}
+
+#[test]
+fn a_restart_that_has_begun_is_finished_before_a_server_leaves_however_long_it_takes() {
+    let sandbox = Sandbox::new();
+    let server = sandbox.serve();
+    sandbox.run(&["start", "--label", "web", "sh", "-c", "read never"]).ok();
+    let (pid, shim) = (sandbox.status(0)["pid"].as_i64().unwrap(), sandbox.status(0)["shim"].as_i64().unwrap());
+    // A machine that is too busy to let the shim run.
+    signal(shim as i32, libc::SIGSTOP);
+    let restart = sandbox.spawn(&["restart", "web"]);
+    let log = || std::fs::read_to_string(sandbox.data().join("server.log")).unwrap();
+    wait_until("the request", || std::fs::metadata(sandbox.runs()[0].join("ctl")).is_ok() && is_told(&sandbox));
+    let mut leave = sandbox.spawn(&["shutdown", "--keep"]);
+    wait_until("the server leaves", || log().contains("asked to leave"));
+    let begun = Instant::now();
+    let has_left = wait_for("more than the grace and what is beyond", || {
+        let has_left = leave.try_wait().unwrap().is_some();
+        (has_left || begun.elapsed() > Duration::from_millis(15_500)).then_some(has_left)
+    });
+    signal(shim as i32, libc::SIGCONT);
+    assert!(!has_left, "the server left between the stop and the start");
+    finish(restart, DEADLINE).ok();
+    finish(leave, DEADLINE).ok();
+    assert_eq!(server.end(DEADLINE).code, 0);
+    assert_eq!((is_alive(pid as i32), &sandbox.status(1)["state"]), (false, &json!("running")));
+}
+
+/// Whether there is a message for the shim of the first run that it has not read.
+#[allow(unsafe_code)]
+fn is_told(sandbox: &Sandbox) -> bool {
+    use std::os::fd::AsRawFd;
+    let ctl = std::fs::OpenOptions::new().read(true).write(true).open(sandbox.runs()[0].join("ctl")).unwrap();
+    let mut polled = libc::pollfd { fd: ctl.as_raw_fd(), events: libc::POLLIN, revents: 0 };
+    unsafe { libc::poll(&raw mut polled, 1, 0) == 1 }
+}
