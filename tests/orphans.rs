@@ -1,5 +1,5 @@
-//! What a killed shim leaves behind is found, told and stopped, whatever became of its environment; and nothing else is
-//! taken for it.
+//! What a killed shim leaves behind is found, told and stopped, whatever became of its environment, and nothing else is
+//! taken for it. And what goes on inside meanwhile: locks, and restarts while a server leaves.
 
 use crate::support::*;
 use serde_json::json;
@@ -44,7 +44,7 @@ fn a_run_that_cleaned_its_environment_is_found_by_its_session() {
     let script = format!("/bin/sleep {m} & /bin/sleep {m}; :");
     lose(&sandbox, &["--", "env", "-i", "/bin/sh", "-c", &script], &m, 3);
     told_and_stopped(&sandbox, &m);
-    // A server that finds it so knows it, too, and leaves nobody at its end.
+    // The next server finds them as well, and its shutdown leaves none.
     lose(&sandbox, &["--", "env", "-i", "/bin/sh", "-c", &script], &m, 3);
     drop(server);
     let _server = sandbox.serve();
@@ -80,13 +80,14 @@ fn a_process_that_overwrote_its_environment_is_found() {
 }
 
 #[test]
-fn those_who_fork_with_a_clean_environment_while_they_are_stopped_all_go() {
+fn processes_that_fork_with_a_clean_environment_while_they_are_stopped_all_end() {
     let sandbox = Sandbox::new();
     let _server = sandbox.serve();
     let m = mark(&sandbox, 4);
-    // Each goes on as a child of its own and ignores TERM.
-    let script =
-        format!("trap '' TERM; f() {{ sleep 0.05; f & exit; }}; for i in 1 2 3 4 5 6 7 8; do f & done; : {m}; exit");
+    // Each ignores TERM and goes on as a child of its own.
+    let script = format!(
+        "trap '' TERM; f() {{ sleep 0.05; f & exit; }}; for i in 1 2 3 4 5 6 7 8; do f & done; while :; do sleep 0.1; done; : {m}"
+    );
     lose(&sandbox, &["env", "-i", "PATH=/bin:/usr/bin", "sh", "-c", &script], &m, 8);
     sandbox.run(&["stop", "--force", "web"]).ok();
     assert_eq!(pids_with(&m), Vec::<i32>::new());
@@ -100,18 +101,18 @@ fn a_session_with_the_number_of_a_killed_shim_is_not_taken_for_its_run() {
     lose(&sandbox, &["sh", "-c", &format!("exec sleep {m}")], &m, 1);
     sandbox.run(&["stop", "web"]).ok();
     drop(server);
-    // A stranger's session; its number and the last word of the shim are put into the status, as if it had been reused.
-    let stranger = Guard(std::process::Command::new("setsid").args(["sleep", &m]).spawn().unwrap());
-    wait_until("its session", || pids_with(&format!("sleep {m}")).contains(&stranger.pid()));
+    // An unrelated session whose number the status has for its shim's, as if that had been given out again.
+    let unrelated = Guard(std::process::Command::new("setsid").args(["sleep", &m]).spawn().unwrap());
+    wait_until("its session", || pids_with(&format!("sleep {m}")).contains(&unrelated.pid()));
     let path = sandbox.runs()[0].join("status.json");
     let mut status = sandbox.status(0);
     assert!(status["alive"]["tick"].as_u64() > Some(0), "{status}");
-    status["shim"] = json!(stranger.pid());
+    status["shim"] = json!(unrelated.pid());
     std::fs::write(&path, status.to_string()).unwrap();
     let _server = sandbox.serve();
     assert!(!list(&sandbox)["error"].as_str().unwrap().contains("live on"));
     let stopped = sandbox.run(&["stop", "web"]).ok();
-    assert!(stopped.out().contains("had ended already") && is_alive(stranger.pid()), "{stopped:?}");
+    assert!(stopped.out().contains("had ended already") && is_alive(unrelated.pid()), "{stopped:?}");
 }
 
 #[test]
@@ -127,7 +128,7 @@ fn a_label_like_the_name_of_something_inside_blocks_nothing() {
     wait_until("lost", || states().contains("lost"));
     let begun = Instant::now();
     sandbox.run(&["restart", "what is left of r1"]).ok();
-    assert!(begun.elapsed() < Duration::from_secs(30), "it waited for itself");
+    assert!(begun.elapsed() < Duration::from_secs(30), "the restart waited for itself");
 }
 
 #[test]

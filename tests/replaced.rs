@@ -1,4 +1,4 @@
-//! What a program puts into the place of the files of its run delays nobody: FIFOs, directories and links are seen for what
+//! What a program puts into the place of the files of its run delays no request: FIFOs, directories and links are seen for what
 //! they are, and what they stand for is told or done without.
 
 use crate::support::*;
@@ -10,7 +10,7 @@ use std::os::unix::process::CommandExt;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-/// Far more than anything takes that does not wait in vain, also on a loaded machine.
+/// More than anything takes here, also on a loaded machine, and less than a request waits in vain.
 const SOON: Duration = Duration::from_secs(15);
 
 /// A program that puts `what` (a command of a shell that makes `$f`) into the place of these files of its run.
@@ -28,8 +28,8 @@ fn soon(sandbox: &Sandbox, words: &[&str]) -> Ended {
     ended
 }
 
-/// Everything works with such files, and so it does for a server that finds them so.
-fn nobody_is_delayed(what: &str, expected: &str) {
+/// Every command ends soon, also with a server that finds such files at its start.
+fn no_request_is_delayed(what: &str, expected: &str) {
     const FILES: [&str; 6] = [
         "lock",
         "status.json status.new",
@@ -61,7 +61,7 @@ fn nobody_is_delayed(what: &str, expected: &str) {
     soon(&sandbox, &["stop", "p0"]).ok();
     drop(server);
     let _server = sandbox.serve();
-    // Its label was in there, too.
+    // Its label is gone with that file, but not its number.
     let log = fs::read_to_string(sandbox.data().join("server.log")).unwrap();
     assert!(log.contains(&format!("meta.json is damaged ({expected})")), "{log}");
     sandbox.run(&["list"]).ok();
@@ -75,18 +75,18 @@ fn nobody_is_delayed(what: &str, expected: &str) {
 }
 
 #[test]
-fn fifos_in_the_place_of_a_runs_files_delay_nobody() {
-    nobody_is_delayed("mkfifo $f", "it is a FIFO, not a file");
+fn fifos_in_the_place_of_a_runs_files_delay_no_request() {
+    no_request_is_delayed("mkfifo $f", "it is a FIFO, not a file");
 }
 
 #[test]
-fn directories_in_the_place_of_a_runs_files_delay_nobody() {
-    nobody_is_delayed("mkdir -p $f/full", "it is a directory, not a file");
+fn directories_in_the_place_of_a_runs_files_delay_no_request() {
+    no_request_is_delayed("mkdir -p $f/full", "it is a directory, not a file");
 }
 
 #[test]
-fn links_in_the_place_of_a_runs_files_delay_nobody() {
-    nobody_is_delayed("ln -s /dev/zero $f", "it is a symbolic link, not a file");
+fn links_in_the_place_of_a_runs_files_delay_no_request() {
+    no_request_is_delayed("ln -s /dev/zero $f", "it is a symbolic link, not a file");
 }
 
 #[test]
@@ -114,7 +114,7 @@ fn a_run_goes_on_when_another_fifo_takes_the_place_of_its_doorbell() {
 
 #[test]
 #[allow(unsafe_code)]
-fn a_shim_keeps_no_pipe_of_those_that_started_it() {
+fn a_shim_keeps_no_pipe_of_the_process_that_started_it() {
     let sandbox = Sandbox::new();
     let run = sandbox.root.join("run");
     fs::create_dir(&run).unwrap();

@@ -1,32 +1,32 @@
-//! The processes of a run above which nothing is left: a shim that was killed leaves them to init(1), so their parents do not
-//! tell any more. Two things do:
+//! The processes of a run whose shim was killed. init(1) adopts them, so their parents no longer tell that they belong
+//! together. Two things do:
 //!
-//! * the **mark**, a variable that each of them inherited, as long as it has not cleaned or overwritten its environment;
-//! * the **session**: the shim made one, and a process leaves it only for one of its own.
+//! * the **mark**, a variable that each of them inherits, unless a process cleans or overwrites its environment;
+//! * the **session**, which the shim made and which a process leaves only for one of its own.
 //!
-//! What is below one of these by its parents belongs to them, too.
+//! The descendants of a process that has one of these belong to the run as well.
 //!
-//! A session is a number, the pid of the process that made it, and numbers are used again. The kernel gives out none that a
-//! session still has; but when the last process of that session has gone, a stranger may get the number and make a session of
-//! it. So the session is believed in only if one process in it is older than the last moment in which the shim was surely
-//! alive. That one was born into the session when the number was the shim's, it has kept the number in use ever since, and
-//! so everything that is in the session now belongs to the run. With no such process the session is not looked at, even if
-//! that means that nobody is found: a stranger must not be stopped.
+//! A session is a number: the pid of the process that made it. The kernel does not give out a number that a session has,
+//! but when the last process of the session has ended, an unrelated process may get that number and make a session of it.
+//! So the session counts only if a process in it is not younger than the last moment at which the shim was certainly alive
+//! (it writes that into its status). That process was born into the session while the number was the shim's, and has kept
+//! the number in use ever since; so everything in the session belongs to the run. Without such a process the session is
+//! ignored, even if the processes in it belong to the run after all: an unrelated process must never be stopped.
 //!
-//! Each look that finds the session to be ours says so of a later moment: members that it saw may have gone by the next
-//! look, and others, which they made meanwhile, are then old enough.
+//! Each look that proves the session to be the run's moves that moment forward, so that during a stop the children of
+//! processes that have just been killed are found, too.
 
 use super::{Process, everybody, platform, select_below};
 use std::cell::Cell;
 use std::collections::BTreeSet;
 use std::io;
 
-/// By how much a process may be younger than the last moment, in hundredths of a second: clocks tick, and looking takes
-/// time. Numbers are given out in a circle (idr_alloc_cyclic in the kernel), so that one comes again only when all others,
-/// tens of thousands, have been given out; that takes longer.
+/// By how much a process may be younger than that moment, in hundredths of a second: the clock has ticks, and a look takes
+/// time. The kernel gives out pids in a circle (idr_alloc_cyclic), so a number comes again only after all others, tens of
+/// thousands, have been given out, and that takes longer than this.
 const MARGIN: u64 = 10;
 
-/// A session that was certainly that of the run at some moment.
+/// A session that was certainly the run's at some moment.
 #[derive(Debug)]
 pub struct Session {
     id: i32,
@@ -34,14 +34,14 @@ pub struct Session {
 }
 
 impl Session {
-    /// `tick` is a moment of this start of the system in which the session was that of the run; see [`super::now`].
+    /// `tick` is a moment at which the session was the run's, since the present start of the system; see [`super::now`].
     pub fn new(id: i32, tick: u64) -> Session {
         Session { id, known_until: Cell::new(tick) }
     }
 
-    /// The members among `all`, if the session is still that of the run. `tick` is when the look began.
+    /// The members among `all`, if the session is still the run's. `tick` is when the look began.
     fn members(&self, all: &[Process], tick: Option<u64>) -> BTreeSet<i32> {
-        // The shim itself may be there as a zombie that init has not asked for.
+        // Not the shim itself: its lock was found free, so it is a zombie at most.
         let is_member = |process: &&Process| process.session == self.id && process.pid != self.id && !process.is_dead();
         let oldest = all.iter().filter(is_member).map(|process| process.start).min();
         let margin = MARGIN * platform::ticks_per_second() / 100;
@@ -71,14 +71,8 @@ impl Family {
     pub fn look(&self, skip: impl Fn(&Process) -> bool) -> io::Result<Vec<Process>> {
         let tick = super::now().map(|(_, tick)| tick);
         let all = everybody()?;
-        let mut members = self.session.as_ref().map_or_else(BTreeSet::new, |session| session.members(&all, tick));
-        // What a server of ours that was started in here has below it is in the same session, and still not of this run.
-        let is_foreign = |process: &&Process| members.contains(&process.pid) && skip(process);
-        let foreign: Vec<i32> = all.iter().filter(is_foreign).map(|process| process.pid).collect();
-        for process in select_below(all.clone(), foreign.clone(), |_| false) {
-            members.remove(&process.pid);
-        }
-        members.retain(|pid| !foreign.contains(pid));
+        let members = self.session.as_ref().map_or_else(BTreeSet::new, |session| session.members(&all, tick));
+        let members = without_skipped(members, &all, &skip);
         let (holders, mut found, mut others) = (platform::Holders::of(&self.mark), Vec::new(), Vec::new());
         for process in all {
             let is_own =
@@ -90,6 +84,19 @@ impl Family {
     }
 }
 
+/// `members` without those that `skip` names and their descendants: these may be in the same session, as below a server of
+/// ours that was started from inside the run.
+fn without_skipped(members: BTreeSet<i32>, all: &[Process], skip: impl Fn(&Process) -> bool) -> BTreeSet<i32> {
+    let is_skipped = |process: &&Process| members.contains(&process.pid) && skip(process);
+    let skipped: Vec<i32> = all.iter().filter(is_skipped).map(|process| process.pid).collect();
+    if skipped.is_empty() {
+        return members;
+    }
+    let below = select_below(all.to_vec(), skipped.clone(), |_| false);
+    let out: BTreeSet<i32> = below.iter().map(|process| process.pid).chain(skipped).collect();
+    &members - &out
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -99,23 +106,32 @@ mod tests {
     }
 
     #[test]
-    fn a_session_is_believed_in_only_with_a_member_from_the_days_of_the_shim() {
+    fn members_below_a_skipped_one_are_skipped() {
+        let below = |pid: i32, parent: i32| Process { parent, ..process(pid, 50, 1) };
+        let all = [below(51, 1), below(52, 51), below(53, 52), below(54, 1), process(55, 55, 1)];
+        let members = BTreeSet::from([51, 52, 53, 54]);
+        assert_eq!(without_skipped(members.clone(), &all, |process| process.pid == 52), BTreeSet::from([51, 54]));
+        assert_eq!(without_skipped(members.clone(), &all, |process| process.pid == 55), members);
+    }
+
+    #[test]
+    fn a_session_counts_only_with_a_member_from_the_time_of_the_shim() {
         let margin = MARGIN * platform::ticks_per_second() / 100;
         let pids = |session: &Session, all: &[Process], tick| Vec::from_iter(session.members(all, Some(tick)));
         let (young, old) = (process(51, 50, 9000), process(52, 50, 1000 + margin));
         let (stranger, shim) = (process(53, 53, 10), process(50, 50, 900));
-        // The number was used again: all that is in the session came later, also if its maker has gone.
+        // The number was used again: everything in the session came later, also if the process that made it has ended.
         let reused = [process(50, 50, 8000), young.clone(), stranger.clone()];
         assert_eq!(pids(&Session::new(50, 1000), &reused, 9500), [0; 0]);
         assert_eq!(pids(&Session::new(50, 1000), &reused[1..], 9500), [0; 0]);
-        // One that lived then keeps the number in use, so the others are of the run, too.
+        // A process that lived then keeps the number in use, so the others belong to the run, too.
         let session = Session::new(50, 1000);
         assert_eq!(pids(&session, &[shim.clone(), young.clone(), old.clone(), stranger.clone()], 9500), [51, 52]);
-        // Now that this is known, what was there is enough without it.
+        // Now that this is known, the others are enough.
         assert_eq!(pids(&session, &[young.clone(), stranger.clone()], 9600), [51]);
-        // But not the young one alone for somebody who has not seen that.
+        // But not where it is not known.
         assert_eq!(pids(&Session::new(50, 1000), &[young, stranger], 9600), [0; 0]);
-        // A dead one keeps a number, too, but who knows for how long.
+        // A zombie proves nothing by itself: what it was is over.
         let zombie = Process { state: b'Z', ..old };
         assert_eq!(pids(&Session::new(50, 1000), &[shim, zombie], 9500), [0; 0]);
         assert_eq!(pids(&Session::new(1, 1000), &[process(2, 1, 5)], 9500), [0; 0]);

@@ -179,6 +179,7 @@ mod platform {
     use crate::sys;
     use std::collections::{BTreeMap, BTreeSet};
     use std::io::{self, BufRead, BufReader, Read};
+    use std::os::unix::fs::MetadataExt;
 
     /// One line of /proc/PID/stat. The name stands in brackets and may itself hold brackets and blanks.
     pub fn parse_stat(line: &str) -> Option<Process> {
@@ -249,11 +250,14 @@ mod platform {
 
     pub use crate::sys::ticks_per_second;
 
-    /// The first half of the system's random name for its present start is number enough.
+    /// The first half of the random name that the system gives itself at its start, and the namespaces (numbers of 32 bits)
+    /// in which pids and the clock mean what they mean here; 0 for a kernel without them.
     pub fn now() -> Option<(u64, u64)> {
         let name = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").ok()?;
         let digits: String = name.chars().filter(char::is_ascii_hexdigit).take(16).collect();
-        Some((u64::from_str_radix(&digits, 16).ok()?, sys::ticks_since_boot()))
+        let namespace = |kind: &str| std::fs::metadata(format!("/proc/self/ns/{kind}")).map_or(0, |file| file.ino());
+        let boot = u64::from_str_radix(&digits, 16).ok()? ^ namespace("pid") ^ (namespace("time") << 32);
+        Some((boot, sys::ticks_since_boot()))
     }
 
     /// Everybody whose number is not among these, in the order of numbers.
@@ -398,8 +402,8 @@ pub fn look_up(pid: i32) -> Option<Process> {
     platform::look_up(pid)
 }
 
-/// Which start of the system this is, and how long ago that was, in the unit of [`Process::start`]. `None` where start times
-/// cannot be compared (macOS).
+/// A number for the present start of the system, as seen from these namespaces (another container has another), and how
+/// long ago that was, in the unit of [`Process::start`]. `None` where start times cannot be compared (macOS).
 pub fn now() -> Option<(u64, u64)> {
     platform::now()
 }
