@@ -5,8 +5,35 @@ use crate::support::*;
 use serde_json::json;
 use std::time::{Duration, Instant};
 
-fn mark(sandbox: &Sandbox, i: u32) -> String {
-    format!("{}.{}{i}", 6000 + sandbox.port % 1000, sandbox.port)
+/// A number of seconds to sleep that no other process on this machine uses. What has it in its words ends with the test,
+/// also if that fails: a sandbox does not recognise what cleaned its environment.
+struct Mark(String);
+
+impl Mark {
+    fn new(sandbox: &Sandbox, i: u32) -> Mark {
+        Mark(format!("{}.{}{i}", 6000 + sandbox.port % 1000, sandbox.port))
+    }
+}
+
+impl std::fmt::Display for Mark {
+    fn fmt(&self, f: &mut std::fmt::Formatter) -> std::fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl Drop for Mark {
+    fn drop(&mut self) {
+        // Several times, because some of them fork meanwhile.
+        for _ in 0..100 {
+            let left = pids_with(&self.0);
+            if left.is_empty() {
+                break;
+            }
+            for pid in left {
+                signal(pid, libc::SIGKILL);
+            }
+        }
+    }
 }
 
 /// Starts `words` as process `web`, waits until `count` processes have `mark` in their words, and kills its shim.
@@ -40,28 +67,28 @@ fn told_and_stopped(sandbox: &Sandbox, mark: &str) {
 fn a_run_that_cleaned_its_environment_is_found_by_its_session() {
     let sandbox = Sandbox::new();
     let server = sandbox.serve();
-    let m = mark(&sandbox, 1);
+    let m = Mark::new(&sandbox, 1);
     let script = format!("/bin/sleep {m} & /bin/sleep {m}; :");
-    lose(&sandbox, &["--", "env", "-i", "/bin/sh", "-c", &script], &m, 3);
-    told_and_stopped(&sandbox, &m);
+    lose(&sandbox, &["--", "env", "-i", "/bin/sh", "-c", &script], &m.0, 3);
+    told_and_stopped(&sandbox, &m.0);
     // The next server finds them as well, and its shutdown leaves none.
-    lose(&sandbox, &["--", "env", "-i", "/bin/sh", "-c", &script], &m, 3);
+    lose(&sandbox, &["--", "env", "-i", "/bin/sh", "-c", &script], &m.0, 3);
     drop(server);
     let _server = sandbox.serve();
     assert!(list(&sandbox)["error"].as_str().unwrap().contains("live on"));
     sandbox.run(&["shutdown"]).ok();
-    assert_eq!(pids_with(&m), Vec::<i32>::new());
+    assert_eq!(pids_with(&m.0), Vec::<i32>::new());
 }
 
 #[test]
 fn a_double_fork_with_a_clean_environment_is_found_after_its_leader_has_gone() {
     let sandbox = Sandbox::new();
     let _server = sandbox.serve();
-    let m = mark(&sandbox, 2);
+    let m = Mark::new(&sandbox, 2);
     let script =
         format!("(env -i sh -c 'trap \"\" TERM; while :; do sleep {m}; done' &); (setsid env sleep {m} &); exit 3");
     lose(&sandbox, &["sh", "-c", &script], &format!("sleep {m}"), 2);
-    told_and_stopped(&sandbox, &m);
+    told_and_stopped(&sandbox, &m.0);
 }
 
 #[test]
@@ -71,38 +98,38 @@ fn a_process_that_overwrote_its_environment_is_found() {
     }
     let sandbox = Sandbox::new();
     let _server = sandbox.serve();
-    let m = mark(&sandbox, 3);
+    let m = Mark::new(&sandbox, 3);
     // As setproctitle(3) does it: over the arguments and on over the environment behind them.
     let script = format!("$0 = 'title {m} ' . 'x' x 20000; print qq(up\\n); $| = 1; sleep 5000");
     lose(&sandbox, &["perl", "-e", &script], &format!("title {m}"), 1);
     assert_eq!(sandbox.leftovers(), Vec::<i32>::new(), "its environment shows the mark, so this tests nothing");
-    told_and_stopped(&sandbox, &m);
+    told_and_stopped(&sandbox, &m.0);
 }
 
 #[test]
 fn processes_that_fork_with_a_clean_environment_while_they_are_stopped_all_end() {
     let sandbox = Sandbox::new();
     let _server = sandbox.serve();
-    let m = mark(&sandbox, 4);
+    let m = Mark::new(&sandbox, 4);
     // Each ignores TERM and goes on as a child of its own.
     let script = format!(
         "trap '' TERM; f() {{ sleep 0.05; f & exit; }}; for i in 1 2 3 4 5 6 7 8; do f & done; while :; do sleep 0.1; done; : {m}"
     );
-    lose(&sandbox, &["env", "-i", "PATH=/bin:/usr/bin", "sh", "-c", &script], &m, 8);
+    lose(&sandbox, &["env", "-i", "PATH=/bin:/usr/bin", "sh", "-c", &script], &m.0, 8);
     sandbox.run(&["stop", "--force", "web"]).ok();
-    assert_eq!(pids_with(&m), Vec::<i32>::new());
+    assert_eq!(pids_with(&m.0), Vec::<i32>::new());
 }
 
 #[test]
 fn a_session_with_the_number_of_a_killed_shim_is_not_taken_for_its_run() {
     let sandbox = Sandbox::new();
     let server = sandbox.serve();
-    let m = mark(&sandbox, 5);
-    lose(&sandbox, &["sh", "-c", &format!("exec sleep {m}")], &m, 1);
+    let m = Mark::new(&sandbox, 5);
+    lose(&sandbox, &["sh", "-c", &format!("exec sleep {m}")], &m.0, 1);
     sandbox.run(&["stop", "web"]).ok();
     drop(server);
     // An unrelated session whose number the status has for its shim's, as if that had been given out again.
-    let unrelated = Guard(std::process::Command::new("setsid").args(["sleep", &m]).spawn().unwrap());
+    let unrelated = Guard(std::process::Command::new("setsid").args(["sleep", &m.0]).spawn().unwrap());
     wait_until("its session", || pids_with(&format!("sleep {m}")).contains(&unrelated.pid()));
     let path = sandbox.runs()[0].join("status.json");
     let mut status = sandbox.status(0);

@@ -235,12 +235,12 @@ mod tests {
 
     #[test]
     fn a_shim_that_said_its_last_word_is_reaped_or_given_back() {
-        let child = |words: &[&str]| Command::new(words[0]).args(&words[1..]).spawn().unwrap();
-        let ended = child(&["true"]);
+        let child = |program: &str| Command::new(program).stdin(std::process::Stdio::piped()).spawn().unwrap();
+        let ended = child("true");
         let pid = ended.id() as i32;
         assert!(reap_within(ended, Duration::from_secs(60)).is_none());
         assert!(crate::procs::look_up(pid).is_none_or(|process| process.parent != std::process::id() as i32));
-        let mut frozen = reap_within(child(&["sleep", "5000"]), Duration::ZERO).unwrap();
+        let mut frozen = reap_within(child("cat"), Duration::ZERO).unwrap();
         frozen.kill().unwrap();
         frozen.wait().unwrap();
     }

@@ -455,7 +455,8 @@ mod tests {
     #[test]
     fn a_shim_is_reaped_also_if_there_was_no_thread_to_follow_its_run() {
         let (dir, run) = run("unfollowed");
-        let shim = std::process::Command::new("sleep").arg("5000").spawn().unwrap();
+        // Ends by itself if this fails: its stdin is closed then.
+        let shim = std::process::Command::new("cat").stdin(std::process::Stdio::piped()).spawn().unwrap();
         let pid = shim.id() as i32;
         *run.lock_shim() = Some(shim);
         run.lock().is_followed = false;
