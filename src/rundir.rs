@@ -125,6 +125,21 @@ pub struct Status {
     /// Why it could not be started.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub error: Option<StartError>,
+    /// Counts how often the shim has written this file, so that of two readers the one with the older status knows it. 0:
+    /// written by 0.3.0, or by a server after the end of the shim.
+    #[serde(default)]
+    pub sequence: u64,
+    /// When this was written, and so when the shim was certainly alive.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub alive: Option<Moment>,
+}
+
+/// A moment on the clock by which the system says when processes started.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Moment {
+    /// Which start of the system the clock counts from.
+    pub boot: u64,
+    pub tick: u64,
 }
 
 fn is_zero(n: &u64) -> bool {
@@ -213,9 +228,9 @@ impl RunDir {
         self.has_shim().unwrap_or(true)
     }
 
-    /// The same; an error says that the system had no room for looking.
+    /// The same; an error says that the system had no room for looking. Something else in the place of the lock is none.
     pub fn has_shim(&self) -> io::Result<bool> {
-        match File::open(self.lock()) {
+        match sys::read_regular(&self.lock()) {
             Ok(file) => Ok(matches!(file.try_lock_shared(), Err(TryLockError::WouldBlock))),
             Err(error) if sys::is_exhaustion(&error) => Err(error),
             Err(_) => Ok(false),
@@ -247,12 +262,22 @@ impl RunDir {
     pub fn write_status(&self, status: &Status) -> io::Result<()> {
         let bytes = padded(status)?;
         let new = self.0.join("status.new");
-        let write =
-            |options: &mut OpenOptions, path: &Path| options.write(true).mode(0o600).open(path)?.write_all(&bytes);
-        write(OpenOptions::new().create(true).truncate(true), &new)
-            .and_then(|()| fs::rename(&new, self.status()))
+        let write = |options: &mut OpenOptions, path: &Path| {
+            sys::open_regular(path, options.write(true).mode(0o600))?.write_all(&bytes)
+        };
+        let replace = || {
+            write(OpenOptions::new().create(true).truncate(true), &new).and_then(|()| fs::rename(&new, self.status()))
+        };
+        replace()
+            .or_else(|error| if put_aside(&new) | put_aside(&self.status()) { replace() } else { Err(error) })
             .or_else(|_| write(&mut OpenOptions::new(), &self.status()))
     }
+}
+
+/// Renames what a program has put into the place of a file, if that is so.
+fn put_aside(path: &Path) -> bool {
+    let is_foreign = path.symlink_metadata().is_ok_and(|found| !found.is_file());
+    is_foreign && fs::rename(path, path.with_added_extension("foreign")).is_ok()
 }
 
 /// JSON of exactly `SIZE` bytes. Texts of the system are shortened and lists cut until it fits.
@@ -290,7 +315,7 @@ fn read_json<T: serde::de::DeserializeOwned>(path: &Path) -> Result<T, Unreadabl
     let damaged = |error: &dyn std::fmt::Display| Unreadable::Damaged(error.to_string());
     // In one piece: a thread keeps small pieces that it freed for itself, and there is one thread per live run.
     let mut bytes = Vec::with_capacity(2 * SIZE);
-    match File::open(path).and_then(|file| file.take(LARGEST).read_to_end(&mut bytes)) {
+    match sys::read_regular(path).and_then(|file| file.take(LARGEST).read_to_end(&mut bytes)) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Err(Unreadable::Missing),
         Err(error) if sys::is_exhaustion(&error) => return Err(Unreadable::NotNow(error.to_string())),
         Err(error) => return Err(damaged(&error)),
@@ -332,8 +357,46 @@ mod tests {
                 survivors: vec![i32::MIN; 100],
             }),
             error: Some(StartError { errno: i32::MIN, text: long }),
+            sequence: u64::MAX,
+            alive: Some(Moment { boot: u64::MAX, tick: u64::MAX }),
         };
         assert_eq!(padded(&status).unwrap().len(), SIZE);
+    }
+
+    #[test]
+    fn a_status_of_0_3_0_is_read_and_that_version_reads_ours() {
+        let old = r#"{"version":1,"state":"running","pid":7,"shim":6,"started":5,"bytes":[0,0,0],"lines":[0,0,0]}"#;
+        let status: Status = serde_json::from_str(old).unwrap();
+        assert_eq!((status.pid, status.sequence, status.alive), (7, 0, None));
+        // It passes over what it does not know; the version is what would make it leave the file alone.
+        let ours = serde_json::to_value(Status { version: FORMAT, sequence: 3, ..status }).unwrap();
+        assert_eq!((&ours["version"], &ours["pid"], &ours["sequence"]), (&1.into(), &7.into(), &3.into()));
+    }
+
+    #[test]
+    fn what_a_program_puts_into_the_place_of_its_status_is_put_aside() {
+        let dir = std::env::temp_dir().join(format!("persistproc-foreign-{}", std::process::id()));
+        let _ = std::fs::remove_dir_all(&dir);
+        let run = RunDir(dir.clone());
+        let status = Status { version: FORMAT, state: State::Exited, exit_code: Some(3), ..Status::default() };
+        for name in ["status.json", "status.new"] {
+            for kind in ["FIFO", "directory", "symbolic link"] {
+                std::fs::create_dir_all(&dir).unwrap();
+                let place = dir.join(name);
+                match kind {
+                    "FIFO" => sys::mkfifo(&place).unwrap(),
+                    "directory" => std::fs::create_dir_all(place.join("full")).unwrap(),
+                    _ => std::os::unix::fs::symlink("/dev/full", &place).unwrap(),
+                }
+                if name == "status.json" {
+                    let Err(Unreadable::Damaged(text)) = run.read_status() else { panic!("{kind}") };
+                    assert_eq!(text, format!("it is a {kind}, not a file"));
+                }
+                run.write_status(&status).unwrap();
+                assert_eq!(run.read_status().unwrap(), status, "{name} {kind}");
+                std::fs::remove_dir_all(&dir).unwrap();
+            }
+        }
     }
 
     #[test]

@@ -16,7 +16,7 @@ const ROOMS: [(&str, &[&str]); 17] = [
     ("http", &["sys"]),
     ("config", &[]),
     ("rundir", &["sys", "words"]),
-    ("log", &[]),
+    ("log", &["sys"]),
     ("agents", &[]),
     ("procs", &["sys"]),
     ("fault", &["words"]),

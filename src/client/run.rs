@@ -379,8 +379,7 @@ impl Wrapper {
 
     /// Asks the server to stop it, and to hurry the second time. What comes of it, the follower sees.
     fn stop(&mut self) {
-        let arguments =
-            json!({"action": "stop", "command_or_label": format!("r{}", self.run), "force": self.is_stopping});
+        let arguments = json!({"action": "stop", "run": self.run, "force": self.is_stopping});
         self.note(if self.is_stopping { "killing it" } else { "stopping it; Ctrl+C again kills" });
         self.is_stopping = true;
         let link = Link::new(self.link.config.clone());

@@ -5,6 +5,7 @@ use super::Stream;
 use super::record::{PREFIX, begins_line};
 use super::rotate::{HEADER, parse_header, previous};
 use super::stamp::parse_stamp;
+use crate::sys;
 use memchr::{memchr, memchr_iter, memrchr, memrchr_iter};
 use std::fs::File;
 use std::io;
@@ -24,7 +25,7 @@ struct Segment {
 impl Segment {
     /// `None` if there is no such file.
     fn open(path: &Path) -> io::Result<Option<Segment>> {
-        let file = match File::open(path) {
+        let file = match sys::read_regular(path) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
             opened => opened?,
         };

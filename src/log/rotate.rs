@@ -136,8 +136,9 @@ impl LogFile {
     }
 }
 
+/// A new file: what a program has put into its place is not opened, which could take for ever.
 fn create(path: &Path) -> io::Result<File> {
-    OpenOptions::new().append(true).create(true).mode(0o600).open(path)
+    OpenOptions::new().append(true).create_new(true).mode(0o600).open(path)
 }
 
 #[cfg(test)]

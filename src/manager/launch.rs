@@ -19,6 +19,10 @@ use std::time::{Duration, Instant};
 
 /// How long a shim may take to say whether the command runs.
 const SHIM_ANSWERS: Duration = Duration::from_secs(10);
+/// How long a shim that has said its last word may take to end.
+const SHIM_ENDS: Duration = Duration::from_secs(2);
+/// The longest start: what the shim takes, and the files of the run before it.
+pub const START_MAX: Duration = SHIM_ANSWERS.saturating_add(SHIM_ENDS).saturating_add(Duration::from_secs(2));
 /// Prefix of directories that are being made.
 pub const UNBORN: &str = ".new.";
 
@@ -73,7 +77,7 @@ pub fn run_number(name: &str) -> Option<u64> {
 /// the run says why, in the words of the error. The shim is returned as long as it may live: it must be reaped.
 pub fn start_shim(dir: &RunDir, lock: File, meta: &Meta) -> (Option<Child>, Result<(), Fault>) {
     let command = words::quote(&meta.argv);
-    let (mut child, mut answer) = match spawn(dir, lock, meta) {
+    let (child, mut answer) = match spawn(dir, lock, meta) {
         Ok(started) => started,
         Err(error) => {
             let text = format!("cannot start '{command}': {}", explain_spawn(&error));
@@ -84,10 +88,10 @@ pub fn start_shim(dir: &RunDir, lock: File, meta: &Meta) -> (Option<Child>, Resu
     match answer.split_once(' ') {
         Some(("ok", _)) => (Some(child), Ok(())),
         Some(("err", problem)) => {
-            let _ = child.wait(); // it has said its last word; then nobody but us writes the status
+            let left = reap_within(child, SHIM_ENDS); // when it is gone, only this server writes the status
             let (errno, text) = problem.split_once(' ').unwrap_or(("0", problem));
             let errno = errno.parse().unwrap_or(0);
-            (None, Err(failed(dir, errno, explain(meta, errno, text))))
+            (left, Err(failed(dir, errno, explain(meta, errno, text))))
         }
         _ => {
             let log = dir.shim_log();
@@ -95,6 +99,18 @@ pub fn start_shim(dir: &RunDir, lock: File, meta: &Meta) -> (Option<Child>, Resu
             (Some(child), Err(Fault::failed(text)))
         }
     }
+}
+
+/// Reaps a child that is about to end; gives it back if it has not by then.
+fn reap_within(mut child: Child, limit: Duration) -> Option<Child> {
+    let end = Instant::now() + limit;
+    while matches!(child.try_wait(), Ok(None)) {
+        if Instant::now() > end {
+            return Some(child);
+        }
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    None
 }
 
 fn failed(dir: &RunDir, errno: i32, text: String) -> Fault {
@@ -188,7 +204,7 @@ fn explain(meta: &Meta, errno: i32, text: &str) -> String {
 /// A file that is there and still "not found" lacks the interpreter that its first line names.
 fn missing_file(path: &Path, directory: &Path) -> String {
     let mut start = Vec::new();
-    let read = File::open(path).and_then(|file| file.take(256).read_to_end(&mut start));
+    let read = sys::read_regular(path).and_then(|file| file.take(256).read_to_end(&mut start));
     if read.is_err() {
         return format!("there is no such file, seen from {}", directory.display());
     }
@@ -218,6 +234,18 @@ pub fn working_directory(path: &Path) -> Result<Word, Fault> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_shim_that_said_its_last_word_is_reaped_or_given_back() {
+        let child = |program: &str| Command::new(program).stdin(std::process::Stdio::piped()).spawn().unwrap();
+        let ended = child("true");
+        let pid = ended.id() as i32;
+        assert!(reap_within(ended, Duration::from_secs(60)).is_none());
+        assert!(crate::procs::look_up(pid).is_none_or(|process| process.parent != std::process::id() as i32));
+        let mut frozen = reap_within(child("cat"), Duration::ZERO).unwrap();
+        frozen.kill().unwrap();
+        frozen.wait().unwrap();
+    }
 
     #[test]
     fn a_directory_is_named_after_its_run_and_command() {

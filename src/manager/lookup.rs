@@ -1,7 +1,7 @@
 //! What users and agents say → the run they mean: by pid, run number, label or command, also when it has ended.
 //!
-//! A label means its newest run. What fits several labels is never guessed: either the rest of the request decides
-//! (directory of the caller, the only one that runs), or the candidates are named.
+//! A label means its newest run; `r12` means run 12 and nothing else. What fits several labels is never guessed: either the
+//! rest of the request decides (directory of the caller, the only one that runs), or the candidates are named.
 
 use super::watch::Run;
 use crate::fault::{Fault, Kind};
@@ -9,16 +9,36 @@ use crate::words;
 use std::path::Path;
 use std::sync::Arc;
 
-/// Which run somebody means.
+/// How a request names a process, or one of its runs.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Selector {
+    /// The run of this number. What goes on with a run that it has seen uses this: names can be given again.
+    Run(u64),
+    /// The process whose leader has this pid, or had it last.
+    Pid(i32),
+    /// A label, a command with its arguments, a run (`r12`) or a pid, as users write them.
+    Name(String),
+}
+
+/// Which runs a request means.
 #[derive(Clone, Debug, Default)]
 pub struct Target {
-    pub pid: Option<i32>,
-    /// A label, a command with its arguments, a run (`r12`) or a pid, as users write them.
-    pub name: Option<String>,
+    /// `None`: it did not say.
+    pub selector: Option<Selector>,
     /// Only runs in this directory.
     pub working_directory: Option<String>,
     /// Where the caller is: decides between several, excludes nothing.
     pub near: Option<String>,
+}
+
+impl Target {
+    /// What users wrote to name processes, if they did.
+    pub fn name(&self) -> Option<&str> {
+        match &self.selector {
+            Some(Selector::Name(name)) => Some(name),
+            _ => None,
+        }
+    }
 }
 
 /// The name that means every process of a directory.
@@ -26,16 +46,30 @@ pub const EVERYTHING: &str = "*";
 /// Candidates that an error names.
 const NAMED: usize = 6;
 
+/// The number in `r12`. Larger ones than there can be are numbers, too: no run has them.
+pub fn run_number(name: &str) -> Option<u64> {
+    let digits = name.strip_prefix('r').filter(|digits| is_number(digits))?;
+    Some(digits.parse().unwrap_or(u64::MAX))
+}
+
+fn is_number(text: &str) -> bool {
+    !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit())
+}
+
+/// A name of a process that a later request can use: its label, or, if that reads like the number of a run (which versions
+/// before 0.4 allowed), the number of this run.
+pub fn name_of(run: &Run) -> String {
+    if run_number(&run.meta.label).is_some() { run.name() } else { run.meta.label.clone() }
+}
+
 /// The one run that `target` means. `runs` is all there is, oldest first.
 pub fn find(runs: &[Arc<Run>], target: &Target) -> Result<Arc<Run>, Fault> {
     let here: Vec<&Arc<Run>> = runs.iter().filter(|run| is_in(run, target.working_directory.as_deref())).collect();
-    let name = target.name.as_deref().map(str::trim).filter(|name| !name.is_empty());
-    if target.pid.is_none() && name.is_none() {
-        return Err(Fault::invalid("say which process: a label, a command or a pid; list shows them all"));
-    }
-    let found = match name.filter(|_| target.pid.is_none()) {
-        None => by_pid(&here, target.pid.unwrap_or(0)),
-        Some(name) => by_name(&here, name, target.near.as_deref())?,
+    let found = match &target.selector {
+        Some(Selector::Run(id)) => newest(&here, |run| run.id == *id),
+        Some(Selector::Pid(pid)) => by_pid(&here, *pid),
+        Some(Selector::Name(name)) => by_name(&here, name, target.near.as_deref())?,
+        None => return Err(Fault::invalid("say which process: a label, a command or a pid; list shows them all")),
     };
     found.cloned().ok_or_else(|| not_found(runs, &here, target))
 }
@@ -43,7 +77,7 @@ pub fn find(runs: &[Arc<Run>], target: &Target) -> Result<Arc<Run>, Fault> {
 /// The runs that `target` means, the newest of each process: `*` is everything in the directory, and a name that fits
 /// nothing may be several, separated by commas.
 pub fn find_all(runs: &[Arc<Run>], target: &Target) -> Result<Vec<Arc<Run>>, Fault> {
-    let name = target.name.as_deref().map(str::trim).filter(|_| target.pid.is_none());
+    let name = target.name();
     if name == Some(EVERYTHING) {
         let all = in_directory(runs, target);
         return if all.is_empty() { Err(not_found(runs, &[], target)) } else { Ok(newest_per_label(&all)) };
@@ -58,7 +92,7 @@ pub fn find_all(runs: &[Arc<Run>], target: &Target) -> Result<Vec<Arc<Run>>, Fau
     }
     let mut found: Vec<Arc<Run>> = Vec::new();
     for part in parts.into_iter().filter(|part| !part.is_empty()) {
-        let run = find(runs, &Target { name: Some(part.into()), ..target.clone() })?;
+        let run = find(runs, &Target { selector: Some(Selector::Name(part.into())), ..target.clone() })?;
         if !found.iter().any(|other| other.id == run.id) {
             found.push(run);
         }
@@ -109,15 +143,14 @@ fn by_pid<'a>(runs: &[&'a Arc<Run>], pid: i32) -> Option<&'a Arc<Run>> {
 }
 
 fn by_name<'a>(runs: &[&'a Arc<Run>], name: &str, near: Option<&str>) -> Result<Option<&'a Arc<Run>>, Fault> {
+    if let Some(id) = run_number(name) {
+        return Ok(newest(runs, |run| run.id == id));
+    }
     if let Some(run) = newest(runs, |run| run.meta.label == name) {
         return Ok(Some(run));
     }
-    let number = |text: &str| text.parse::<u64>().ok().filter(|_| text.bytes().all(|b| b.is_ascii_digit()));
-    if let Some(id) = name.strip_prefix('r').and_then(number) {
-        return Ok(newest(runs, |run| run.id == id));
-    }
-    if let Some(pid) = number(name) {
-        return Ok(i32::try_from(pid).ok().and_then(|pid| by_pid(runs, pid)));
+    if is_number(name) {
+        return Ok(name.parse().ok().and_then(|pid| by_pid(runs, pid)));
     }
     let words = words::split_plain(name).unwrap_or_else(|| vec![name.into()]);
     let is_command = |run: &Run| run.meta.argv.iter().map(words::Word::shown).eq(words.iter().map(String::as_str));
@@ -141,10 +174,11 @@ fn by_name<'a>(runs: &[&'a Arc<Run>], name: &str, near: Option<&str>) -> Result<
 }
 
 fn not_found(runs: &[Arc<Run>], here: &[&Arc<Run>], target: &Target) -> Fault {
-    let wanted = match (&target.pid, &target.name) {
-        (Some(pid), _) => format!("PID {pid}"),
-        (None, Some(name)) => format!("'{name}'"),
-        (None, None) => String::new(),
+    let wanted = match &target.selector {
+        Some(Selector::Run(id)) => return Fault::not_found(format!("run r{id} is not kept; list shows what is")),
+        Some(Selector::Pid(pid)) => format!("PID {pid}"),
+        Some(Selector::Name(name)) => format!("'{name}'"),
+        None => String::new(),
     };
     let place = target.working_directory.as_ref().map_or(String::new(), |d| format!(" in {d}"));
     let all: Vec<Arc<Run>> = here.iter().map(|run| Arc::clone(run)).collect();
@@ -161,7 +195,7 @@ fn not_found(runs: &[Arc<Run>], here: &[&Arc<Run>], target: &Target) -> Fault {
     Fault::not_found(format!("no process {wanted}{place}; {hint}"))
 }
 
-/// `'web' (running, PID 17), 'db' (exited) and 3 more`.
+/// `'web' (running, PID 17), 'db' (exited) and 3 more`; with the run where the label is no name to use.
 fn names(runs: &[&Arc<Run>]) -> String {
     let mut parts: Vec<String> = runs
         .iter()
@@ -169,7 +203,8 @@ fn names(runs: &[&Arc<Run>]) -> String {
         .map(|run| {
             let status = run.status();
             let pid = if status.state.is_live() { format!(", PID {}", status.pid) } else { String::new() };
-            format!("'{}' ({}{pid})", run.meta.label, status.state.name())
+            let number = run_number(&run.meta.label).map_or(String::new(), |_| format!("{}, ", run.name()));
+            format!("'{}' ({number}{}{pid})", run.meta.label, status.state.name())
         })
         .collect();
     if runs.len() > NAMED {

@@ -1,5 +1,6 @@
 //! Runs whose shim was killed: nobody knows how they end, but what they left behind is found, told and stopped.
 
+use super::locks::LockKey;
 use super::watch::Run;
 use super::{Manager, Stopped};
 use crate::fault::Fault;
@@ -7,19 +8,22 @@ use crate::log::stamp::now_ms;
 use crate::rundir::{State, Status, Unreadable};
 use crate::shim::orphans;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::Instant;
 
 impl Manager {
-    /// Stops what a run that is over has left behind, if it has.
-    pub(super) fn stop_orphans(&self, run: &Run, grace: Duration) -> Result<Stopped, Fault> {
+    /// Stops what a run that is over has left behind, if it has: asks until `polite`, and then kills. Begins by `end`, and
+    /// takes [`orphans::KILLING_MAX`] from there at most.
+    pub(super) fn stop_orphans(&self, run: &Run, polite: Instant, end: Instant) -> Result<Stopped, Fault> {
         if run.status().state != State::Lost {
             return Ok(Stopped { status: run.status(), was_over: true });
         }
-        let _turn = self.claims.take(&format!("what is left of {}", run.name()))?; // nobody is to hear TERM twice
+        let patience = end.saturating_duration_since(Instant::now());
+        let _guard = self.locks.lock_within(LockKey::Orphans(run.id), patience)?;
         if !run.may_have_orphans() {
             return Ok(Stopped { status: run.status(), was_over: true });
         }
-        let report = orphans::stop(&run.dir, grace).map_err(|error| {
+        let grace = polite.saturating_duration_since(Instant::now());
+        let report = orphans::stop(&run.dir, &run.status(), grace).map_err(|error| {
             Fault::failed(format!("cannot see what is left of '{}': {error}; try again", run.meta.label))
         })?;
         let survivors = report.survivors.clone();

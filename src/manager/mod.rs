@@ -1,51 +1,51 @@
 //! Start, stop, restart and list. Knows runs and their files, no sockets and no protocol; holds nothing that is not on
 //! disk, so that a server may be killed at any moment.
 //!
-//! Several callers at once: starting and restarting take turns per label (see [`claims`]), so that of two starts one
-//! wins and two restarts never overlap; stopping needs no turn.
+//! Several callers at once: starting and restarting lock the label (see [`locks`]), so that of two starts one wins and two
+//! restarts never overlap; stopping needs no lock.
 
-mod claims;
 mod describe;
-mod door;
+mod label;
 mod launch;
+mod locks;
 pub mod lookup;
 mod lost;
+mod messages;
 pub mod registry;
+mod start_gate;
 pub mod watch;
 
 use crate::fault::Fault;
 use crate::log::stamp::{format_ms, now_ms};
-use crate::rundir::{FORMAT, MESSAGE, Meta, RunDir, State, Status};
+use crate::rundir::{FORMAT, Meta, State, Status};
 use crate::shim::orphans;
-use crate::sys;
 use crate::words::{self, Word};
-use claims::{Claim, Claims};
 pub use describe::{Overview, Usage, age, describe_end, describe_unreadable, overview, problem, usage};
-use door::{Door, Replacing};
+use locks::{LockGuard, LockKey, Locks};
 use lookup::Target;
+use messages::ask_to_stop;
 use registry::{Notify, Registry};
-use std::io::{self, Write};
+use start_gate::{RestartPermit, StartGate};
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 use watch::Run;
 
-/// Characters of a label.
-const LABEL_MAX: usize = 500;
 /// Between asking nicely and killing.
 pub const GRACE: Duration = Duration::from_secs(8);
 /// What stopping may take beyond the grace: rounds of KILL, the last bytes onto a slow disk.
 const BEYOND_GRACE: Duration = Duration::from_secs(12);
-
+/// The longest stop: the shim takes all the time it has, is killed then, and its processes are left to us to kill.
+const STOP_MAX: Duration = GRACE.saturating_add(BEYOND_GRACE).saturating_add(orphans::KILLING_MAX);
+/// How long [`Manager::leave`] may take: the longest restart that can have begun. What waits for a server to leave has to
+/// wait longer than this.
+pub const LEAVE_MAX: Duration = STOP_MAX.saturating_add(launch::START_MAX);
 /// How long a shim that was just being started by a server that is gone may take.
 const BIRTH: Duration = Duration::from_secs(5);
 /// How long the shim of a program that has ended may take to read its last bytes and go.
 const LAST_BYTES: Duration = Duration::from_millis(500);
-/// Input that is taken at once, in bytes.
-const INPUT_MAX: usize = 16 << 10;
-/// How long a message to a shim may take to be taken.
-const MESSAGE_TAKEN: Duration = Duration::from_secs(5);
 
 /// What a command is started with.
 #[derive(Clone, Debug)]
@@ -96,10 +96,10 @@ pub struct About {
 
 pub struct Manager {
     registry: Arc<Registry>,
-    claims: Claims,
+    locks: Locks,
     about: About,
     max_log_bytes: u64,
-    door: Door,
+    start_gate: StartGate,
     is_leaving: AtomicBool,
 }
 
@@ -107,8 +107,8 @@ impl Manager {
     /// Finds all runs below `data_dir`. `notify` gets what belongs into the server's log.
     pub fn open(data_dir: &Path, max_log_bytes: u64, about: About, notify: Notify) -> io::Result<Manager> {
         let registry = Registry::open(data_dir.join("runs"), notify)?;
-        let (claims, door, is_leaving) = Default::default();
-        Ok(Manager { registry, claims, about, max_log_bytes, door, is_leaving })
+        let (locks, start_gate, is_leaving) = Default::default();
+        Ok(Manager { registry, locks, about, max_log_bytes, start_gate, is_leaving })
     }
 
     /// Starts a command, or does what `if_running` says. Errors name what was missing.
@@ -120,8 +120,8 @@ impl Manager {
         }
         let default = || format!("{} in {}", words::brief(&command), words::brief(&working_directory.shown()));
         let label = request.label.as_deref().map(str::trim).map_or_else(default, String::from);
-        check_label(&label)?;
-        let claim = self.claims.take(&label)?;
+        label::check(&label)?;
+        let guard = self.locks.lock(LockKey::Label(label.clone()))?;
         if let Some(run) = request.idempotency_key.as_deref().and_then(|key| self.started_by(key)) {
             return Ok(Started { run, is_new: true });
         }
@@ -132,19 +132,19 @@ impl Manager {
         // Without a label of its own it is also found under another one.
         let unnamed = || self.live_run(same).filter(|_| request.label.is_none());
         let live = self.live_run(|run| run.meta.label == label).or_else(unnamed);
-        let replacing = match (&live, if_running) {
+        let restart = match (&live, if_running) {
             (None, _) => None,
             (Some(live), IfRunning::Replace) => {
-                let replacing = self.door.begin_replacing()?;
+                let restart = self.start_gate.restart()?;
                 self.stop(live, GRACE)?;
-                Some(replacing)
+                Some(restart)
             }
             (Some(live), IfRunning::Attach) if same(live) && !live.is_over() => {
                 return Ok(Started { run: live.clone(), is_new: false });
             }
             (Some(live), _) => return Err(already_running(live, &request.argv, &working_directory)),
         };
-        let previous = replacing.as_ref().and(live).map(|live| live.id);
+        let previous = restart.as_ref().and(live).map(|live| live.id);
         let meta = Meta {
             version: FORMAT,
             argv: request.argv,
@@ -156,7 +156,7 @@ impl Manager {
             max_log_bytes: self.max_log_bytes,
             idempotency_key: request.idempotency_key,
         };
-        self.replace(claim, meta, replacing)
+        self.launch_and_unlock(guard, meta, restart)
     }
 
     /// A live run of the same command in the same directory, whatever its label.
@@ -165,13 +165,18 @@ impl Manager {
         self.live_run(|run| is_same(run, request, &directory))
     }
 
-    /// Launches, ends the turn, and then wakes those who wait: they may go on with this run. `replacing` if another one
-    /// was stopped for it.
-    fn replace(&self, claim: Claim, meta: Meta, replacing: Option<Replacing>) -> Result<Started, Fault> {
-        let launched = replacing.as_ref().map_or_else(|| self.door.enter(), Replacing::enter);
-        let launched = launched.and_then(|_inside| self.launch(meta));
-        drop(claim);
-        // Who waits for several processes may wait for new ones, too.
+    /// Launches, unlocks the label, and then wakes requests that wait: they may go on with this run. `restart` if another
+    /// one was stopped for it.
+    fn launch_and_unlock(
+        &self,
+        guard: LockGuard,
+        meta: Meta,
+        restart: Option<RestartPermit>,
+    ) -> Result<Started, Fault> {
+        let permit = restart.as_ref().map_or_else(|| self.start_gate.start(), RestartPermit::start);
+        let launched = permit.and_then(|_permit| self.launch(meta));
+        drop(guard);
+        // A wait for several processes may be one for new ones, too.
         self.registry.all().iter().for_each(|run| run.notify());
         launched.map(|run| Started { run, is_new: true })
     }
@@ -206,18 +211,19 @@ impl Manager {
     /// Ends everything below a run, asks first and kills after `grace`. Asking again, or for a run that has ended, does
     /// no harm. An error names the survivors.
     pub fn stop(&self, run: &Run, grace: Duration) -> Result<Stopped, Fault> {
+        let polite = Instant::now() + grace;
+        let end = polite + BEYOND_GRACE;
         if run.is_over() {
-            return self.stop_orphans(run, grace);
+            return self.stop_orphans(run, polite, end);
         }
         let requests = run.status().stop.as_ref().map_or(0, |stop| stop.requests);
-        let end = Instant::now() + grace + BEYOND_GRACE;
-        self.ask_to_stop(run, grace, end)?;
+        ask_to_stop(run, grace, end)?;
         loop {
             let generation = run.generation();
             let status = run.status();
             if run.is_over() {
                 // Its shim may have been killed meanwhile, before it was done.
-                return self.stop_orphans(run, grace).map(|stopped| Stopped { was_over: false, ..stopped });
+                return self.stop_orphans(run, polite, end).map(|stopped| Stopped { was_over: false, ..stopped });
             }
             let survivors = status.stop.as_ref().filter(|stop| stop.requests > requests && !stop.survivors.is_empty());
             if let Some(stop) = survivors {
@@ -234,41 +240,11 @@ impl Manager {
         }
     }
 
-    fn ask_to_stop(&self, run: &Run, grace: Duration, end: Instant) -> Result<(), Fault> {
-        tell(&run.dir, &format!("stop {}\n", grace.as_millis()), end)?;
-        if !run.dir.ctl().exists() {
-            let _ = orphans::ask_shim(&run.dir, run.status().shim); // its directory was removed
-        }
-        Ok(())
-    }
-
-    /// Writes to the stdin of a live process.
-    pub fn input(&self, run: &Run, bytes: &[u8]) -> Result<(), Fault> {
-        const VERB: usize = "input \n".len();
-        if bytes.len() > INPUT_MAX {
-            return Err(Fault::invalid(format!("the input has {} bytes; at most {INPUT_MAX} go at once", bytes.len())));
-        }
-        check_live(run)?;
-        let _turn = self.claims.take(&format!("input of {}", run.name()))?; // the parts of two inputs must not mix
-        let end = Instant::now() + MESSAGE_TAKEN;
-        for part in bytes.chunks((MESSAGE - VERB) / 2) {
-            let hex: String = part.iter().map(|byte| format!("{byte:02x}")).collect();
-            tell(&run.dir, &format!("input {hex}\n"), end)?;
-        }
-        Ok(())
-    }
-
-    /// Sends a signal to the leader of a live process.
-    pub fn signal(&self, run: &Run, number: i32) -> Result<(), Fault> {
-        check_live(run)?;
-        tell(&run.dir, &format!("signal {number}\n"), Instant::now() + MESSAGE_TAKEN)
-    }
-
-    /// Stops the process of `run` if it runs, and starts the same command again in its place. If somebody else has done
+    /// Stops the process of `run` if it runs, and starts the same command again in its place. If another request has done
     /// that since `run` was looked up, the result of that is this one's too.
     pub fn restart(&self, run: &Run, grace: Duration) -> Result<Started, Fault> {
         let label = run.meta.label.clone();
-        let claim = self.claims.take(&label)?;
+        let guard = self.locks.lock(LockKey::Label(label.clone()))?;
         let newest = self.registry.all().into_iter().rev().find(|other| other.meta.label == label);
         let newest = newest.ok_or_else(|| Fault::not_found(format!("'{label}' is not kept any more")))?;
         if newest.meta.working_directory != run.meta.working_directory {
@@ -282,26 +258,26 @@ impl Manager {
             Fault::failed(format!("'{label}' cannot be started again: its meta.json {what}"))
         })?;
         // Before anything is stopped: a process must not be lost because it cannot be started again.
-        let replacing = self.door.begin_replacing()?;
+        let restart = self.start_gate.restart()?;
         launch::working_directory(newest.meta.working_directory.as_path())?;
         self.stop(&newest, grace)?;
         let previous = Some(newest.id);
         let meta =
             Meta { created: now_ms(), previous, max_log_bytes: self.max_log_bytes, idempotency_key: None, ..meta };
-        self.replace(claim, meta, Some(replacing))
+        self.launch_and_unlock(guard, meta, Some(restart))
     }
 
     /// No more starts from now on; those that have begun are waited for, so that [`live`](Self::live) then tells all.
-    /// Wakes everybody who waits, so that they can see it.
+    /// Wakes all requests that wait, so that they can see it.
     pub fn close(&self) {
-        self.door.close();
+        self.start_gate.close(launch::START_MAX);
         self.registry.all().iter().for_each(|run| run.notify());
     }
 
-    /// The server goes, the processes stay: nobody who waits here is to wait any longer, and what was stopped to be
-    /// started again is started again before.
+    /// The server goes, the processes stay: what was stopped to be started again is started again first, which takes at
+    /// most [`LEAVE_MAX`], and then no request waits any longer.
     pub fn leave(&self) {
-        self.door.close_behind_replacing();
+        self.start_gate.close_after_restarts(LEAVE_MAX);
         self.is_leaving.store(true, Ordering::SeqCst);
         self.registry.all().iter().for_each(|run| run.notify());
     }
@@ -313,7 +289,7 @@ impl Manager {
     /// Asks all of `runs` to stop, without waiting for any; [`stop`](Self::stop) waits.
     pub fn ask_all(&self, runs: &[Arc<Run>], grace: Duration) {
         for run in runs {
-            let _ = self.ask_to_stop(run, grace, Instant::now() + Duration::from_secs(1));
+            let _ = ask_to_stop(run, grace, Instant::now() + Duration::from_secs(1));
         }
     }
 
@@ -341,14 +317,14 @@ impl Manager {
         self.registry.all().into_iter().find(|run| run.meta.previous == Some(id))
     }
 
-    /// Whether somebody is just starting or restarting the process of this label.
+    /// Whether a request is just starting or restarting the process of this label.
     pub fn is_being_started(&self, label: &str) -> bool {
-        self.claims.is_taken(label)
+        self.locks.is_locked(&LockKey::Label(label.into()))
     }
 
     /// The newest run of each process that fits, oldest first.
     pub fn list(&self, target: &Target) -> Result<Vec<Arc<Run>>, Fault> {
-        if target.pid.is_some() || target.name.is_some() {
+        if target.selector.is_some() {
             return self.find_all(target);
         }
         let runs: Vec<Arc<Run>> = self
@@ -382,31 +358,6 @@ impl Manager {
 
 fn is_same(run: &Run, request: &Request, directory: &Word) -> bool {
     run.meta.argv == request.argv && run.meta.working_directory == *directory
-}
-
-fn check_label(label: &str) -> Result<(), Fault> {
-    if label.is_empty() || label.chars().any(char::is_control) {
-        return Err(Fault::invalid("a label is one line of text"));
-    }
-    // It stands in every list and in every error that names candidates.
-    if label.chars().count() > LABEL_MAX {
-        return Err(Fault::invalid(format!("a label has at most {LABEL_MAX} characters")));
-    }
-    if label == lookup::EVERYTHING {
-        return Err(Fault::invalid("the label '*' means all processes; use at least one letter"));
-    }
-    if label.bytes().all(|byte| byte.is_ascii_digit()) {
-        return Err(Fault::invalid(format!("the label '{label}' could be a PID; use at least one letter")));
-    }
-    Ok(())
-}
-
-fn check_live(run: &Run) -> Result<(), Fault> {
-    let status = run.status();
-    if run.is_over() || status.state != State::Running {
-        return Err(Fault::conflict(format!("'{}' {}", run.meta.label, describe_end(&status))));
-    }
-    Ok(())
 }
 
 /// A label was used again in another directory, so that its newest run is not a later one of this process.
@@ -460,26 +411,4 @@ fn not_gone(run: &Run, survivors: &[i32]) -> Fault {
         run.meta.label,
         pids.join(", ")
     ))
-}
-
-/// Writes one message to a shim. One whose process has just ended is no error: waiting then shows its end. One that does
-/// not listen and lives is just being born, or is dying.
-fn tell(dir: &RunDir, message: &str, end: Instant) -> Result<(), Fault> {
-    loop {
-        let sent = sys::open_fifo_writer(&dir.ctl()).and_then(|mut fifo| fifo.write_all(message.as_bytes()));
-        match sent {
-            Ok(()) => return Ok(()),
-            Err(error) if error.raw_os_error() == Some(sys::ENXIO) && dir.shim_lives() && Instant::now() < end => {
-                std::thread::sleep(Duration::from_millis(5));
-            }
-            Err(error) if matches!(error.raw_os_error(), Some(sys::ENXIO | sys::ENOENT)) => return Ok(()),
-            // Full: the shim is stopped or starved. It reads when it runs again.
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock && Instant::now() < end => {
-                std::thread::sleep(Duration::from_millis(20));
-            }
-            Err(error) => {
-                return Err(Fault::failed(format!("cannot reach the shim of {}: {error}", dir.path().display())));
-            }
-        }
-    }
 }

@@ -113,9 +113,11 @@ impl Registry {
         table.next - 1
     }
 
-    /// All runs, oldest first.
+    /// All runs, oldest first, each as it is now.
     pub fn all(&self) -> Vec<Arc<Run>> {
-        self.lock().runs.values().cloned().collect()
+        let runs: Vec<Arc<Run>> = self.lock().runs.values().cloned().collect();
+        runs.iter().for_each(|run| run.catch_up());
+        runs
     }
 
     pub fn get(&self, id: u64) -> Option<Arc<Run>> {

@@ -34,6 +34,8 @@ pub struct Run {
     /// Without its environment, which is large and full of secrets: who needs it reads the file again.
     pub meta: Meta,
     seen: Mutex<Seen>,
+    /// Its shim, if this server started it and has not reaped it yet.
+    shim: Mutex<Option<Child>>,
     changed: Condvar,
     bells: Mutex<Vec<Weak<Bell>>>,
     /// Of a run that is over, once somebody has looked.
@@ -80,7 +82,7 @@ struct Seen {
     is_over: bool,
     /// A thread follows its events; without one (the system had no room for it) whoever waits looks by himself.
     is_followed: bool,
-    /// Lost, and nothing of it is alive any more. Who is not marked cannot start anybody who is, so this stays true.
+    /// Lost, and nothing of it is alive any more. Nothing else can come to belong to it, so this stays true.
     is_clean: bool,
     /// Counts what happened; tells a waiter that it must look.
     generation: u64,
@@ -99,6 +101,7 @@ impl Run {
             dir,
             meta,
             seen: Mutex::new(seen),
+            shim: Mutex::default(),
             changed: Condvar::new(),
             bells: Mutex::default(),
             last_words: OnceLock::new(),
@@ -124,28 +127,12 @@ impl Run {
         if shim.is_none() && !self.dir.shim_lives() {
             return self.refresh(true);
         }
+        *self.lock_shim() = shim;
         let read = self.refresh(false);
         let run = self.clone();
         let follow = move || {
-            let mut shim = shim;
-            if !run.listen() {
-                // Somebody has removed the FIFO, and perhaps the lock with it: then only the process itself tells.
-                let lives = |shim: &mut Option<Child>| match shim {
-                    Some(shim) => shim.try_wait().is_ok_and(|ended| ended.is_none()),
-                    None => run.dir.shim_lives(),
-                };
-                while lives(&mut shim) {
-                    let _ = run.refresh(false);
-                    std::thread::sleep(LOOK);
-                }
-            }
-            if let Some(mut shim) = shim {
-                let _ = shim.wait();
-            }
-            let begun = Instant::now();
-            while run.dir.shim_lives() && begun.elapsed() < LAST_BREATH {
-                std::thread::sleep(Duration::from_millis(1));
-            }
+            run.listen();
+            run.outlast_shim();
             run.conclude();
             on_end(&run);
         };
@@ -154,13 +141,44 @@ impl Run {
         read.and(thread.map(drop).map_err(|error| format!("no thread to follow it: {error}")))
     }
 
-    /// Until the shim is gone: its end of the FIFO closes with it. False if there is nothing to listen to.
-    fn listen(&self) -> bool {
+    /// Waits for the end of the shim. Mostly it has just closed the FIFO by that; but a program may have removed that FIFO,
+    /// or put something else in its place.
+    fn outlast_shim(&self) {
+        let mut pause = Duration::from_millis(1);
+        while self.has_shim() {
+            std::thread::sleep(pause);
+            pause = LOOK.min(2 * pause);
+            let _ = self.refresh(false);
+        }
+        let begun = Instant::now();
+        while self.dir.shim_lives() && begun.elapsed() < LAST_BREATH {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+    }
+
+    /// Whether the shim lives. One that this server started is reaped when it has ended; then its lock may be held for a
+    /// moment more, by a child of ours between its fork and its exec.
+    fn has_shim(&self) -> bool {
+        let mut shim = self.lock_shim();
+        let Some(child) = &mut *shim else { return self.dir.shim_lives() };
+        let lives = matches!(child.try_wait(), Ok(None));
+        if !lives {
+            *shim = None;
+        }
+        lives
+    }
+
+    fn lock_shim(&self) -> MutexGuard<'_, Option<Child>> {
+        self.shim.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+    }
+
+    /// Until the shim is gone, whose end of the FIFO closes with it, or there is nothing to listen to.
+    fn listen(&self) {
         let mut bell = loop {
             match sys::open_fifo_reader(&self.dir.events()) {
                 Ok(bell) => break bell,
                 Err(error) if sys::is_exhaustion(&error) => std::thread::sleep(EXHAUSTED),
-                Err(_) => return false,
+                Err(_) => return,
             }
         };
         let mut tones = [0; 64];
@@ -168,11 +186,11 @@ impl Run {
         let _ = self.refresh(false);
         loop {
             match bell.read(&mut tones) {
-                Ok(0) => return true,
+                Ok(0) => return,
                 Ok(n) if tones[..n].contains(&STATUS_CHANGED) => drop(self.refresh(false)),
                 Ok(_) => self.notify(),
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(_) => return false,
+                Err(_) => return,
             }
         }
     }
@@ -199,6 +217,18 @@ impl Run {
             Err(problem) => (None, Some(format!("status.json {}", super::describe_unreadable(&problem)))),
         };
         let is_removed = read.is_none() && problem.is_none() && !self.dir.path().exists();
+        self.take(read, problem, is_removed, shim_gone)
+    }
+
+    /// Takes what was read of the status file. Two may read it at once, and the one with the older status come here last:
+    /// what it brings is known to be older by its number.
+    fn take(
+        &self,
+        read: Option<Arc<Status>>,
+        problem: Option<String>,
+        is_removed: bool,
+        shim_gone: bool,
+    ) -> Result<(), String> {
         let mut seen = self.lock();
         if seen.is_over {
             return Ok(());
@@ -210,7 +240,9 @@ impl Run {
             seen.is_over = true;
         } else {
             match read {
-                Some(status) if status != seen.status => seen.status = status,
+                Some(status) if status.sequence >= seen.status.sequence && status != seen.status => {
+                    seen.status = status
+                }
                 // Nothing new: a hundred who look now and then must not wake each other.
                 _ => return problem.map_or(Ok(()), Err),
             }
@@ -238,14 +270,14 @@ impl Run {
     }
 
     fn look_for_orphans(&self) -> io::Result<Vec<i32>> {
-        let may_have_some = {
+        let (may_have_some, status) = {
             let seen = self.lock();
-            seen.is_over && !seen.is_clean && seen.status.state == State::Lost
+            (seen.is_over && !seen.is_clean && seen.status.state == State::Lost, seen.status.clone())
         };
         if !may_have_some || self.dir.has_shim()? {
             return Ok(Vec::new());
         }
-        let pids = orphans::of(&self.dir)?;
+        let pids = orphans::of(&self.dir, &status)?;
         self.lock().is_clean = pids.is_empty();
         Ok(pids)
     }
@@ -271,8 +303,19 @@ impl Run {
 
     /// Looks at the status file, in case that a doorbell was swallowed.
     pub fn look(&self) {
-        if !self.is_over() {
-            let _ = self.refresh(false);
+        let (is_over, is_followed) = {
+            let seen = self.lock();
+            (seen.is_over, seen.is_followed)
+        };
+        if !is_over {
+            let _ = self.refresh(!is_followed && !self.has_shim());
+        }
+    }
+
+    /// Does what its thread would do, if there was no room for one: reads its status, and reaps its shim.
+    pub fn catch_up(&self) {
+        if !self.lock().is_followed {
+            self.look();
         }
     }
 
@@ -318,7 +361,7 @@ impl Run {
         let is_followed = seen.is_followed;
         drop(seen);
         if waited.timed_out() && (limit >= LOOK || !is_followed) {
-            let _ = self.refresh(!is_followed && !self.dir.shim_lives());
+            self.look();
         }
     }
 }
@@ -333,8 +376,11 @@ fn without_directory(known: &Status) -> Arc<Status> {
 
 /// Whether something of a run may be alive whose shim is gone, judged by its directory alone.
 pub fn may_have_left_somebody(dir: &RunDir) -> bool {
-    let ended = |status: Status| !matches!(conclude(Some(Arc::new(status)), None).state, State::Lost);
-    !dir.read_status().is_ok_and(ended) && orphans::of(dir).map_or(true, |pids| !pids.is_empty())
+    let status = match dir.read_status() {
+        Ok(status) => conclude(Some(Arc::new(status)), None),
+        Err(_) => Arc::new(Status { state: State::Lost, ..Status::default() }),
+    };
+    status.state == State::Lost && orphans::of(dir, &status).map_or(true, |pids| !pids.is_empty())
 }
 
 /// What is known of a run whose shim is gone.
@@ -356,4 +402,73 @@ fn conclude(read: Option<Arc<Status>>, problem: Option<&str>) -> Arc<Status> {
         status.error = None;
     }
     Arc::new(status)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::rundir::FORMAT;
+
+    fn run(name: &str) -> (std::path::PathBuf, Arc<Run>) {
+        let dir = std::env::temp_dir().join(format!("persistproc-watch-{name}-{}", std::process::id()));
+        let _ = std::fs::remove_dir_all(&dir);
+        std::fs::create_dir_all(&dir).unwrap();
+        let meta = Meta {
+            version: FORMAT,
+            argv: Vec::new(),
+            working_directory: "/".into(),
+            environment: Vec::new(),
+            label: name.into(),
+            created: 0,
+            previous: None,
+            max_log_bytes: 0,
+            idempotency_key: None,
+        };
+        (dir.clone(), Arc::new(Run::new(1, RunDir(dir), meta)))
+    }
+
+    #[test]
+    fn of_two_that_read_the_status_the_older_one_never_wins() {
+        let (dir, run) = run("order");
+        let status = |sequence: u64, state: State| {
+            Some(Arc::new(Status { version: FORMAT, sequence, state, ..Status::default() }))
+        };
+        run.take(status(1, State::Running), None, false, false).unwrap();
+        let generation = run.generation();
+        run.take(status(3, State::Detached), None, false, false).unwrap();
+        run.take(status(2, State::Running), None, false, false).unwrap();
+        assert_eq!((run.status().state, run.status().sequence), (State::Detached, 3));
+        assert_eq!(run.generation(), generation + 1, "nothing happened for which to wake requests that wait");
+        // With the end of the shim its last status is final, also one that a server wrote, which counts from 0.
+        run.take(status(0, State::Exited), None, false, true).unwrap();
+        run.take(status(3, State::Detached), None, false, false).unwrap();
+        assert_eq!((run.status().state, run.is_over()), (State::Exited, true));
+        // 0.3.0 did not count; of its files each is taken.
+        let (old_dir, old) = self::run("uncounted");
+        for state in [State::Running, State::Detached] {
+            old.take(status(0, state), None, false, false).unwrap();
+            assert_eq!(old.status().state, state);
+        }
+        [dir, old_dir].iter().for_each(|dir| std::fs::remove_dir_all(dir).unwrap());
+    }
+
+    #[test]
+    fn a_shim_is_reaped_also_if_there_was_no_thread_to_follow_its_run() {
+        let (dir, run) = run("unfollowed");
+        // Ends by itself if this fails: its stdin is closed then.
+        let shim = std::process::Command::new("cat").stdin(std::process::Stdio::piped()).spawn().unwrap();
+        let pid = shim.id() as i32;
+        *run.lock_shim() = Some(shim);
+        run.lock().is_followed = false;
+        run.catch_up();
+        assert!(!run.is_over());
+        run.lock_shim().as_mut().unwrap().kill().unwrap();
+        let begun = Instant::now();
+        while !run.is_over() && begun.elapsed() < Duration::from_secs(60) {
+            run.catch_up();
+        }
+        let is_ours = |process: crate::procs::Process| process.parent == std::process::id() as i32;
+        assert!(run.is_over() && !crate::procs::look_up(pid).is_some_and(is_ours));
+        std::fs::remove_dir_all(dir).unwrap();
+    }
 }

@@ -55,6 +55,11 @@ enum Whom {
 }
 
 impl<'a> Scope<'a> {
+    /// This run and no other.
+    pub fn of_run(manager: &'a Manager, run: Arc<Run>) -> Scope<'a> {
+        Scope { manager, whom: Whom::Runs(vec![run]) }
+    }
+
     /// `run` is the number of a run, or, counted backwards from -1, one before the newest. Cursors say by themselves
     /// whose they are.
     pub fn of(
@@ -63,13 +68,12 @@ impl<'a> Scope<'a> {
         run: Option<i64>,
         [after, before]: [Option<&Cursor>; 2],
     ) -> Result<Scope<'a>, Fault> {
-        let name = target.name.as_deref().map(str::trim).filter(|name| !name.is_empty());
-        let is_named = target.pid.is_some() || name.is_some();
+        let is_named = target.selector.is_some();
         let run = run.filter(|run| *run != 0);
         let whom = match (is_named, run) {
             (false, Some(id @ 1..)) => Whom::Runs(vec![run_of(manager, id)?]),
             (true, Some(run)) => Whom::Runs(numbered(manager, &manager.find_all(target)?, run)?),
-            (true, None) if target.pid.is_none() && name == Some(EVERYTHING) => {
+            (true, None) if target.name() == Some(EVERYTHING) => {
                 manager.find_all(target)?;
                 Whom::Everything(target.clone())
             }

@@ -3,6 +3,7 @@
 //! Linux reads /proc (proc(5)); elsewhere ps(1) is asked, which is slower and is used only when something is to be
 //! stopped. Reads only: signals are sent by the shim.
 
+pub mod family;
 pub mod owner;
 
 use std::cell::LazyCell;
@@ -22,6 +23,8 @@ pub struct Process {
     pub pid: i32,
     pub parent: i32,
     pub group: i32,
+    /// The pid of the process that made its session. 0 where the system does not tell.
+    pub session: i32,
     /// When it started, in whatever unit the system counts. Together with `pid` it is an identity: a recycled number
     /// has another start time.
     pub start: u64,
@@ -171,25 +174,13 @@ pub fn usage(roots: &[i32], skip: impl Fn(&Process) -> bool) -> Vec<Option<Usage
     roots.iter().map(of).collect()
 }
 
-/// Everybody alive whose environment holds `mark` (`NAME=value`), as inherited at their start, and all below these;
-/// without those that `skip` names and all below them. Who cleaned its environment is found only below somebody who did
-/// not, another user's process only by root. An error says that the system had no room for looking, which is no news.
-pub fn marked(mark: &str, skip: impl Fn(&Process) -> bool) -> io::Result<Vec<Process>> {
-    let (holders, mut found, mut others) = (platform::Holders::of(mark), Vec::new(), Vec::new());
-    for process in everybody()? {
-        let is_marked = !process.is_dead() && holders.have(process.pid)? && !skip(&process);
-        if is_marked { found.push(process) } else { others.push(process) }
-    }
-    found.extend(select_below(others, found.iter().map(|process| process.pid).collect(), skip));
-    Ok(found)
-}
-
 #[cfg(target_os = "linux")]
 mod platform {
     use super::Process;
     use crate::sys;
     use std::collections::{BTreeMap, BTreeSet};
     use std::io::{self, BufRead, BufReader, Read};
+    use std::os::unix::fs::MetadataExt;
     use std::path::PathBuf;
 
     /// One line of /proc/PID/stat. The name stands in brackets and may itself hold brackets and blanks.
@@ -200,9 +191,10 @@ mod platform {
         let state = *fields.next()?.as_bytes().first()?;
         let parent = fields.next()?.parse().ok()?;
         let group = fields.next()?.parse().ok()?;
-        let threads = fields.nth(14)?.parse().ok()?;
+        let session = fields.next()?.parse().ok()?;
+        let threads = fields.nth(13)?.parse().ok()?;
         let start = fields.nth(1)?.parse().ok()?;
-        Some(Process { pid: pid.parse().ok()?, parent, group, start, state, threads, name: name.into() })
+        Some(Process { pid: pid.parse().ok()?, parent, group, session, start, state, threads, name: name.into() })
     }
 
     fn stat_line(pid: i32) -> io::Result<String> {
@@ -261,6 +253,18 @@ mod platform {
 
     pub fn look_up(pid: i32) -> Option<Process> {
         parse_stat(&stat_line(pid).ok()?)
+    }
+
+    pub use crate::sys::ticks_per_second;
+
+    /// The first half of the random name that the system gives itself at its start, and the namespaces (numbers of 32 bits)
+    /// in which pids and the clock mean what they mean here; 0 for a kernel without them.
+    pub fn now() -> Option<(u64, u64)> {
+        let name = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").ok()?;
+        let digits: String = name.chars().filter(char::is_ascii_hexdigit).take(16).collect();
+        let namespace = |kind: &str| std::fs::metadata(format!("/proc/self/ns/{kind}")).map_or(0, |file| file.ino());
+        let boot = u64::from_str_radix(&digits, 16).ok()? ^ namespace("pid") ^ (namespace("time") << 32);
+        Some((boot, sys::ticks_since_boot()))
     }
 
     /// Everybody whose number is not among these, in the order of numbers.
@@ -333,6 +337,7 @@ mod platform {
             pid: number(0)?,
             parent: number(1)?,
             group: number(2)?,
+            session: 0,
             start: hash,
             state: *words.get(3)?.as_bytes().first()?,
             threads: 1,
@@ -344,6 +349,15 @@ mod platform {
 
     pub fn look_up(pid: i32) -> Option<Process> {
         ps(&["-p", &pid.to_string(), "-o", COLUMNS]).lines().find_map(parse)
+    }
+
+    pub fn ticks_per_second() -> u64 {
+        1
+    }
+
+    /// Start times are no numbers here.
+    pub fn now() -> Option<(u64, u64)> {
+        None
     }
 
     pub fn each_but(known: &BTreeSet<i32>, see: impl FnMut(Process)) -> io::Result<()> {
@@ -399,6 +413,12 @@ pub fn look_up(pid: i32) -> Option<Process> {
     platform::look_up(pid)
 }
 
+/// A number for the present start of the system, as seen from these namespaces (another container has another), and how
+/// long ago that was, in the unit of [`Process::start`]. `None` where start times cannot be compared (macOS).
+pub fn now() -> Option<(u64, u64)> {
+    platform::now()
+}
+
 /// An error only if the system had no room for looking.
 fn everybody() -> io::Result<Vec<Process>> {
     let mut all = Vec::new();
@@ -432,15 +452,15 @@ mod tests {
     use super::*;
 
     fn process(pid: i32, parent: i32, name: &str) -> Process {
-        Process { pid, parent, group: pid, start: 1, state: b'S', threads: 1, name: name.into() }
+        Process { pid, parent, group: pid, session: pid, start: 1, state: b'S', threads: 1, name: name.into() }
     }
 
     #[cfg(target_os = "linux")]
     #[test]
     fn a_name_may_hold_brackets_and_blanks() {
-        let line = "42 (a) b (c) Z 7 40 40 0 -1 4194560 1 0 0 0 0 0 0 0 20 0 3 0 98765 1 2";
+        let line = "42 (a) b (c) Z 7 40 41 0 -1 4194560 1 0 0 0 0 0 0 0 20 0 3 0 98765 1 2";
         let parsed = platform::parse_stat(line).unwrap();
-        assert_eq!((parsed.pid, parsed.parent, parsed.group, parsed.start), (42, 7, 40, 98765));
+        assert_eq!((parsed.pid, parsed.parent, parsed.group, parsed.session, parsed.start), (42, 7, 40, 41, 98765));
         assert!(parsed.threads == 3 && !parsed.is_dead() && Process { threads: 1, ..parsed.clone() }.is_dead());
         assert_eq!(parsed.name, "a) b (c");
         assert!(platform::parse_stat("42 (short) S").is_none());

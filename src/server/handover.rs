@@ -12,6 +12,7 @@ use crate::fault::Fault;
 use crate::http::client::{Answer, Call, Client, Endpoint, Verify};
 use crate::http::head::encode;
 use crate::http::socket::Socket;
+use crate::manager::LEAVE_MAX;
 use crate::procs::owner::Way;
 use crate::sys;
 use serde_json::{Value, json};
@@ -23,7 +24,7 @@ use std::time::Duration;
 /// Version of this program.
 pub const VERSION: &str = env!("CARGO_PKG_VERSION");
 /// How long the older server may take to answer that it leaves: it waits for restarts that have begun.
-const ANSWER: Duration = Duration::from_secs(20);
+const ANSWER: Duration = LEAVE_MAX.saturating_add(Duration::from_secs(5));
 
 /// How `version` compares with ours. `None` if it is no version as we write them.
 pub fn compare(version: &str) -> Option<Ordering> {

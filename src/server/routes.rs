@@ -28,7 +28,9 @@ pub const DATA_DIR: &str = "Persistproc-Data-Dir";
 /// The header of an answer that says: not carried out, because a newer server takes the place of this one; ask again.
 pub const LEAVING: &str = "Persistproc-Leaving";
 /// How long a shutdown may take before its caller is told that it still goes on.
-const SHUTDOWN: Duration = Duration::from_secs(40);
+const SHUTDOWN: Duration = manager::LEAVE_MAX.saturating_add(Duration::from_secs(2));
+/// Clients give up after 60 s (`PATIENCE` in `client::link`, `answer` in `http::server`): both must follow if this grows.
+const _: () = assert!(SHUTDOWN.as_secs() < 60);
 
 type Handler = fn(&Routes, &Request) -> Result<Response, Fault>;
 

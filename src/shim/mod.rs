@@ -17,7 +17,9 @@ mod tree;
 
 use crate::log::stamp::now_ms;
 use crate::procs;
-use crate::rundir::{FORMAT, LOG_GREW, MARK, MESSAGE, RunDir, STATUS_CHANGED, StartError, State, Status, StopReport};
+use crate::rundir::{
+    FORMAT, LOG_GREW, MARK, MESSAGE, Moment, RunDir, STATUS_CHANGED, StartError, State, Status, StopReport,
+};
 use crate::sys::{self, Reaped};
 use capture::Capture;
 use std::ffi::OsString;
@@ -49,13 +51,14 @@ const INPUT_RETRY: Duration = Duration::from_millis(50);
 
 /// The role behind `__shim`; `arguments` as in the module's comment. Returns the exit code of the process.
 pub fn main(arguments: Vec<OsString>) -> i32 {
-    // Standard descriptors first, whatever comes: a shim never keeps a stranger's pipe or terminal.
+    // Descriptors first, whatever comes: a shim lives for days, and as long as it kept a stranger's pipe, its reader would
+    // wait. Only the standard three are ours.
+    sys::close_inherited();
     let (Ok(lock), Ok(mut starter)) = (sys::take_standard_fd(0), sys::take_standard_fd(1)) else { return 1 };
     let Some(order) = Order::parse(arguments) else {
         let _ = writeln!(starter, "err 0 the shim was called with wrong arguments");
         return 2;
     };
-    sys::close_on_exec_all();
     sys::set_process_name(procs::NAME);
     let _ = sys::new_session();
     let _ = sys::become_subreaper();
@@ -151,6 +154,7 @@ impl Shim {
         };
         // Also takes the room that the status needs for ever; a disk without it is found out here.
         unborn(&mut status, &io::Error::other("the shim ended before it could start the command"));
+        number(&mut status);
         dir.write_status(&status)?;
 
         // No pre_exec, no current_dir: std then takes posix_spawn. stdin is a pipe that stays open and silent, like a
@@ -168,6 +172,7 @@ impl Shim {
             Err(error) => {
                 unborn(&mut status, &error);
                 status.ended = Some(now_ms());
+                number(&mut status);
                 dir.write_status(&status)?;
                 return Err(error);
             }
@@ -447,6 +452,7 @@ impl Shim {
         }
         self.status.stop = self.stop.is_wanted().then(|| self.report.clone());
         self.publish_at = None;
+        number(&mut self.status);
         let written = self.dir.write_status(&self.status).is_ok();
         if !written {
             self.publish_by(REPUBLISH);
@@ -454,4 +460,10 @@ impl Shim {
         self.ring(STATUS_CHANGED);
         written
     }
+}
+
+/// To be done each time before the status is written.
+fn number(status: &mut Status) {
+    status.sequence += 1;
+    status.alive = procs::now().map(|(boot, tick)| Moment { boot, tick });
 }

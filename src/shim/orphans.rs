@@ -3,9 +3,9 @@
 //!
 //! Servers call this. It stands here and not in `manager`, because only this room signals processes, and by one ladder.
 
-use super::tree::{Stop, Tree};
+use super::tree::{GIVE_UP_ON_FORKERS, Stop, Tree};
 use crate::procs;
-use crate::rundir::{RunDir, StopReport};
+use crate::rundir::{RunDir, Status, StopReport};
 use crate::sys;
 use std::io;
 use std::time::{Duration, Instant};
@@ -16,16 +16,20 @@ const LOOK: Duration = Duration::from_millis(50);
 /// How long it may take until there is room for looking, where the system has none.
 const ROOM: Duration = Duration::from_secs(5);
 
-/// Pids of the living processes of a run whose shim is gone. An error says that the system had no room for looking.
-pub fn of(dir: &RunDir) -> io::Result<Vec<i32>> {
-    let alive = Tree::left_behind(dir.mark()).surely_alive()?;
+/// How long [`stop`] may take beyond its grace: room for looking, the rounds of KILL, and the last look.
+pub const KILLING_MAX: Duration = ROOM.saturating_add(GIVE_UP_ON_FORKERS).saturating_add(Duration::from_secs(1));
+
+/// Pids of the living processes of a run whose shim is gone and wrote `status` last. An error says that the system had no
+/// room for looking.
+pub fn of(dir: &RunDir, status: &Status) -> io::Result<Vec<i32>> {
+    let alive = Tree::left_behind(dir, status).surely_alive()?;
     Ok(alive.iter().map(|process| process.pid).collect())
 }
 
 /// Ends the processes of a run whose shim is gone, as the shim would have: TERM, `grace`, rounds of KILL. The report
 /// names who survived. Two at once would send TERM twice; that is the caller's to avoid. As for errors, see [`of`].
-pub fn stop(dir: &RunDir, grace: Duration) -> io::Result<StopReport> {
-    let tree = Tree::left_behind(dir.mark());
+pub fn stop(dir: &RunDir, status: &Status, grace: Duration) -> io::Result<StopReport> {
+    let tree = Tree::left_behind(dir, status);
     let begun = Instant::now();
     while let Err(error) = tree.look() {
         if begun.elapsed() > ROOM {

@@ -2,10 +2,12 @@
 //! capturing goes on during the grace.
 //!
 //! Linux: the shim is a subreaper, so its subtree in /proc is everybody, whatever sessions and double forks they made.
-//! Elsewhere: the leader's process group and those who carry the run's mark in their environment.
+//! Elsewhere: the leader's process group and those who carry the run's mark in their environment. Of a shim that was killed:
+//! those who carry the mark or are in its session, see [`family`](crate::procs::family).
 
+use crate::procs::family::{Family, Session};
 use crate::procs::{self, Process, Strangers};
-use crate::rundir::StopReport;
+use crate::rundir::{RunDir, Status, StopReport};
 use crate::sys;
 use std::cell::Cell;
 use std::io;
@@ -19,7 +21,7 @@ const SLOW_ROUND: Duration = Duration::from_millis(100);
 /// After this, whoever is left is reported as a survivor.
 const GIVE_UP: Duration = Duration::from_secs(5);
 /// The same as long as new ones come: that is a race with those who fork, and on a busy machine it takes longer to win.
-const GIVE_UP_ON_FORKERS: Duration = Duration::from_secs(10);
+pub const GIVE_UP_ON_FORKERS: Duration = Duration::from_secs(10);
 
 /// How often nobody must be seen until nobody is believed to be there.
 const LOOKS: usize = 3;
@@ -27,7 +29,7 @@ const LOOKS: usize = 3;
 /// The processes of one run.
 pub struct Tree {
     leader: i32,
-    mark: String,
+    family: Family,
     /// The shim that looks is the one above them.
     is_ours: bool,
 }
@@ -38,12 +40,15 @@ impl Tree {
 
     /// Everybody below this shim.
     pub fn new(leader: i32, mark: String) -> Tree {
-        Tree { leader, mark, is_ours: true }
+        Tree { leader, family: Family::new(mark, None), is_ours: true }
     }
 
-    /// What a shim that was killed has left behind: below nobody in particular, so only its mark tells.
-    pub fn left_behind(mark: String) -> Tree {
-        Tree { leader: 0, mark, is_ours: false }
+    /// What a shim that was killed has left behind; `status` is the last that it wrote.
+    pub fn left_behind(dir: &RunDir, status: &Status) -> Tree {
+        let boot = procs::now().map(|(boot, _)| boot);
+        let alive = status.alive.filter(|alive| Some(alive.boot) == boot); // before that, all numbers were others
+        let session = alive.map(|alive| Session::new(status.shim, alive.tick));
+        Tree { leader: 0, family: Family::new(dir.mark(), session), is_ours: false }
     }
 
     /// Those who can be seen now.
@@ -66,7 +71,7 @@ impl Tree {
         };
         if !(self.is_ours && Self::IS_EXACT) {
             let seen: Vec<i32> = all.iter().map(|process| process.pid).collect();
-            let others = procs::marked(&self.mark, is_foreign)?.into_iter();
+            let others = self.family.look(is_foreign)?.into_iter();
             all.extend(others.filter(|process| !seen.contains(&process.pid)).inspect(see));
         }
         Ok(all)

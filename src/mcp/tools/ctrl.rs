@@ -4,7 +4,7 @@ use super::{Answer, Arguments, Context, seconds, target};
 use crate::agents::is_of_agent;
 use crate::fault::Fault;
 use crate::log::Stream;
-use crate::manager::lookup::Target;
+use crate::manager::lookup::{Selector, Target};
 use crate::manager::watch::Run;
 use crate::manager::{GRACE, IfRunning, Request, Stopped, usage};
 use crate::output::cursor::{Cursor, Place};
@@ -67,7 +67,7 @@ pub struct Verdict {
 pub fn call(arguments: &Arguments, context: &Context) -> Result<Answer, Fault> {
     refuse_unused(arguments)?;
     let grace = if arguments.flag("force") { Duration::ZERO } else { GRACE };
-    let found = || context.manager.find(&target(arguments, context)?);
+    let found = || context.manager.find(&meant(arguments, context)?);
     let done = |action: &'static str, run: Arc<Run>| Control {
         action,
         run,
@@ -112,20 +112,38 @@ pub fn call(arguments: &Arguments, context: &Context) -> Result<Answer, Fault> {
     Ok(Answer::Control(Box::new(control)))
 }
 
+/// The process that is meant. A run is named by its number alone, so that nothing else can be meant by it.
+fn meant(arguments: &Arguments, context: &Context) -> Result<Target, Fault> {
+    let target = target(arguments, context)?;
+    match run(arguments) {
+        None => Ok(target),
+        Some(id) if target.selector.is_none() => Ok(Target { selector: Some(Selector::Run(id)), ..target }),
+        Some(_) => Err(Fault::invalid("'run' alone says which process; leave out 'pid' and 'command_or_label'")),
+    }
+}
+
+/// The number of a run, if one is given; some models write 0 for what they do not need.
+fn run(arguments: &Arguments) -> Option<u64> {
+    arguments.integer("run").and_then(|run| u64::try_from(run).ok()).filter(|run| *run > 0)
+}
+
 /// What an action would pass over in silence, and somebody would then believe in: a restart with another environment, a
 /// line that was waited for.
 fn refuse_unused(arguments: &Arguments) -> Result<(), Fault> {
     let action = arguments.text("action").unwrap_or_default();
     let begins = matches!(action, "start" | "restart");
     let speaks = matches!(action, "input" | "signal");
-    let is_given =
-        |name: &str| arguments.text(name).is_some_and(|text| !text.is_empty()) || !arguments.strings(name).is_empty();
+    let is_given = |name: &str| match name {
+        "run" => run(arguments).is_some(),
+        _ => arguments.text(name).is_some_and(|text| !text.is_empty()) || !arguments.strings(name).is_empty(),
+    };
     let is_name = arguments.text("label") == arguments.text("command_or_label");
     let unused = [
         ("environment", action == "start", "a process keeps what it was started with: stop it, and start it anew"),
         ("label", action == "start" || is_name, "name the process by command_or_label; it keeps the label it has"),
         ("wait_for", begins, "to wait for what it says, call output with wait_for and after=<cursor>"),
         ("text", speaks, "that is for input and signal"),
+        ("run", action != "start", "to start a run's command again, use restart"),
     ];
     match unused.into_iter().find(|(name, is_used, _)| !is_used && is_given(name)) {
         Some((name, _, hint)) => Err(Fault::invalid(format!("{action} does not take '{name}'; {hint}"))),
@@ -203,8 +221,7 @@ fn verdict(run: &Arc<Run>, until: Option<Until>, arguments: &Arguments, context:
     let is_told = until.is_some() || arguments.integer("timeout").is_some();
     let limit = if is_told { seconds(arguments) } else { SETTLING };
     let start = Cursor::of(Place { run: run.id, stream: Stream::Combined, offset: 0, open: [None; 2] });
-    let target = Target { name: Some(run.name()), ..Target::default() };
-    let scope = Scope::of(context.manager, &target, i64::try_from(run.id).ok(), [None; 2])?;
+    let scope = Scope::of_run(context.manager, run.clone());
     // Of what goes into the background the first process ends at once, and only somebody who waits for a line of the
     // rest wants to wait on.
     let with_leader = until.is_none();

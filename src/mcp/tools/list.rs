@@ -5,7 +5,7 @@ use crate::fault::Fault;
 use crate::log::Stream;
 use crate::log::read::Log;
 use crate::log::stamp::now_ms;
-use crate::manager::lookup::Target;
+use crate::manager::lookup::{Selector, Target};
 use crate::manager::watch::{LastWords, Run};
 use crate::manager::{Overview, Usage, overview, usage};
 use crate::output::query::{Query, select};
@@ -60,7 +60,7 @@ const LONGEST: usize = 4 << 10;
 
 pub fn call(arguments: &Arguments, context: &Context) -> Result<Answer, Fault> {
     let target = target(arguments, context)?;
-    if target.pid == Some(0) {
+    if target.selector == Some(Selector::Pid(0)) {
         let row = Row { overview: context.manager.own_overview(), ..Row::default() };
         return Ok(Answer::Processes(Listing { rows: vec![row], ..Listing::default() }));
     }

@@ -9,7 +9,7 @@ use super::arguments::{Arguments, Kind, Parameter, optional, required, schema};
 use crate::fault::Fault;
 use crate::log::Stream;
 use crate::manager::Manager;
-use crate::manager::lookup::Target;
+use crate::manager::lookup::{Selector, Target};
 use crate::output::cursor::Cursor;
 use crate::output::query::Unfinished;
 use crate::output::wait::{Caller, LONGEST};
@@ -134,6 +134,7 @@ Stops and restarts affect the user and other agents.",
             required("action", Kind::Choice(&["start", "stop", "restart", "input", "signal"]), ""),
             PID,
             optional("command_or_label", Kind::Text, "For start the command, else as in list."),
+            optional("run", Kind::Integer(0, RUN_MAX), "A run's number, instead of these two."),
             optional("working_directory", Kind::Text, "Absolute path; needed for start."),
             optional("environment", Kind::Strings, "For start: variables to add."),
             optional("force", Kind::Flag, "Stop: kill at once instead of after 8 s."),
@@ -213,9 +214,11 @@ fn target(arguments: &Arguments, context: &Context) -> Result<Target, Fault> {
             "'working_directory' must be an absolute path, not '{directory}': this server does not know where you are"
         )));
     }
+    let pid = arguments.integer("pid").and_then(|pid| i32::try_from(pid).ok());
+    let name = arguments.text("command_or_label").map(str::trim).filter(|name| !name.is_empty());
+    let named = || name.map(|name| Selector::Name(name.into()));
     Ok(Target {
-        pid: arguments.integer("pid").and_then(|pid| i32::try_from(pid).ok()),
-        name: arguments.text("command_or_label").map(String::from),
+        selector: pid.map(Selector::Pid).or_else(named),
         working_directory: working_directory.map(String::from),
         near: context.near.clone(),
     })

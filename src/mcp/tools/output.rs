@@ -4,6 +4,7 @@ use super::{Arguments, Context, seconds, target};
 use crate::fault::Fault;
 use crate::log::Stream;
 use crate::log::stamp::{format_ms, now_ms, parse_time};
+use crate::manager::lookup::name_of;
 use crate::manager::watch::Run;
 use crate::output::cursor::Cursor;
 use crate::output::lines::Line;
@@ -160,10 +161,11 @@ fn newest_match(scope: &Scope, end: &Cursor, pattern: &Pattern, stream: Stream) 
 fn asked(arguments: &Arguments, processes: &[Process], query: &Query) -> Map<String, Value> {
     let mut asked =
         arguments.only(&["command_or_label", "working_directory", "stream", "lines", "grep", "context", "max_bytes"]);
-    let labels: Vec<&str> = processes.iter().map(|process| process.label.as_str()).collect();
+    let name = |process: &Process| process.runs.last().map_or_else(|| process.label.clone(), |run| name_of(run));
+    let names: Vec<String> = processes.iter().map(name).collect();
     if arguments.integer("pid").is_some() || arguments.text("command_or_label").is_none() {
         // A number may be somebody else's tomorrow.
-        asked.insert("command_or_label".into(), json!(labels.join(",")));
+        asked.insert("command_or_label".into(), json!(names.join(",")));
     }
     for (name, time) in [("since_time", query.since), ("before_time", query.before)] {
         if let Some(ms) = time {

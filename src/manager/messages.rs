@@ -1,0 +1,103 @@
+//! What a server says to the shim of a run: a line each, into its `ctl` FIFO.
+
+use super::locks::LockKey;
+use super::watch::Run;
+use super::{Manager, describe_end};
+use crate::fault::Fault;
+use crate::rundir::{MESSAGE, State};
+use crate::shim::orphans;
+use crate::sys;
+use std::io::{self, Write};
+use std::time::{Duration, Instant};
+
+/// Input that is taken at once, in bytes.
+const INPUT_MAX: usize = 16 << 10;
+/// How long a message may take to be taken.
+const MESSAGE_TAKEN: Duration = Duration::from_secs(5);
+/// How long a dying shim may have its lock when it has let go of its FIFO.
+const DYING: Duration = Duration::from_millis(500);
+/// How often one is offered again: to a shim that does not listen yet, and to one that does not read.
+const NOT_LISTENING: Duration = Duration::from_millis(5);
+const NOT_READING: Duration = Duration::from_millis(20);
+
+impl Manager {
+    /// Writes to the stdin of a live process.
+    pub fn input(&self, run: &Run, bytes: &[u8]) -> Result<(), Fault> {
+        const VERB: usize = "input \n".len();
+        if bytes.len() > INPUT_MAX {
+            return Err(Fault::invalid(format!("the input has {} bytes; at most {INPUT_MAX} go at once", bytes.len())));
+        }
+        check_live(run)?;
+        let _guard = self.locks.lock(LockKey::Input(run.id))?;
+        let end = Instant::now() + MESSAGE_TAKEN;
+        for part in bytes.chunks((MESSAGE - VERB) / 2) {
+            let hex: String = part.iter().map(|byte| format!("{byte:02x}")).collect();
+            deliver(run, &format!("input {hex}\n"), end)?;
+        }
+        Ok(())
+    }
+
+    /// Sends a signal to the leader of a live process.
+    pub fn signal(&self, run: &Run, number: i32) -> Result<(), Fault> {
+        check_live(run)?;
+        deliver(run, &format!("signal {number}\n"), Instant::now() + MESSAGE_TAKEN)
+    }
+}
+
+/// Asks the shim to stop its run, and tries to until `end`. If there is no way to send it a message, by a signal.
+pub(super) fn ask_to_stop(run: &Run, grace: Duration, end: Instant) -> Result<(), Fault> {
+    if !send(run, &format!("stop {}\n", grace.as_millis()), end)? {
+        let _ = orphans::ask_shim(&run.dir, run.status().shim);
+    }
+    Ok(())
+}
+
+fn check_live(run: &Run) -> Result<(), Fault> {
+    let status = run.status();
+    if run.is_over() || status.state != State::Running {
+        return Err(Fault::conflict(format!("'{}' {}", run.meta.label, describe_end(&status))));
+    }
+    Ok(())
+}
+
+/// Sends one message that has no other way.
+fn deliver(run: &Run, message: &str, end: Instant) -> Result<(), Fault> {
+    if send(run, message, end)? || !run.dir.shim_lives() {
+        return Ok(()); // if the process has just ended, its end is what comes of it
+    }
+    Err(Fault::failed(format!(
+        "cannot reach the shim of '{}': nothing reads {}, which something must have removed or replaced; restart the process",
+        run.meta.label,
+        run.dir.ctl().display()
+    )))
+}
+
+/// Sends one message; false if nothing reads it. A shim that lives and does not listen is just being born, or is dying, or
+/// its FIFO was removed or replaced.
+fn send(run: &Run, message: &str, end: Instant) -> Result<bool, Fault> {
+    let begun = Instant::now();
+    // Before its process it has opened the FIFO.
+    let may_begin_to_listen = || run.status().pid == 0 || begun.elapsed() < DYING;
+    loop {
+        let sent = sys::open_fifo_writer(&run.dir.ctl()).and_then(|mut fifo| fifo.write_all(message.as_bytes()));
+        let is_late = Instant::now() >= end;
+        match sent {
+            Ok(()) => return Ok(true),
+            Err(error) if error.raw_os_error() == Some(sys::ENXIO) => {
+                if is_late || !may_begin_to_listen() || !run.dir.shim_lives() {
+                    return Ok(false);
+                }
+                std::thread::sleep(NOT_LISTENING);
+            }
+            // Removed, or no FIFO any more.
+            Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::InvalidInput) => {
+                return Ok(false);
+            }
+            // Full: the shim is stopped or starved. It reads when it runs again.
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock && !is_late => std::thread::sleep(NOT_READING),
+            Err(error) => {
+                return Err(Fault::failed(format!("cannot reach the shim of {}: {error}", run.dir.path().display())));
+            }
+        }
+    }
+}
