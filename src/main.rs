@@ -4,9 +4,9 @@
 //! One binary, three roles:
 //!
 //! ```text
-//! persistproc CMD ──HTTP──▶ server ──spawn, ctl──▶ shim ──pipes──▶ child and all its descendants
-//!      client                 ▲ ◀──── events ──────┤
-//!                             └─── reads ◀── runs/<id>/{stdout,stderr,combined}.log, status.json
+//! persistproc CMD ──socket──▶ server ──spawn, ctl──▶ shim ──pipes──▶ child and all its descendants
+//!      client      agents ──TCP──▶ ▲ ◀──── events ────┤
+//!                                  └─── reads ◀── runs/<id>/{stdout,stderr,combined}.log, status.json
 //! ```
 //!
 //! The data directory is the truth. A server can be killed at any moment: no child notices, no byte is lost, and the next
@@ -18,7 +18,7 @@
 //! |---|---|
 //! | `client` | finding and starting the server, the wrapper, the bridge for agents on stdio, what is printed |
 //! | `cli` | commands and options as a table; the command line → what to do |
-//! | `server` | port and lock, signals, paths → handlers, who may come in |
+//! | `server` | data directory, socket and port, signals, paths → handlers, which clients may come in |
 //! | `mcp` | the protocol and the three tools; knows no sockets |
 //! | `output` | which lines, until when to wait, how they are shown |
 //! | `manager` | start, stop, restart, list; knows neither sockets nor protocol |
@@ -117,6 +117,8 @@ fn start_in_background(config: &Config) -> Result<u8, Trouble> {
 /// `__serve PORT|none DATA_DIR [--trust-all-users]`: a server without a terminal. Its starter reads one line, `ok PORT` (0
 /// if there is none) with a warning behind it if there is one, or `err TEXT`.
 fn serve_in_background(words: &[OsString]) -> u8 {
+    // It lives for days: a pipe of its starter that it kept would never end for its reader.
+    sys::close_inherited();
     let Ok(mut starter) = sys::take_standard_fd(1) else { return 1 };
     let _ = sys::new_session();
     let _ = std::env::set_current_dir("/");

@@ -457,3 +457,58 @@ fn a_hundred_live_runs() {
     sandbox.run(&["shutdown"]).ok();
     figure("shutdown of all 100", format!("{:.0} ms", begun.elapsed().as_secs_f64() * 1000.0));
 }
+
+/// The last commit of version 0.3.0.
+const COMMIT_OF_0_3_0: &str = "6ea8b88";
+
+/// Builds version 0.3.0 out of the history of this repository; `None` if that is not here.
+fn build_0_3_0() -> Option<std::path::PathBuf> {
+    let here = std::path::Path::new(env!("CARGO_MANIFEST_DIR"));
+    let place = here.join("target/version-0.3.0");
+    let script = format!(
+        "rm -rf \"$0/src\" && mkdir -p \"$0\" && git archive {COMMIT_OF_0_3_0} | tar -x -C \"$0\" && \
+         cargo build -q --locked --manifest-path \"$0/Cargo.toml\" --target-dir \"$0/target\""
+    );
+    let built = Command::new("sh").args(["-c", &script]).arg(&place).current_dir(here).status().unwrap();
+    built.success().then(|| place.join("target/debug/persistproc"))
+}
+
+#[test]
+#[ignore = "builds version 0.3.0: make torture"]
+fn live_runs_go_on_from_version_0_3_0_to_this_one_and_back() {
+    let Some(older) = build_0_3_0() else { return skipped("the history of this repository is not here") };
+    let sandbox = Sandbox::new();
+    let old = |words: &[&str]| finish(spawn(&mut with(&sandbox, &older, words)), DEADLINE);
+    let script = "i=0; while [ ! -e enough ]; do echo line $i; i=$((i+1)); sleep 0.001; done; exit 42";
+    let start = ["start", "--label", "web", "sh", "-c", script];
+    old(&start).ok();
+    let pid = sandbox.status(0)["pid"].clone();
+    let (mut exchanges, begun) = (0, Instant::now());
+    while exchanges < 10 {
+        // This version takes the place of the older one by itself, also when it only starts something.
+        let new: &[&str] = if exchanges % 2 == 0 { &["serve", "--background"] } else { &["start", "true"] };
+        sandbox.run(new).ok();
+        assert!(sandbox.run(&["list"]).ok().out().contains("running"));
+        assert!(sandbox.run(&["output", "web", "--lines", "1"]).ok().out().contains("line"));
+        // The older one never takes the place of this one, but finds all that it left.
+        assert_ne!(old(&["serve", "--background"]).code, 0);
+        sandbox.run(&["shutdown", "--keep"]).ok();
+        old(&["serve", "--background"]).ok();
+        let listed = old(&["--format", "json", "list"]).ok().json();
+        let web = listed["processes"].as_array().unwrap().iter().find(|process| process["label"] == "web").unwrap();
+        assert_eq!((&web["pid"], &web["status"]), (&pid, &json!("running")));
+        exchanges += 1;
+    }
+    let elapsed = begun.elapsed().as_millis() / 20;
+    // A wrapper of this version, attached across the last exchange, sees everything from the first byte.
+    let wrapper = Guard(sandbox.spawn(&["-q", "run", "--label", "web", "sh", "-c", script]));
+    wait_until("this version", || sandbox.health().is_some());
+    std::fs::write(sandbox.work().join("enough"), "").unwrap();
+    let ended = wrapper.end(DEADLINE);
+    let lines = ended.out().lines().count();
+    let expected: String = (0..lines).map(|i| format!("line {i}\n")).collect();
+    assert_eq!((ended.code, ended.out() == expected), (42, true), "{}", ended.stderr);
+    assert_eq!(stripped(&sandbox.runs()[0].join("stdout.log")), expected.as_bytes());
+    figure("from 0.3.0 to this version and back, 10 times: lines, 0 lost", lines);
+    figure("  and a change took on average, ms", elapsed);
+}

@@ -30,6 +30,10 @@ pub type Header = (&'static str, String);
 const PATIENCE: Duration = Duration::from_secs(60);
 /// How long a server may take to come up.
 const STARTING: Duration = Duration::from_secs(5);
+/// How long a server may take to say that it is up: an older one that leaves it its place ends its restarts first.
+const HANDOVER: Duration = Duration::from_secs(75);
+/// How long a server may take to say who it is. One that is about to take the place of another has its socket already.
+const ANSWERS: Duration = Duration::from_secs(15);
 /// How long to look for the server of somebody who was faster.
 const COMING: Duration = Duration::from_secs(1);
 const AGAIN: Duration = Duration::from_millis(10);
@@ -319,7 +323,7 @@ impl Link {
     pub fn ensure_server(&mut self) -> Result<(), Trouble> {
         let begun = Instant::now();
         loop {
-            match self.send("GET", "/health", b"", Duration::from_secs(5)) {
+            match self.send("GET", "/health", b"", ANSWERS) {
                 Ok(answer) if answer.head.status == 200 => return Ok(()),
                 Ok(answer) => {
                     let json = serde_json::from_slice(&answer.body).ok();
@@ -394,7 +398,7 @@ pub fn start_server(config: &Config) -> Result<Started, Trouble> {
     sys::close_on_exec_all();
     let mut server = command.spawn().map_err(|error| failed(error.to_string()))?;
     let mut said = Vec::new();
-    let end = Instant::now() + STARTING;
+    let end = Instant::now() + HANDOVER;
     let mut pipe = server.stdout.take();
     while let Some(open) = &mut pipe {
         let left = end.saturating_duration_since(Instant::now());

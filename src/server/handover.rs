@@ -24,7 +24,7 @@ use std::time::Duration;
 /// Version of this program.
 pub const VERSION: &str = env!("CARGO_PKG_VERSION");
 /// How long the older server may take to answer that it leaves: it waits for restarts that have begun.
-const ANSWER: Duration = LEAVE_MAX.saturating_add(Duration::from_secs(5));
+const ANSWER: Duration = LEAVE_MAX.saturating_add(Duration::from_secs(8));
 
 /// How `version` compares with ours. `None` if it is no version as we write them.
 pub fn compare(version: &str) -> Option<Ordering> {

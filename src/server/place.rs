@@ -266,17 +266,9 @@ pub fn check_is_own(dir: &Path) -> io::Result<()> {
     Ok(())
 }
 
-/// Opens a file in a data directory, mode 0600 if it is made. A link is not followed, and what is no file, such as a FIFO,
-/// is refused: it might never open.
+/// Opens a file of ours in a data directory, mode 0600 if it is made, and nothing else that has its name.
 pub fn open_own(options: &mut OpenOptions, path: &Path) -> io::Result<File> {
-    let refused = || io::Error::other("it is not a regular file; remove it");
-    match options.mode(0o600).custom_flags(sys::O_NOFOLLOW | sys::O_NONBLOCK).open(path) {
-        Ok(file) if file.metadata()?.is_file() => Ok(file),
-        Ok(_) => Err(refused()),
-        // A link, and the writing end of a FIFO that nothing reads.
-        Err(error) if matches!(error.raw_os_error(), Some(sys::ELOOP | sys::ENXIO)) => Err(refused()),
-        Err(error) => Err(error),
-    }
+    sys::open_regular(path, options.mode(0o600))
 }
 
 fn lock_within(file: &File, patience: Duration) -> io::Result<bool> {

@@ -2,7 +2,7 @@
 
 use super::follow::{self, Ask};
 use super::gate::{Gate, check_is_json};
-use super::{Event, Holder, Leave};
+use super::{Event, Holder, LAST_REQUESTS, Leave};
 use crate::fault::{Fault, Kind};
 use crate::http::head::{Head, decode, encode};
 use crate::http::server::{Request, Response, Service, Waiting};
@@ -28,7 +28,7 @@ pub const DATA_DIR: &str = "Persistproc-Data-Dir";
 /// The header of an answer that says: not carried out, because a newer server takes the place of this one; ask again.
 pub const LEAVING: &str = "Persistproc-Leaving";
 /// How long a shutdown may take before its caller is told that it still goes on.
-const SHUTDOWN: Duration = manager::LEAVE_MAX.saturating_add(Duration::from_secs(2));
+const SHUTDOWN: Duration = manager::LEAVE_MAX.saturating_add(LAST_REQUESTS).saturating_add(Duration::from_secs(2));
 /// Clients give up after 60 s (`PATIENCE` in `client::link`, `answer` in `http::server`): both must follow if this grows.
 const _: () = assert!(SHUTDOWN.as_secs() < 60);
 
