@@ -19,12 +19,15 @@ use serde_json::{Value, json};
 use std::cmp::Ordering;
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// Version of this program.
 pub const VERSION: &str = env!("CARGO_PKG_VERSION");
 /// How long the older server may take to answer that it leaves: it waits for restarts that have begun.
 const ANSWER: Duration = LEAVE_MAX.saturating_add(Duration::from_secs(8));
+
+/// How long it may take to accept a connection.
+const ACCEPTED: Duration = Duration::from_secs(2);
 
 /// How `version` compares with ours. `None` if it is no version as we write them.
 pub fn compare(version: &str) -> Option<Ordering> {
@@ -90,7 +93,14 @@ pub fn verify_user(socket: &Socket) -> io::Result<()> {
 fn verify_owner(socket: &Socket) -> io::Result<()> {
     let Socket::Tcp { stream, peer } = socket else { return Err(io::ErrorKind::Unsupported.into()) };
     let (ours, theirs) = (stream.local_addr()?, *peer);
-    let owner = [Way::Diag, Way::Tables].into_iter().find_map(|way| way.owner(theirs, ours).ok().flatten());
+    let look = || [Way::Diag, Way::Tables].into_iter().find_map(|way| way.owner(theirs, ours).ok().flatten());
+    // Until the server has accepted the connection, its end belongs to nobody.
+    let begun = Instant::now();
+    let mut owner = look();
+    while owner.is_none() && begun.elapsed() < ACCEPTED {
+        std::thread::sleep(Duration::from_millis(2));
+        owner = look();
+    }
     match owner {
         Some(user) if user == sys::own_user() => Ok(()),
         Some(user) => Err(not_ours(user)),
