@@ -90,13 +90,81 @@ pub fn brief(command: &str) -> String {
     format!("{start}… {hash:016x}")
 }
 
-/// The same text with everything in it that would end a line, or that only a terminal obeys, as `\n`, `\u{1b}`.
+/// The same text on one line, with everything visible: control characters and [hidden](hidden) ones as `\n`, `\u{1b}`,
+/// `\u{200b}`.
 pub fn one_line(text: &str) -> String {
-    text.chars().flat_map(|c| if c.is_control() { escaped(c) } else { vec![c] }).collect()
+    let mut line = String::with_capacity(text.len());
+    for (c, is_hidden) in with_hidden(text) {
+        if is_hidden || c.is_control() { line.extend(c.escape_default()) } else { line.push(c) }
+    }
+    line
 }
 
-fn escaped(c: char) -> Vec<char> {
-    c.escape_default().collect()
+/// Characters of which a reader sees nothing, or that change the order of others: the `Default_Ignorable_Code_Point`s of
+/// Unicode 16 (zero-width, bidirectional, tags, variation selectors, fillers), and beside them line and paragraph
+/// separators, interlinear annotations, and the format controls of hieroglyphs.
+const INVISIBLE: [(char, char); 18] = [
+    ('\u{ad}', '\u{ad}'),
+    ('\u{34f}', '\u{34f}'),
+    ('\u{61c}', '\u{61c}'),
+    ('\u{115f}', '\u{1160}'),
+    ('\u{17b4}', '\u{17b5}'),
+    ('\u{180b}', '\u{180f}'),
+    ('\u{200b}', '\u{200f}'),
+    ('\u{2028}', '\u{202e}'),
+    ('\u{2060}', '\u{206f}'),
+    ('\u{3164}', '\u{3164}'),
+    ('\u{fe00}', '\u{fe0f}'),
+    ('\u{feff}', '\u{feff}'),
+    ('\u{ffa0}', '\u{ffa0}'),
+    ('\u{fff0}', '\u{fffb}'),
+    ('\u{13430}', '\u{1343f}'),
+    ('\u{1bca0}', '\u{1bca3}'),
+    ('\u{1d173}', '\u{1d17a}'),
+    ('\u{e0000}', '\u{e0fff}'),
+];
+
+/// Whether a reader sees nothing of `c` by itself. Some such characters belong into visible text, see [`hidden`].
+pub fn is_invisible(c: char) -> bool {
+    let after = INVISIBLE.partition_point(|(first, _)| *first <= c);
+    after > 0 && c <= INVISIBLE[after - 1].1
+}
+
+/// The invisible characters of `text` that could carry something past its reader. What writing needs is not among them:
+/// one variation selector for text or emoji (U+FE0E, U+FE0F) after a character that has both forms, and one joiner or
+/// non-joiner (U+200D, U+200C) between two visible characters that are not ASCII, as in family emoji, Persian and Hindi.
+#[allow(dead_code)] // labels and the agents' view are to ask
+pub fn hidden(text: &str) -> impl Iterator<Item = char> {
+    with_hidden(text).filter(|(_, is_hidden)| *is_hidden).map(|(c, _)| c)
+}
+
+/// All characters of `text`, each with whether it is one of the [`hidden`] ones.
+pub fn with_hidden(text: &str) -> impl Iterator<Item = (char, bool)> {
+    let mut characters = text.chars().peekable();
+    // What stands directly before, unless that is hidden.
+    let mut before: Option<char> = None;
+    std::iter::from_fn(move || {
+        let c = characters.next()?;
+        let is_hidden = is_invisible(c) && !belongs(before, c, characters.peek().copied());
+        before = Some(c).filter(|_| !is_hidden);
+        Some((c, is_hidden))
+    })
+}
+
+/// Whether an invisible character is needed between these two.
+fn belongs(before: Option<char>, c: char, after: Option<char>) -> bool {
+    let is_visible = |c: char| !is_invisible(c) && !c.is_control() && !c.is_whitespace();
+    match c {
+        '\u{fe0e}' | '\u{fe0f}' => before.is_some_and(|c| {
+            is_visible(c) && (!c.is_ascii() || c.is_ascii_digit() || c == '#' || c == '*') // the keys of a telephone
+        }),
+        '\u{200c}' | '\u{200d}' => {
+            let is_base = |c: char| !c.is_ascii() && is_visible(c);
+            // An emoji before a joiner may have its selector.
+            before.is_some_and(|c| is_base(c) || matches!(c, '\u{fe0e}' | '\u{fe0f}')) && after.is_some_and(is_base)
+        }
+        _ => false,
+    }
 }
 
 /// The words that a shell would make of `text`; `None` if its quotes do not pair.
@@ -162,6 +230,44 @@ mod tests {
         assert_eq!(brief("sh -c 'a\n\tb'"), "sh -c 'a\\n\\tb'");
         let [one, other] = ["x", "y"].map(|end| brief(&format!("{}{end}", "ä".repeat(500))));
         assert!(one != other && one.chars().count() <= 200, "{one}");
+    }
+
+    #[test]
+    fn invisible_characters_are_hidden_unless_writing_needs_them() {
+        for (first, last) in INVISIBLE {
+            assert!(is_invisible(first) && is_invisible(last));
+        }
+        assert!(INVISIBLE.is_sorted() && "aä€\u{2800}\u{1f600}\u{301} \t".chars().all(|c| !is_invisible(c)));
+        for text in [
+            "plain ä €",
+            "\u{26a0}\u{fe0f} warning",
+            "1\u{fe0f}\u{20e3}",
+            "\u{1f468}\u{200d}\u{1f469}\u{200d}\u{1f467}",
+            "\u{2764}\u{fe0f}\u{200d}\u{1f525}",
+            "\u{645}\u{6cc}\u{200c}\u{62e}\u{648}",
+        ] {
+            assert_eq!((hidden(text).count(), one_line(text).as_str()), (0, text), "{text:?}");
+        }
+        for (text, shown) in [
+            ("a\u{200b}b", "a\\u{200b}b"),
+            ("a\u{fe0f}b", "a\\u{fe0f}b"),
+            ("\u{fe0f}b", "\\u{fe0f}b"),
+            ("\u{26a0}\u{fe0f}\u{fe0f}", "\u{26a0}\u{fe0f}\\u{fe0f}"),
+            ("\u{26a0}\u{fe0e}\u{fe0f}", "\u{26a0}\u{fe0e}\\u{fe0f}"),
+            ("\u{26a0}\u{fe01}", "\u{26a0}\\u{fe01}"),
+            ("\u{26a0}\u{e0100}", "\u{26a0}\\u{e0100}"),
+            ("\u{1f468}\u{200d}\u{200d}\u{1f469}", "\u{1f468}\\u{200d}\\u{200d}\u{1f469}"),
+            ("\u{1f468}\u{200d}", "\u{1f468}\\u{200d}"),
+            ("a\u{200d}\u{1f469}", "a\\u{200d}\u{1f469}"),
+            ("\u{202e}cod.exe\u{202c}", "\\u{202e}cod.exe\\u{202c}"),
+            ("\u{2028}", "\\u{2028}"),
+            ("x\u{e0041}\u{e007f}", "x\\u{e0041}\\u{e007f}"),
+            ("a\nb\u{1b}", "a\\nb\\u{1b}"),
+        ] {
+            assert_eq!(one_line(text), shown, "{text:?}");
+            let kept: String = with_hidden(text).filter(|(_, is_hidden)| !is_hidden).map(|(c, _)| c).collect();
+            assert_eq!(hidden(&kept).count(), 0, "what is left hides nothing: {text:?}");
+        }
     }
 
     #[test]
