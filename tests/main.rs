@@ -20,6 +20,7 @@ mod mcp;
 mod output;
 mod rooms;
 mod rotation;
+mod searches;
 mod secrets;
 mod selection;
 mod server;

@@ -5,9 +5,15 @@
 
 use super::view;
 use crate::fault::Fault;
-use regex_lite::Regex;
+use regex_lite::{Regex, RegexBuilder};
 use std::collections::VecDeque;
 
+/// Bytes of an expression, and of what it is compiled to. Together with [`SEARCHED`] they bound the time for one line:
+/// measured in release, 7 ms for each KB compiled, so less than a second.
+const LONGEST: usize = 1024;
+const LARGEST: usize = 128 << 10;
+/// So many bytes of a line are searched, as it is shown.
+const SEARCHED: usize = 16 << 10;
 /// A word of fewer bytes is found too often to be of use.
 const LEAST: usize = 2;
 
@@ -22,23 +28,26 @@ pub struct Pattern {
 
 impl Pattern {
     pub fn parse(text: &str) -> Result<Pattern, Fault> {
-        let regex = Regex::new(text).map_err(|error| {
-            Fault::invalid(format!(
-                "cannot read the regular expression '{text}': {error}; put a \\ before characters that stand for themselves"
-            ))
-        })?;
+        if text.len() > LONGEST {
+            return Err(Fault::invalid(format!(
+                "the regular expression has {} bytes; at most {LONGEST} are searched for: search for a part of it",
+                text.len()
+            )));
+        }
+        let regex = RegexBuilder::new(text).size_limit(LARGEST).build().map_err(|error| cannot_read(text, &error))?;
         let (text, ignores_case) = text.strip_prefix("(?i)").map_or((text, false), |rest| (rest, true));
         let words = if text.contains("(?") { None } else { words(text) };
         Ok(Pattern { regex, words: words.unwrap_or_default(), ignores_case })
     }
 
-    /// Whether a line of the child matches, with the blanks at its end or without them: nobody sees whether there are
+    /// Whether the first [`SEARCHED`] bytes of a line of the child match, with the blanks at its end or without them: nobody sees whether there are
     /// any, so that `done$` shall find `done `, and a prompt is found by `> $` and by `>$`.
     pub fn is_match(&self, line: &[u8]) -> bool {
         let text = view::with_last_blanks(line);
+        let text = &text[..text.floor_char_boundary(SEARCHED)];
         let shown = text.trim_end();
         let is_match = |text: &str| self.regex.is_match(text);
-        self.has_word(text.as_bytes()) && (is_match(shown) || shown.len() < text.len() && is_match(&text))
+        self.has_word(text.as_bytes()) && (is_match(shown) || shown.len() < text.len() && is_match(text))
     }
 
     /// False if certainly no line of `block`, which are whole lines of a log, matches.
@@ -49,6 +58,16 @@ impl Pattern {
     fn has_word(&self, text: &[u8]) -> bool {
         self.words.is_empty() || self.words.iter().any(|word| holds(text, word, self.ignores_case))
     }
+}
+
+fn cannot_read(text: &str, error: &regex_lite::Error) -> Fault {
+    // Which of the two it was, only its words tell.
+    let next = if error.to_string().contains("size limit") {
+        "use fewer or smaller repetitions, such as {0,100}"
+    } else {
+        "put a \\ before characters that stand for themselves"
+    };
+    Fault::invalid(format!("cannot read the regular expression '{text}': {error}; {next}"))
 }
 
 /// Of each alternative of an expression the longest run of characters that stand for themselves. `None` if there is an

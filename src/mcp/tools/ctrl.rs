@@ -12,7 +12,7 @@ use crate::output::lines::Line;
 use crate::output::query::{Query, Selection, Unfinished, select};
 use crate::output::scope::{Parts, Piece, Scope, Source};
 use crate::output::view;
-use crate::output::wait::{self, Outcome, Until};
+use crate::output::wait::{self, Outcome, Unattended, Until};
 use crate::sys;
 use crate::words::{self, Word};
 use std::path::PathBuf;
@@ -188,7 +188,7 @@ fn with_cursor(fault: Fault, context: &Context) -> Fault {
 
 /// Behind all that a run has said so far.
 fn end(run: &Arc<Run>) -> Option<Cursor> {
-    select(&whole(run), &Query::tail(Stream::Combined, 1)).ok()?.cursor
+    select(&whole(run), &Query::tail(Stream::Combined, 1), &Unattended).ok()?.cursor
 }
 
 /// All that a run said.
@@ -220,8 +220,8 @@ fn verdict(run: &Arc<Run>, until: Option<Until>, arguments: &Arguments, context:
     let parts = whole(run);
     let head =
         Query { is_forward: true, unfinished: Unfinished::Held, most_bytes, ..Query::tail(Stream::Combined, lines) };
-    let head = select(&parts, &head)?;
-    let tail = select(&parts, &Query::tail(Stream::Combined, FIRST))?;
+    let head = select(&parts, &head, context.caller)?;
+    let tail = select(&parts, &Query::tail(Stream::Combined, FIRST), context.caller)?;
     let urls = urls(head.lines.iter().chain(&tail.lines).map(|selected| selected.line.text.as_slice()));
     let ports = usage(&[run]).remove(0).map_or(Vec::new(), |usage| usage.ports);
     let cursor = tail.cursor.clone().unwrap_or(start);
@@ -238,7 +238,7 @@ fn verdict(run: &Arc<Run>, until: Option<Until>, arguments: &Arguments, context:
         cursor,
     };
     if run.status().leader_ended.is_some() {
-        let last = |stream| select(&parts, &Query::tail(stream, FIRST)).map(lines_of);
+        let last = |stream| select(&parts, &Query::tail(stream, FIRST), context.caller).map(lines_of);
         (verdict.lines, verdict.errors) = (last(Stream::Stdout)?, last(Stream::Stderr)?);
         return Ok(verdict);
     }

@@ -10,6 +10,7 @@ use crate::manager::watch::{LastWords, Run};
 use crate::manager::{Overview, Usage, overview, usage};
 use crate::output::query::{Query, select};
 use crate::output::view;
+use crate::output::wait::Unattended;
 use serde::Serialize;
 use std::sync::Arc;
 
@@ -127,7 +128,7 @@ fn last_words(run: &Arc<Run>) -> LastWords {
     let recent = recent.and_then(|log| log.count_lines(status.bytes[i], log.end()).ok());
     let sizes = Stream::ALL.map(|stream| Log::size(run.dir.path(), stream));
     let query = Query { longest: LONGEST, ..Query::tail(Stream::Combined, 3) };
-    let lines = select(&ctrl::whole(run), &query).map_or(Vec::new(), |selection| selection.lines);
+    let lines = select(&ctrl::whole(run), &query, &Unattended).map_or(Vec::new(), |selection| selection.lines);
     // The very last one is often empty.
     let said = lines.iter().rev().map(|selected| view::clean(&selected.line.text)).find(|text| !text.is_empty());
     LastWords {

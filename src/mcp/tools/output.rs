@@ -10,7 +10,7 @@ use crate::output::lines::Line;
 use crate::output::pattern::Pattern;
 use crate::output::query::{Query, SEARCH, Selection, Unfinished, select};
 use crate::output::scope::{Parts, Scope};
-use crate::output::wait::{self, Outcome, Until};
+use crate::output::wait::{self, Caller, Outcome, Unattended, Until};
 use serde_json::{Map, Value, json};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -117,14 +117,14 @@ pub fn call(arguments: &Arguments, context: &Context, adapt: impl Fn(&mut Query)
         if let (Until::Match(pattern), Outcome::TimedOut | Outcome::Over, None) = (&until, outcome, &after)
             && !scope.is_merged()
         {
-            earlier = newest_match(&scope, &from, pattern, query.stream)?;
+            earlier = newest_match(&scope, &from, pattern, query.stream, context.caller)?;
         }
         waited = Some(outcome);
         after = Some(from);
     }
     let parts = scope.parts(after.as_ref(), before.as_ref());
     query.deadline = Instant::now() + SEARCH; // not counting the wait
-    let selection = select(&parts, &query)?;
+    let selection = select(&parts, &query, context.caller)?;
     let processes = processes(&parts);
     Ok(Output {
         is_merged: scope.is_merged(),
@@ -143,15 +143,21 @@ pub fn call(arguments: &Arguments, context: &Context, adapt: impl Fn(&mut Query)
 
 /// The cursor behind all that there is now.
 fn end(parts: &Parts, query: &Query) -> Result<Cursor, Fault> {
-    let selection = select(parts, &Query::tail(query.stream, 1))?;
+    let selection = select(parts, &Query::tail(query.stream, 1), &Unattended)?;
     selection.cursor.ok_or_else(|| Fault::not_found("there is no run whose output could be waited for"))
 }
 
 /// The newest line before `end` that matches.
-fn newest_match(scope: &Scope, end: &Cursor, pattern: &Pattern, stream: Stream) -> Result<Option<Line>, Fault> {
+fn newest_match(
+    scope: &Scope,
+    end: &Cursor,
+    pattern: &Pattern,
+    stream: Stream,
+    caller: &dyn Caller,
+) -> Result<Option<Line>, Fault> {
     let deadline = Instant::now() + COURTESY;
     let query = Query { grep: Some(pattern.clone()), deadline, ..Query::tail(stream, 1) };
-    let selection = select(&scope.parts(None, Some(end)), &query)?;
+    let selection = select(&scope.parts(None, Some(end)), &query, caller)?;
     Ok(selection.lines.into_iter().last().map(|selected| selected.line))
 }
 
