@@ -220,15 +220,15 @@ fn behind(log: &Log, from: u64, count: usize, to: u64) -> io::Result<u64> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::cell::Cell;
+    use std::sync::atomic::{AtomicUsize, Ordering};
 
     /// A caller that has left when it is asked for the second time.
     #[derive(Default)]
-    struct Leaving(Cell<usize>);
+    struct Leaving(AtomicUsize);
 
     impl Caller for Leaving {
         fn is_gone(&self) -> bool {
-            self.0.replace(self.0.get() + 1) > 0
+            self.0.fetch_add(1, Ordering::SeqCst) > 0
         }
         fn may_wait(&self) -> bool {
             true
@@ -238,7 +238,7 @@ mod tests {
     #[test]
     fn a_budget_ends_with_its_time_or_its_client_and_then_stays_over() {
         let far = Instant::now() + Duration::from_secs(600);
-        let (caller, gone) = (Leaving::default(), Leaving(Cell::new(1)));
+        let (caller, gone) = (Leaving::default(), Leaving(AtomicUsize::new(1)));
         let mut budget = Budget::new(far, &caller);
         assert!(budget.spend(STEP) && budget.spend(1) && !budget.is_gone());
         std::thread::sleep(PRESENT);

@@ -18,6 +18,7 @@ use crate::manager::watch::{Bell, LOOK};
 use std::collections::BTreeMap;
 use std::io;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 /// The longest that anybody may wait in one call: clients give up at 60 s.
@@ -58,12 +59,42 @@ pub enum Outcome {
     Abandoned,
 }
 
-/// Whoever waits, as far as waiting must know.
-pub trait Caller {
-    /// Whether nobody is there any more to hear the answer.
+/// A client that waits for an answer. Calls of a batch share one.
+pub trait Caller: Sync {
+    /// Whether the client has left.
     fn is_gone(&self) -> bool;
-    /// Asked once before waiting: false if too many wait already.
+    /// Takes one more place to wait, until the request is answered; false if none is left.
     fn may_wait(&self) -> bool;
+}
+
+/// The client as one call sees it: takes one place, however often the call waits.
+pub struct OneCall<'a> {
+    caller: &'a dyn Caller,
+    has_place: AtomicBool,
+}
+
+impl<'a> OneCall<'a> {
+    /// A call of `caller`.
+    pub fn of(caller: &'a dyn Caller) -> OneCall<'a> {
+        OneCall { caller, has_place: AtomicBool::new(false) }
+    }
+
+    /// Another call of the same client.
+    pub fn another(&self) -> OneCall<'a> {
+        OneCall::of(self.caller)
+    }
+}
+
+impl Caller for OneCall<'_> {
+    fn is_gone(&self) -> bool {
+        self.caller.is_gone()
+    }
+    fn may_wait(&self) -> bool {
+        // A call is the business of one thread.
+        let has_place = self.has_place.load(Ordering::Relaxed) || self.caller.may_wait();
+        self.has_place.store(has_place, Ordering::Relaxed);
+        has_place
+    }
 }
 
 /// The caller of a read that is short by itself: it never leaves.

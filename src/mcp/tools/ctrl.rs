@@ -210,7 +210,7 @@ fn verdict(run: &Arc<Run>, until: Option<Until>, arguments: &Arguments, context:
     let with_leader = until.is_none();
     let until = until.unwrap_or(Until::Over);
     let wait_for =
-        |until: &Until, limit| wait::wait(&scope, Stream::Combined, &start, until, limit, with_leader, context.caller);
+        |until: &Until, limit| wait::wait(&scope, Stream::Combined, &start, until, limit, with_leader, &context.caller);
     let outcome = wait_for(&until, limit)?;
     if outcome == Outcome::Matched {
         wait_for(&Until::Over, BANNER)?;
@@ -220,8 +220,8 @@ fn verdict(run: &Arc<Run>, until: Option<Until>, arguments: &Arguments, context:
     let parts = whole(run);
     let head =
         Query { is_forward: true, unfinished: Unfinished::Held, most_bytes, ..Query::tail(Stream::Combined, lines) };
-    let head = select(&parts, &head, context.caller)?;
-    let tail = select(&parts, &Query::tail(Stream::Combined, FIRST), context.caller)?;
+    let head = select(&parts, &head, &context.caller)?;
+    let tail = select(&parts, &Query::tail(Stream::Combined, FIRST), &context.caller)?;
     let urls = urls(head.lines.iter().chain(&tail.lines).map(|selected| selected.line.text.as_slice()));
     let ports = usage(&[run]).remove(0).map_or(Vec::new(), |usage| usage.ports);
     let cursor = tail.cursor.clone().unwrap_or(start);
@@ -238,7 +238,7 @@ fn verdict(run: &Arc<Run>, until: Option<Until>, arguments: &Arguments, context:
         cursor,
     };
     if run.status().leader_ended.is_some() {
-        let last = |stream| select(&parts, &Query::tail(stream, FIRST), context.caller).map(lines_of);
+        let last = |stream| select(&parts, &Query::tail(stream, FIRST), &context.caller).map(lines_of);
         (verdict.lines, verdict.errors) = (last(Stream::Stdout)?, last(Stream::Stderr)?);
         return Ok(verdict);
     }

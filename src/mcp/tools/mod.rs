@@ -11,7 +11,7 @@ use crate::log::Stream;
 use crate::manager::Manager;
 use crate::manager::lookup::Target;
 use crate::output::query::Unfinished;
-use crate::output::wait::{Caller, LONGEST};
+use crate::output::wait::{Caller, LONGEST, OneCall};
 use ctrl::Control;
 use list::Listing;
 use output::Output;
@@ -21,7 +21,7 @@ use std::time::Duration;
 /// What a call may use.
 pub struct Context<'a> {
     pub manager: &'a Manager,
-    pub caller: &'a dyn Caller,
+    pub caller: OneCall<'a>,
     /// The caller is our own command line, which renders for people.
     pub wants_json: bool,
     /// Where the caller is, if it said so.
@@ -34,7 +34,7 @@ pub const META_DIRECTORY: &str = "persistproc/directory";
 
 impl<'a> Context<'a> {
     pub fn new(manager: &'a Manager, caller: &'a dyn Caller) -> Context<'a> {
-        Context { manager, caller, wants_json: false, near: None }
+        Context { manager, caller: OneCall::of(caller), wants_json: false, near: None }
     }
 
     /// The same for a caller in this directory.
@@ -48,7 +48,8 @@ impl<'a> Context<'a> {
         Context {
             wants_json: member(META_JSON) == Some(&Value::Bool(true)),
             near: member(META_DIRECTORY).and_then(Value::as_str).map(String::from),
-            ..*self
+            manager: self.manager,
+            caller: self.caller.another(),
         }
     }
 }

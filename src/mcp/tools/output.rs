@@ -97,7 +97,7 @@ pub fn call(arguments: &Arguments, context: &Context, adapt: impl Fn(&mut Query)
     let (after, before) = (cursor("after")?, cursor("before")?);
     let until = arguments.text("wait_for").map(Until::parse).transpose()?;
     if until.is_some() {
-        wait::admit(context.caller)?;
+        wait::admit(&context.caller)?;
     }
     let target = target(arguments, context)?;
     let scope = Scope::of(context.manager, &target, arguments.integer("run"), [after.as_ref(), before.as_ref()])?;
@@ -110,21 +110,21 @@ pub fn call(arguments: &Arguments, context: &Context, adapt: impl Fn(&mut Query)
             None => end(&scope.parts(None, None), &query)?,
         };
         let limit = seconds(arguments);
-        let outcome = wait::wait(&scope, query.stream, &from, &until, limit, false, context.caller)?;
+        let outcome = wait::wait(&scope, query.stream, &from, &until, limit, false, &context.caller)?;
         if outcome == Outcome::Matched && query.unfinished == Unfinished::HeldUnlessMatched {
             query.unfinished = Unfinished::Shown;
         }
         if let (Until::Match(pattern), Outcome::TimedOut | Outcome::Over, None) = (&until, outcome, &after)
             && !scope.is_merged()
         {
-            earlier = newest_match(&scope, &from, pattern, query.stream, context.caller)?;
+            earlier = newest_match(&scope, &from, pattern, query.stream, &context.caller)?;
         }
         waited = Some(outcome);
         after = Some(from);
     }
     let parts = scope.parts(after.as_ref(), before.as_ref());
     query.deadline = Instant::now() + SEARCH; // not counting the wait
-    let selection = select(&parts, &query, context.caller)?;
+    let selection = select(&parts, &query, &context.caller)?;
     let processes = processes(&parts);
     Ok(Output {
         is_merged: scope.is_merged(),
