@@ -11,6 +11,7 @@ mod cursor;
 mod damage;
 mod eras;
 mod floods;
+mod forgery;
 mod gate;
 mod http_hostile;
 mod http_peers;

@@ -175,15 +175,20 @@ impl<T> Around<T> {
     }
 }
 
-/// Whether nothing in these lines is taken away or moved when they are shown.
+/// Whether nothing in these lines is taken away, moved or replaced when they are shown.
 fn is_shown_as_it_is(block: &[u8]) -> bool {
     let is_control = |&byte: &u8| (byte < 0x20 && byte != b'\n' && byte != b'\t') || byte == 0x7f;
     // Eight bytes at a time: those that hold nothing below a blank, and no DEL, need not be looked at one by one.
     let (words, rest) = block.as_chunks::<8>();
     let is_plain = |word: &[u8; 8]| !has_control(u64::from_ne_bytes(*word)) || !word.iter().any(is_control);
-    // The controls of Latin-1 (C1) in UTF-8.
-    let is_c1 = |i: usize| matches!(block.get(i + 1), Some(0x80..=0x9f));
-    words.iter().all(is_plain) && !rest.iter().any(is_control) && !memchr::memchr_iter(0xc2, block).any(is_c1)
+    words.iter().all(is_plain)
+        && !rest.iter().any(is_control)
+        && block.split(|byte| *byte == b'\n').all(|line| line.is_ascii() || is_plain_text(line))
+}
+
+/// Whether a line without controls is shown as it is.
+fn is_plain_text(line: &[u8]) -> bool {
+    str::from_utf8(line).is_ok_and(|text| text.chars().all(view::is_shown_as_it_is))
 }
 
 /// Whether one of eight bytes is below 0x20, or is 0x7f (after "Bit Twiddling Hacks" of S. E. Anderson, `hasless` and
@@ -251,6 +256,9 @@ mod tests {
             ("err", "\x1b[1me\x1b[0mrr", true),
             ("err", "e\u{9b}31mrr", true),
             ("err", "\u{e4}\u{a0}\tall is well", false),
+            ("err", "e\u{200b}rr", true),
+            ("e\\[r", "e\u{27e6}rr", true),
+            ("\u{fffd}x", "\u{e4}\u{27e8}", false),
             ("err", "all is well\x7f, more or less", true),
             ("", "all is well", true),
         ] {
@@ -271,8 +279,12 @@ mod tests {
 
     #[test]
     fn looking_for_the_word_first_never_changes_what_matches() {
-        let parts = ["er", "ror", "e", "[er]", "r?", "o*", "o+", ".", "^", "$", "\\.", "|", "ab", "\\d", "{2}", "(?i)"];
-        let letters = ["er", "ror", "ER", "o", "ab", ".", "7", " ", "\u{e4}", "\x1b[1m", "\u{212a}", "\u{17f}"];
+        let parts =
+            ["\\[", "er", "ror", "e", "[er]", "r?", "o*", "o+", ".", "^", "$", "\\.", "|", "ab", "\\d", "{2}", "(?i)"];
+        let letters = [
+            "er", "ror", "ER", "o", "ab", ".", "7", " ", "\u{e4}", "\x1b[1m", "\u{212a}", "\u{17f}", "\u{200b}",
+            "\u{27e6}",
+        ];
         let mut random = Random::new(11);
         for _ in 0..cases() / 10 {
             let pattern: String = (0..1 + random.below(6)).map(|_| parts[random.below(parts.len())]).collect();

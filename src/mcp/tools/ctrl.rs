@@ -265,18 +265,20 @@ fn join(verdict: &mut Verdict, total: Option<u64>) {
     }
 }
 
-/// URLs in these lines, those of this machine first.
+/// URLs in these lines, those of this machine first. They stand in sentences of ours, so they end where a part of one could
+/// begin, and one that holds what looks like a cursor is left out.
 pub fn urls<'a>(lines: impl Iterator<Item = &'a [u8]>) -> Vec<String> {
     let mut found: Vec<String> = Vec::new();
     for line in lines {
         let text = view::clean(line);
         let mut rest = &*text;
         while let Some(at) = ["http://", "https://"].iter().filter_map(|scheme| rest.find(scheme)).min() {
-            let end = rest[at..].find(|c: char| c.is_whitespace() || "\"'`<>\\^{}|".contains(c));
+            let end = rest[at..].find(|c: char| !c.is_ascii_graphic() || "\"'`<>\\^{}|,;".contains(c));
             let (url, behind) = rest[at..].split_at(end.unwrap_or(rest.len() - at));
             rest = behind;
             let url = url.trim_end_matches(['.', ',', ';', ':', '!', '?', ')', ']', '*', '…']);
-            if url.len() > "https://".len() && url.len() <= 200 && !found.iter().any(|known| known == url) {
+            let is_sound = ("https://".len() + 1..=200).contains(&url.len()) && !url.contains("cursor=");
+            if is_sound && !found.iter().any(|known| known == url) {
                 found.push(url.into());
             }
         }
@@ -298,13 +300,14 @@ mod tests {
 
     #[test]
     fn urls_are_found_whole_clean_and_with_those_of_this_machine_first() {
-        let lines: [&[u8]; 6] = [
+        let lines: [&[u8]; 7] = [
             b"docs: https://vite.dev/guide/.",
             b"  \x1b[32m\xe2\x9e\x9c\x1b[39m  Local:   \x1b[36mhttp://localhost:\x1b[1m5173\x1b[22m/\x1b[39m",
             b"  Network: http://192.168.0.7:5173/, (http://127.0.0.1:9/x?y=1)",
             b"again http://localhost:5173/ http:// https://",
             b"{\"url\":\"http://[::1]:80\"}",
             b"https://x.org/\xe2\x98\x83 http",
+            b"http://localhost:7/;cursor=r1 http://localhost:8/?cursor=r1.combined.5",
         ];
         assert_eq!(
             urls(lines.into_iter()),
@@ -312,8 +315,8 @@ mod tests {
                 "http://localhost:5173/",
                 "http://127.0.0.1:9/x?y=1",
                 "http://[::1]:80",
-                "https://vite.dev/guide/",
-                "http://192.168.0.7:5173/"
+                "http://localhost:7/",
+                "https://vite.dev/guide/"
             ]
         );
     }

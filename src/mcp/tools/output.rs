@@ -11,6 +11,7 @@ use crate::output::pattern::Pattern;
 use crate::output::query::{Query, SEARCH, Selection, Unfinished, select};
 use crate::output::scope::{Parts, Scope};
 use crate::output::wait::{self, Caller, Outcome, Unattended, Until};
+use crate::words;
 use serde_json::{Map, Value, json};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -61,11 +62,16 @@ impl Output {
     pub fn call_before(&self, number: usize) -> String {
         let mut arguments = self.asked.clone();
         arguments.retain(|name, _| !matches!(name.as_str(), "command_or_label" | "working_directory"));
-        arguments.insert("before".into(), json!(self.selection.before_line(number).to_string()));
+        arguments.insert("before".into(), json!(self.cursor_before(number)));
         if let Some(after) = &self.after {
             arguments.insert("after".into(), json!(after.to_string()));
         }
         as_call(&arguments)
+    }
+
+    /// The cursor of that call.
+    pub fn cursor_before(&self, number: usize) -> String {
+        self.selection.before_line(number).to_string()
     }
 
     pub fn waits_for_quiet(&self) -> bool {
@@ -89,7 +95,10 @@ impl Output {
 /// `output name="value" …`, in the order of the parameters.
 fn as_call(arguments: &Map<String, Value>) -> String {
     let order = super::OUTPUT.iter().filter_map(|parameter| arguments.get_key_value(parameter.name));
-    order.fold("output".into(), |call: String, (name, value)| format!("{call} {name}={value}"))
+    order.fold("output".into(), |call: String, (name, value)| {
+        let value = value.as_str().map_or_else(|| value.to_string(), words::quote_json);
+        format!("{call} {name}={value}")
+    })
 }
 
 pub fn call(arguments: &Arguments, context: &Context, adapt: impl Fn(&mut Query)) -> Result<Output, Fault> {
