@@ -176,7 +176,8 @@ pub fn with_hidden(text: &str) -> impl Iterator<Item = (char, bool)> {
 
 /// Whether an invisible character is needed between these two.
 fn belongs(before: Option<char>, c: char, after: Option<char>) -> bool {
-    let is_visible = |c: char| !is_invisible(c) && !c.is_control() && !c.is_whitespace();
+    // The brackets of our marks do not stay what they are.
+    let is_visible = |c: char| !is_invisible(c) && !c.is_control() && !c.is_whitespace() && !MARK.contains(&c);
     match c {
         '\u{fe0e}' | '\u{fe0f}' => before.is_some_and(|c| {
             is_visible(c) && (!c.is_ascii() || c.is_ascii_digit() || c == '#' || c == '*') // the keys of a telephone
@@ -295,9 +296,15 @@ mod tests {
 
     #[test]
     fn quoted_text_is_json_in_which_everything_is_visible() {
-        for text in
-            ["", "a 'b' \"c\" \\", "\n\t\r\u{7f}\0", "\u{200b}\u{202e}\u{e0041}", "\u{27e6}×9\u{27e7}", "ü\u{1f600}"]
-        {
+        for text in [
+            "",
+            "a 'b' \"c\" \\",
+            "\n\t\r\u{7f}\0",
+            "\u{200b}\u{202e}\u{e0041}",
+            "ü\u{200c}\u{27e6}\u{fe0f}",
+            "\u{27e6}×9\u{27e7}",
+            "ü\u{1f600}",
+        ] {
             let quoted = quote_json(text);
             assert_eq!(serde_json::from_str::<String>(&quoted).unwrap(), text, "{quoted}");
             assert!(hidden(&quoted).count() == 0 && !quoted.contains(MARK) && !quoted.contains(char::is_control));
