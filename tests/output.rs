@@ -82,6 +82,10 @@ fn times_bound_what_is_read() {
     assert_eq!(lines_of(&sandbox, &["--since-time", "2099-01-01"]).len(), 0);
     let between = json_of(&sandbox, &["--since-time", stamps[1], "--before-time", stamps[4], "--lines", "2"]);
     assert_eq!((&between["lines_before"], &between["lines_after"]), (&json!(2), &json!(1)));
+    for (name, time) in [("since_time", "2026-01-02T03:04+1\u{e9}1"), ("before_time", "2026-01-02T03:04+-1")] {
+        let (text, is_error) = sandbox.tool("output", json!({"command_or_label": "p", name: time}));
+        assert!(is_error && text.starts_with(&format!("{name}: cannot read the time '")), "{text}");
+    }
 }
 
 #[test]

@@ -264,6 +264,12 @@ fn of_a_long_start_the_first_and_the_last_lines_are_shown_and_the_rest_is_counte
     assert_eq!((lines[1], lines[15], lines[16], lines.len()), ("1", "15", "4987", 31), "{text}");
     assert_eq!(lines.last(), Some(&"http://localhost:1/ ready"));
     assert!(lines[0].contains("; http://localhost:1/; 4971"), "{text}");
+    // Of few long lines the first and the last ones, too.
+    let long = "for i in 1 2 3 4 5 6 7 8 9; do printf \"%0700d\\n\" $i; done; echo ready; read x";
+    let (text, _) = start(&sandbox, "long", long, json!({"wait_for": "ready"}));
+    let lines: Vec<&str> = text.lines().collect();
+    assert!(lines[0].contains("; 3 lines left out after line 3; cursor=") && lines.len() == 8, "{text}");
+    assert!(lines[1].ends_with("\u{27e6}200 more bytes\u{27e7}") && lines[7] == "ready" && text.len() < 4300, "{text}");
 }
 
 #[test]

@@ -4,7 +4,7 @@ use super::lines::{self, Body};
 use super::{ERROR, LABEL, answer, lines_in_words, name, names, set, state, told};
 use crate::manager::{describe_end, overview};
 use crate::mcp::tools::ctrl::{Control, Verdict};
-use crate::output::lines::Line;
+use crate::output::query::Selected;
 use crate::output::wait::Outcome;
 use crate::rundir::Status;
 use crate::{sys, words};
@@ -102,7 +102,7 @@ fn ended_lines(verdict: &Verdict) -> (Body, Option<String>) {
     let mut rows: Vec<String> = Vec::new();
     for (stream, lines) in [("stderr", &verdict.errors), ("stdout", &verdict.lines)] {
         let first = body.rows + 1;
-        body.append(lines::body_of(lines, ROOM / 2));
+        body.append(lines::body_of(&lines::selected(lines), ROOM / 2));
         match body.rows {
             last if last < first => {}
             last if last == first => rows.push(format!("{stream}: line {first}")),
@@ -114,18 +114,22 @@ fn ended_lines(verdict: &Verdict) -> (Body, Option<String>) {
 
 /// The first lines of what runs and the last ones, and how many there are between.
 fn first_lines(verdict: &Verdict) -> (Body, Option<String>) {
-    let room = if verdict.last.is_empty() { ROOM } else { ROOM / 2 };
-    let mut body = first_that_fit(&verdict.lines, room);
-    let last = lines::body_of(&verdict.last, room);
-    let unseen = verdict.lines.len() - body.count + verdict.last.len() - last.count;
-    let left_out = verdict.left_out + unseen as u64;
+    let lines = lines::selected(verdict.lines.iter().chain(&verdict.last));
+    let whole = lines::body_of(&lines, ROOM);
+    if verdict.last.is_empty() && whole.count == lines.len() {
+        return (whole, None);
+    }
+    let middle = if verdict.last.is_empty() { lines.len() / 2 } else { verdict.lines.len() };
+    let (first, last) = lines.split_at(middle);
+    let (mut body, last) = (first_that_fit(first, ROOM / 2), lines::body_of(last, ROOM / 2));
+    let left_out = verdict.left_out + (lines.len() - body.count - last.count) as u64;
     let words = (left_out > 0).then(|| format!("{} left out after line {}", lines_in_words(left_out), body.rows));
     body.append(last);
     (body, words)
 }
 
-/// Where a server says its address, in the first lines, none is left out before the others.
-fn first_that_fit(lines: &[Line], room: usize) -> Body {
+/// The first of these lines: where a server says its address.
+fn first_that_fit(lines: &[Selected], room: usize) -> Body {
     let mut count = lines.len();
     loop {
         let body = lines::body_of(&lines[..count], room);

@@ -5,6 +5,7 @@ use super::names;
 use crate::output::lines::Line;
 use crate::output::query::Selected;
 use crate::output::view::{self, mark};
+use crate::words::MARK;
 
 /// Characters of one line, unless few were asked for.
 const LINE: usize = 500;
@@ -40,8 +41,10 @@ impl Body {
 }
 
 /// A row of a body that is being made from its end.
-struct Row {
+struct Row<'a> {
     text: String,
+    /// The whole line and how much of it is missing, if that is more than is shown.
+    whole: Option<(&'a [u8], u64)>,
     times: usize,
     begins: Option<u64>,
 }
@@ -72,7 +75,9 @@ pub fn body(lines: &[Selected], names: &[String], longest: usize, room: usize) -
         // Among the lines of others an empty one shows nothing.
         let is_empty = name.is_some() && text.is_empty() && begins.is_none() && !rows.is_empty();
         let text = (start + &text).trim_end().to_string();
-        let is_same = is_empty || rows.last().is_some_and(|row| row.text == text && row.begins.is_none());
+        let whole = text.contains(MARK[0]).then_some((selected.line.text.as_slice(), selected.line.cut));
+        let is_equal = |row: &Row| row.text == text && row.whole == whole && row.begins.is_none();
+        let is_same = is_empty || rows.last().is_some_and(is_equal);
         let more = match rows.last().filter(|_| is_same) {
             None => text.len() + "\n".len(),
             Some(row) if row.times == 1 && !is_empty => TIMES,
@@ -86,7 +91,7 @@ pub fn body(lines: &[Selected], names: &[String], longest: usize, room: usize) -
         body.hidden += hidden;
         match rows.last_mut().filter(|_| is_same) {
             Some(row) => row.times += usize::from(!is_empty),
-            None => rows.push(Row { text, times: 1, begins }),
+            None => rows.push(Row { text, whole, times: 1, begins }),
         }
     }
     for row in rows.into_iter().rev() {
@@ -103,9 +108,13 @@ pub fn body(lines: &[Selected], names: &[String], longest: usize, room: usize) -
 }
 
 /// The same for lines of one run.
-pub fn body_of<'a>(lines: impl IntoIterator<Item = &'a Line>, room: usize) -> Body {
-    let lines: Vec<Selected> = lines.into_iter().map(|line| Selected { source: 0, line: line.clone() }).collect();
-    body(&lines, &[], LINE, room)
+pub fn body_of(lines: &[Selected], room: usize) -> Body {
+    body(lines, &[], LINE, room)
+}
+
+/// Lines of one run as those of a source.
+pub fn selected<'a>(lines: impl IntoIterator<Item = &'a Line>) -> Vec<Selected> {
+    lines.into_iter().map(|line| Selected { source: 0, line: line.clone() }).collect()
 }
 
 /// One line of at most so many characters.
@@ -133,7 +142,7 @@ mod tests {
     use super::*;
     use crate::log::Stream;
     use crate::output::tests::{Random, cases};
-    use crate::words::{self, MARK};
+    use crate::words;
 
     fn line(run: u64, text: &str) -> Selected {
         let line = Line {
@@ -159,6 +168,8 @@ mod tests {
         let shown = body(&lines, &[], LINE, 1000);
         assert_eq!((shown.count, shown.rows), (42, 5));
         assert_eq!(shown.text, "first\nagain \u{27e6}×37\u{27e7}\nlast\n\nend\n", "empty lines need no number");
+        let long = ["x", "y", "y"].map(|end| line(1, &("a".repeat(LINE) + end)));
+        assert_eq!(body(&long, &[], LINE, 9000).rows, 2, "what is equal only as far as it is shown is not equal");
         let shown = body(&lines[..39], &[], LINE, 30);
         assert_eq!((shown.count, shown.text.as_str()), (38, "again \u{27e6}×37\u{27e7}\nlast\n"));
     }
