@@ -62,7 +62,7 @@ fuzz:
 	for target in http mcp text; do \
 	    mkdir -p tests/fuzz/target/corpus/$$target; \
 	    $(FUZZ) $$target tests/fuzz/target/corpus/$$target tests/fuzz/corpus/$$target -- \
-	        -max_total_time=$(SECONDS) -timeout=60 -max_len=4096 || exit; \
+	        -dict=tests/fuzz/$$target.dict -max_total_time=$(SECONDS) -timeout=60 -max_len=4096 || exit; \
 	done
 
 install: static

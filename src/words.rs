@@ -100,6 +100,26 @@ pub fn one_line(text: &str) -> String {
     line
 }
 
+/// Brackets that in what models read stand only around our own marks.
+pub const MARK: [char; 2] = ['\u{27e6}', '\u{27e7}'];
+
+/// The same text as a JSON string in which nothing is hidden: those characters, and the brackets of our marks, as `\u200b`.
+pub fn quote_json(text: &str) -> String {
+    let mut quoted = String::from("\"");
+    for (c, is_hidden) in with_hidden(text) {
+        match c {
+            '"' | '\\' => quoted.extend(['\\', c]),
+            '\n' => quoted.push_str("\\n"),
+            '\t' => quoted.push_str("\\t"),
+            _ if is_hidden || c.is_control() || MARK.contains(&c) => {
+                c.encode_utf16(&mut [0; 2]).iter().for_each(|unit| quoted.push_str(&format!("\\u{unit:04x}")));
+            }
+            _ => quoted.push(c),
+        }
+    }
+    quoted + "\""
+}
+
 /// Characters of which a reader sees nothing, or that change the order of others: the `Default_Ignorable_Code_Point`s of
 /// Unicode 16 (zero-width, bidirectional, tags, variation selectors, fillers), and beside them line and paragraph
 /// separators, interlinear annotations, and the format controls of hieroglyphs.
@@ -126,6 +146,9 @@ const INVISIBLE: [(char, char); 18] = [
 
 /// Whether a reader sees nothing of `c` by itself. Some such characters belong into visible text, see [`hidden`].
 pub fn is_invisible(c: char) -> bool {
+    if c < INVISIBLE[0].0 {
+        return false;
+    }
     let after = INVISIBLE.partition_point(|(first, _)| *first <= c);
     after > 0 && c <= INVISIBLE[after - 1].1
 }
@@ -133,7 +156,6 @@ pub fn is_invisible(c: char) -> bool {
 /// The invisible characters of `text` that could carry something past its reader. What writing needs is not among them:
 /// one variation selector for text or emoji (U+FE0E, U+FE0F) after a character that has both forms, and one joiner or
 /// non-joiner (U+200D, U+200C) between two visible characters that are not ASCII, as in family emoji, Persian and Hindi.
-#[allow(dead_code)] // labels and the agents' view are to ask
 pub fn hidden(text: &str) -> impl Iterator<Item = char> {
     with_hidden(text).filter(|(_, is_hidden)| *is_hidden).map(|(c, _)| c)
 }
@@ -153,7 +175,8 @@ pub fn with_hidden(text: &str) -> impl Iterator<Item = (char, bool)> {
 
 /// Whether an invisible character is needed between these two.
 fn belongs(before: Option<char>, c: char, after: Option<char>) -> bool {
-    let is_visible = |c: char| !is_invisible(c) && !c.is_control() && !c.is_whitespace();
+    // The brackets of our marks do not stay what they are.
+    let is_visible = |c: char| !is_invisible(c) && !c.is_control() && !c.is_whitespace() && !MARK.contains(&c);
     match c {
         '\u{fe0e}' | '\u{fe0f}' => before.is_some_and(|c| {
             is_visible(c) && (!c.is_ascii() || c.is_ascii_digit() || c == '#' || c == '*') // the keys of a telephone
@@ -268,6 +291,24 @@ mod tests {
             let kept: String = with_hidden(text).filter(|(_, is_hidden)| !is_hidden).map(|(c, _)| c).collect();
             assert_eq!(hidden(&kept).count(), 0, "what is left hides nothing: {text:?}");
         }
+    }
+
+    #[test]
+    fn quoted_text_is_json_in_which_everything_is_visible() {
+        for text in [
+            "",
+            "a 'b' \"c\" \\",
+            "\n\t\r\u{7f}\0",
+            "\u{200b}\u{202e}\u{e0041}",
+            "ü\u{200c}\u{27e6}\u{fe0f}",
+            "\u{27e6}×9\u{27e7}",
+            "ü\u{1f600}",
+        ] {
+            let quoted = quote_json(text);
+            assert_eq!(serde_json::from_str::<String>(&quoted).unwrap(), text, "{quoted}");
+            assert!(hidden(&quoted).count() == 0 && !quoted.contains(MARK) && !quoted.contains(char::is_control));
+        }
+        assert_eq!(quote_json("\u{e0041}"), r#""\udb40\udc41""#);
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! What an agent may believe of an answer, and what it would otherwise stumble over: other directories, labels that are
 //! taken, parameters that do nothing, lines that were there before.
 
-use crate::cursor::arguments_of;
+use crate::cursor::next_call;
 use crate::support::*;
 use serde_json::{Value, json};
 use std::path::PathBuf;
@@ -91,8 +91,10 @@ fn a_second_process_of_the_same_command_is_told_of_the_first() {
     assert!(!text.contains("the same command"), "{text}");
     let pid = sandbox.status(0)["pid"].as_i64().unwrap();
     let (text, is_error) = start(&sandbox, &a, "mine", ECHO);
-    let note = format!("[the same command runs there as 'users' r1, PID {pid}, too; if one is enough, stop this one]");
-    assert!(!is_error && text.lines().nth(1) == Some(&note), "{text}");
+    let note = format!(
+        "; the same command runs there as 'users' r1, PID {pid}, too: if one is enough, stop this one; cursor="
+    );
+    assert!(!is_error && text.lines().next().unwrap().contains(&note), "{text}");
     let (text, _) = start(&sandbox, &b, "elsewhere", ECHO);
     assert!(!text.contains("the same command"), "{text}");
     let with_port = json!({"action": "start", "command_or_label": ECHO, "label": "other port", "working_directory": a,
@@ -150,16 +152,17 @@ fn who_waits_in_vain_is_told_of_a_line_that_was_there_before() {
     start(&sandbox, &sandbox.work(), "web", command);
     let wait = |pattern: &str| json!({"command_or_label": "web", "wait_for": pattern, "timeout": 0});
     let text = sandbox.tool_ok("output", wait("is ready"));
-    assert!(text.contains("time is up, nothing yet; it had said before: server is ready; 0 lines, 3 before"), "{text}");
-    assert!(!sandbox.tool_ok("output", wait("never")).contains("said before"));
+    assert!(text.contains("time is up, nothing yet; line 1 matched before the wait; 0 new lines, 3 before"), "{text}");
+    assert_eq!(text.lines().skip(1).collect::<Vec<_>>(), ["server is ready"]);
+    assert!(!sandbox.tool_ok("output", wait("never")).contains("before the wait"));
     // And what never falls silent has said something.
     let loud = "sh -c 'echo up; while sleep 0.05; do echo $((i = i + 1)); done'";
     start(&sandbox, &sandbox.work(), "loud", loud);
     let loud = json!({"command_or_label": "loud", "after": "r2.combined.0", "wait_for": "quiet", "timeout": 1});
     assert!(sandbox.tool_ok("output", loud).contains("; time is up, not quiet yet; "));
     // Who has a cursor has seen what lies before it.
-    let again = arguments_of(text.lines().last().unwrap());
-    assert!(!sandbox.tool_ok("output", again).contains("said before"));
+    let again = next_call(&text).unwrap();
+    assert!(!sandbox.tool_ok("output", again).contains("before the wait"));
 }
 
 #[test]
@@ -202,12 +205,13 @@ fn a_list_has_one_line_a_process_and_the_address_that_still_answers() {
     let port = shown.split(", port ").nth(1).unwrap().split(',').next().unwrap();
     assert!(shown.contains(&format!(", port {port}, http://localhost:{port}/app/, ")), "{shown}");
     assert!(
-        shown.contains("python3 -c \"import socket\\ns = ") && shown.ends_with(": use --host to expose"),
+        shown.contains(r#", "python3 -c \"import socket\ns = "#)
+            && shown.ends_with(" \u{27e6}last line\u{27e7} use --host to expose"),
         "{shown}"
     );
     let json = sandbox.run(&["--format", "json", "list"]).ok().json();
     assert_eq!(json["processes"][0]["url"], format!("http://localhost:{port}/app/"));
     sandbox.tool_ok("ctrl", json!({"action": "input", "command_or_label": "web", "text": "close"}));
-    wait_until("it listens no more", || line().ends_with(": closed"));
+    wait_until("it listens no more", || line().ends_with(" closed"));
     assert!(!line().contains("http://"));
 }

@@ -49,7 +49,8 @@ fn a_cursor_goes_on_with_the_new_run_and_says_so() {
     let text = sandbox.tool_ok("output", json!({"after": cursor}));
     let first = text.lines().next().unwrap();
     assert!(first.starts_with("'p' r3, running ") && first.contains("goes on after r2, which was stopped"), "{text}");
-    assert!(text.contains("\nrest of the first\n--- new run: r2 ---\nup\n--- new run: r3 ---\nup\n"), "{text}");
+    assert!(text.contains("\nrest of the first\n\u{27e6}r2\u{27e7} up\n\u{27e6}r3\u{27e7} up\n"), "{text}");
+    assert!(first.contains("; 3 lines, 1 before; r2 begins at line 2, r3 begins at line 3; cursor=r3."), "{text}");
     // Stopped and started again by hand is the same process, too.
     let (_, cursor, _) = read(&sandbox, &["p"]);
     sandbox.run(&["stop", "p"]).ok();
@@ -185,38 +186,36 @@ fn an_open_line_far_above_the_end_is_known_to_the_cursor_and_comes_whole() {
     assert!(last.ends_with("Z Compiling done\n"), "its beginning is looked up: {last}");
 }
 
-/// Goes back from the end in pages, as the last line of each answer says, and gives all lines in their order.
+/// Goes back from the end in pages, as the first line of each answer says, and gives all lines in their order.
 fn page_back(sandbox: &Sandbox, first: Value, most_pages: usize) -> Vec<String> {
     let mut pages: Vec<Vec<String>> = Vec::new();
     let mut arguments = first;
     for _ in 0..most_pages {
         let text = sandbox.tool_ok("output", arguments.clone());
         assert!(text.len() <= arguments["max_bytes"].as_u64().unwrap_or(8000) as usize, "{} {text}", text.len());
-        let mut lines: Vec<String> = text.lines().skip(1).map(String::from).collect();
-        let call = lines.last().filter(|line| line.starts_with("[older lines were left out")).cloned();
-        if call.is_some() {
-            lines.pop();
-        }
-        pages.push(lines);
-        let Some(call) = call else {
+        pages.push(text.lines().skip(1).map(String::from).collect());
+        let Some(call) = next_call(&text) else {
             pages.reverse();
             return pages.concat();
         };
-        arguments = arguments_of(&call);
+        arguments = call;
     }
     panic!("there is no end: {:?}", pages.last());
 }
 
-/// `… output name="value" name=5]` as the arguments that it says.
-pub fn arguments_of(call: &str) -> Value {
-    let mut rest = call.split(" output ").nth(1).unwrap().trim_end_matches(']');
+/// The call that the first line of an answer gives, `…; older lines: output name="value" name=5; …`, as its arguments.
+pub fn next_call(text: &str) -> Option<Value> {
+    let first = text.lines().next()?;
+    let mut rest = [": output ", "; older lines: output "].iter().find_map(|start| first.split_once(start))?.1;
     let mut arguments = json!({});
-    while let Some((name, behind)) = rest.split_once('=') {
-        let mut values = serde_json::Deserializer::from_str(behind).into_iter::<Value>();
+    while let Some((name, behind)) = rest.split_once('=').filter(|(name, _)| !name.contains(';')) {
+        let is_number = !behind.starts_with('"');
+        let end = if is_number { behind.find([';', ' ']).unwrap_or(behind.len()) } else { behind.len() };
+        let mut values = serde_json::Deserializer::from_str(&behind[..end]).into_iter::<Value>();
         arguments[name.trim()] = values.next().unwrap().unwrap();
         rest = &behind[values.byte_offset()..];
     }
-    arguments
+    Some(arguments)
 }
 
 #[test]
@@ -228,7 +227,8 @@ fn paging_back_by_the_calls_that_are_given_shows_every_line_once() {
     sandbox.run(&["--label", "p", "sh", "-c", script]).ok();
     let all = read(&sandbox, &["p"]).0;
     assert_eq!(all.len(), 3001);
-    let expected: Vec<String> = all[..3000].iter().cloned().chain(["unfinished (unfinished line)".into()]).collect();
+    let expected: Vec<String> =
+        all[..3000].iter().cloned().chain(["unfinished \u{27e6}unfinished\u{27e7}".into()]).collect();
     for arguments in
         [json!({"lines": 700}), json!({"lines": 10000, "max_bytes": 3000}), json!({"lines": 10000, "max_bytes": 18000})]
     {
@@ -244,10 +244,10 @@ fn paging_back_by_the_calls_that_are_given_shows_every_line_once() {
     let middle = sandbox.run(&["--format", "json", "output", "p", "--grep", "^out 700$"]).ok().json();
     assert_eq!(middle["output"].as_array().unwrap().len(), 1);
     let page = sandbox.tool_ok("output", json!({"command_or_label": "p", "lines": 1000}));
-    let call = arguments_of(page.lines().last().unwrap());
+    let call = next_call(&page).unwrap();
     let before = call["before"].as_str().unwrap().to_string();
     let rest = page_back(&sandbox, json!({"after": before, "lines": 300}), 20);
-    let shown = page.lines().count() - 2;
+    let shown = page.lines().count() - 1;
     assert!(rest == expected[expected.len() - shown..]);
 }
 
@@ -266,7 +266,7 @@ fn paging_back_works_over_several_runs_and_several_processes() {
     let mut arguments = begin;
     arguments["lines"] = json!(70);
     let mut paged = page_back(&sandbox, arguments, 30);
-    paged.retain(|line| !line.starts_with("---"));
+    paged.iter_mut().for_each(|line| *line = line.trim_start_matches("\u{27e6}r3\u{27e7} ").into());
     let expected: Vec<String> = (0..2).flat_map(|_| (1..=300).map(|i| format!("first {i}"))).collect();
     assert_eq!(paged, expected);
     for name in ["a,b", "*"] {

@@ -82,6 +82,10 @@ fn times_bound_what_is_read() {
     assert_eq!(lines_of(&sandbox, &["--since-time", "2099-01-01"]).len(), 0);
     let between = json_of(&sandbox, &["--since-time", stamps[1], "--before-time", stamps[4], "--lines", "2"]);
     assert_eq!((&between["lines_before"], &between["lines_after"]), (&json!(2), &json!(1)));
+    for (name, time) in [("since_time", "2026-01-02T03:04+1\u{e9}1"), ("before_time", "2026-01-02T03:04+-1")] {
+        let (text, is_error) = sandbox.tool("output", json!({"command_or_label": "p", name: time}));
+        assert!(is_error && text.starts_with(&format!("{name}: cannot read the time '")), "{text}");
+    }
 }
 
 #[test]
@@ -285,9 +289,9 @@ fn a_model_gets_what_a_terminal_would_show_within_its_budget() {
     let script = "printf '\\033[32mready\\033[0m\\n10%%\\r50%%\\r100%%\\n'; for i in 1 2 3 4 5; do echo same; done; printf 'x%.0s' $(seq 1 2000); echo; printf 'open'";
     sandbox.run(&["--label", "p", "sh", "-c", script]).ok();
     let text = sandbox.tool_ok("output", json!({"command_or_label": "p"}));
-    assert!(text.contains("\nready\n100%\nsame … ×5\n"), "{text}");
-    assert!(text.contains(&format!("{}… [2000 characters]\n", "x".repeat(500))), "{text}");
-    assert!(text.ends_with("open (unfinished line)\n") && !text.contains('\u{1b}'), "{text}");
+    assert!(text.contains("\nready\n100%\nsame \u{27e6}×5\u{27e7}\n"), "{text}");
+    assert!(text.contains(&format!("{}\u{27e6}1500 more bytes\u{27e7}\n", "x".repeat(500))), "{text}");
+    assert!(text.ends_with("open \u{27e6}unfinished\u{27e7}\n") && !text.contains('\u{1b}'), "{text}");
     let first = text.lines().next().unwrap();
     assert!(
         first.starts_with("'p' r1, ") && first.contains("exit code 0") && first.contains("cursor=r1.combined."),
@@ -302,6 +306,6 @@ fn a_model_gets_what_a_terminal_would_show_within_its_budget() {
         arguments["lines"] = json!(10000);
         let text = sandbox.tool_ok("output", arguments);
         assert!(text.len() <= most && text.len() > most / 3, "{} of {most}", text.len());
-        assert!(text.contains("\n110000\n") && text.contains("older lines were left out"), "{text}");
+        assert!(text.contains("\n110000\n") && text.contains("; older lines: output "), "{text}");
     }
 }

@@ -10,7 +10,7 @@ const ROOMS: [(&str, &[&str]); 17] = [
     ("cli", &["config", "words"]),
     ("server", &["config", "fault", "http", "log", "manager", "mcp", "output", "procs", "sys", "words"]),
     ("mcp", &["agents", "fault", "log", "manager", "output", "rundir", "sys", "words"]),
-    ("output", &["fault", "log", "manager"]),
+    ("output", &["fault", "log", "manager", "words"]),
     ("manager", &["fault", "log", "procs", "rundir", "shim", "sys", "words"]),
     ("shim", &["log", "procs", "rundir", "sys"]),
     ("http", &["sys"]),

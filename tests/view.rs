@@ -1,6 +1,6 @@
 //! What a model sees: what a terminal would show, folded, clipped, within its budget, with the exact next call.
 
-use crate::cursor::arguments_of;
+use crate::cursor::next_call;
 use crate::support::*;
 use serde_json::json;
 use std::time::Duration;
@@ -53,18 +53,18 @@ fn neighbours_are_folded_and_long_lines_clipped_with_their_length_told() {
     );
     let text = sandbox.tool_ok("output", json!({"command_or_label": "p"}));
     let expected = [
-        "same … ×37".to_string(),
+        "same \u{27e6}×37\u{27e7}".to_string(),
         "other".into(),
         String::new(),
         "same".into(),
-        format!("{}… [501 characters]", "ü".repeat(500)),
-        format!("{}… [2000000 bytes]", "x".repeat(500)),
+        format!("{}\u{27e6}2 more bytes\u{27e7}", "ü".repeat(500)),
+        format!("{}\u{27e6}1999500 more bytes\u{27e7}", "x".repeat(500)),
     ];
     assert_eq!(body(&text), expected);
 }
 
 #[test]
-fn an_answer_never_exceeds_its_budget_and_ends_with_the_exact_next_call() {
+fn an_answer_never_exceeds_its_budget_and_begins_with_the_exact_next_call() {
     let sandbox = Sandbox::new();
     let _server = sandbox.serve();
     say(&sandbox, "for i in range(3000): w('%d %s\\n' % (i, '\u{20ac}' * (i % 90)))\n");
@@ -76,12 +76,11 @@ fn an_answer_never_exceeds_its_budget_and_ends_with_the_exact_next_call() {
                 "working_directory": sandbox.work(), "grep": "^[0-9]+ ?", "since_time": "1h"});
             let text = sandbox.tool_ok("output", arguments);
             assert!(text.len() <= max_bytes, "{label} {max_bytes}: {} {text}", text.len());
-            let call = text.lines().last().unwrap();
-            assert!(call.starts_with("[older lines were left out; for them: output "), "{text}");
-            let next = arguments_of(call);
+            assert!(text.lines().next().unwrap().contains("; older lines: output "), "{text}");
+            let next = next_call(&text).unwrap();
             assert!(next["before"].is_string() && next["grep"] == "^[0-9]+ ?" && next["lines"] == 10000, "{next}");
             // The newest line that fits is the newest there is.
-            let last = text.lines().rev().nth(1).unwrap();
+            let last = text.lines().last().unwrap();
             assert!(last.contains("2999 "), "{last}");
             sandbox.tool_ok("output", next);
         }
@@ -135,14 +134,14 @@ fn a_list_is_compact_and_has_all_that_matters() {
         "% CPU, ",
         " MB, 2 lines, logs ",
         " in /",
-        ": http://localhost:",
+        " \u{27e6}last line\u{27e7} http://localhost:",
         ", r1, ",
         ", PID ",
     ] {
         assert!(web.contains(part), "{part}: {web}");
     }
     let bad = line("bad: exited ");
-    for part in [" ago, exit code 7, PID ", ", r2, 1002 lines, logs ", ": last words"] {
+    for part in [" ago, exit code 7, PID ", ", r2, 1002 lines, logs ", " \u{27e6}last line\u{27e7} last words"] {
         assert!(bad.contains(part), "{part}: {bad}");
     }
     assert!(line("killed: exited ").contains("SIGKILL"), "{text}");

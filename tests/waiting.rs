@@ -54,7 +54,7 @@ fn an_unfinished_line_counts_as_far_as_it_is_there() {
         "printf \"Port 3000 is in use, use 3001? \"; read x; printf \"y/\"; read x",
         json!({"wait_for": "3001\\?$"}),
     );
-    assert!(text.contains(" ready: ") && text.contains("use 3001? (unfinished line)"), "{text}");
+    assert!(text.contains(" ready: ") && text.contains("use 3001? \u{27e6}unfinished\u{27e7}"), "{text}");
     let after = cursor_of(&text);
     // What was there before is not new; joined with what comes it is seen as the one line that it is.
     let text = output(&sandbox, json!({"after": after, "wait_for": "in use", "timeout": 1}));
@@ -62,7 +62,8 @@ fn an_unfinished_line_counts_as_far_as_it_is_there() {
     input(&sandbox, "p", "");
     let text = output(&sandbox, json!({"after": after, "wait_for": "3001\\? y/$"}));
     assert!(
-        text.contains("wait_for matched") && text.contains("\nPort 3000 is in use, use 3001? y/ (unfinished line)\n"),
+        text.contains("wait_for matched")
+            && text.contains("\nPort 3000 is in use, use 3001? y/ \u{27e6}unfinished\u{27e7}\n"),
         "{text}"
     );
 }
@@ -74,9 +75,10 @@ fn each_end_of_a_wait_is_named() {
     let after = cursor_of(&start(&sandbox, "p", ECHO, json!({"wait_for": "up"})).0);
     let text = output(&sandbox, json!({"after": after, "wait_for": "new", "timeout": 0}));
     assert!(text.contains("time is up, nothing yet"), "{text}");
-    let again =
-        format!("[to go on waiting: output command_or_label=\"p\" after=\"{after}\" wait_for=\"new\" timeout=0]\n");
-    assert!(text.ends_with(&again), "{text}");
+    let again = format!(
+        "; to go on waiting: output command_or_label=\"p\" after=\"{after}\" wait_for=\"new\" timeout=0; cursor="
+    );
+    assert!(text.contains(&again) && text.lines().count() == 1, "{text}");
     input(&sandbox, "p", "something new");
     let text = output(&sandbox, json!({"after": after, "wait_for": "new"}));
     assert!(text.contains("wait_for matched") && text.ends_with("\nsomething new\n"), "{text}");
@@ -111,7 +113,7 @@ fn silence_is_half_a_second_after_the_last_line() {
         }
     });
     assert!(last.elapsed() >= Duration::from_millis(450), "{:?}", last.elapsed());
-    assert!(text.contains("quiet again") && text.contains("\nnoise … ×15\n"), "{text}");
+    assert!(text.contains("quiet again") && text.contains("\nnoise \u{27e6}×15\u{27e7}\n"), "{text}");
 }
 
 #[test]
@@ -143,7 +145,7 @@ fn a_wait_goes_on_through_a_restart_and_says_so() {
         text.contains("'p' r3, running") && text.contains("wait_for matched") && text.contains("goes on after r"),
         "{text}"
     );
-    assert!(text.ends_with("--- new run: r3 ---\nreally up\n"), "{text}");
+    assert!(text.ends_with("\u{27e6}r3\u{27e7} really up\n") && text.contains("; r3 begins at line "), "{text}");
 }
 
 #[test]
@@ -213,7 +215,7 @@ fn a_start_is_ready_running_or_exited_and_tells_urls_and_ports() {
         start(&sandbox, "fails", "echo first; echo why >&2; exit 3", json!({"wait_for": "never", "timeout": 40}));
     assert!(begun.elapsed() < Duration::from_secs(20), "what has ended answers at once");
     assert!(!is_error && text.contains("'fails' r3 exited: it has ended by itself (exit code 3)"), "{text}");
-    assert!(text.ends_with("--- stderr, last lines ---\nwhy\n--- stdout, last lines ---\nfirst\n"), "{text}");
+    assert!(text.contains("; stderr: line 1, stdout: line 2; cursor=") && text.ends_with("\nwhy\nfirst\n"), "{text}");
     let (text, _) = start(&sandbox, "built", "echo built; exit 0", json!({"wait_for": "built"}));
     assert!(text.contains(" exited: wait_for matched, but it has ended by itself (exit code 0) after "), "{text}");
     let (text, _) = start(&sandbox, "killed", "kill -9 $$", json!({}));
@@ -227,7 +229,9 @@ fn a_start_is_ready_running_or_exited_and_tells_urls_and_ports() {
     let cursor = cursor_of(&text);
     assert!(
         text.contains("running after 1.")
-            && text.ends_with(&format!("output after=\"{cursor}\" wait_for=\"ready\"]\n")),
+            && text.ends_with(&format!(
+                "; not ready yet; to go on waiting: output after=\"{cursor}\" wait_for=\"ready\"; cursor={cursor}\n"
+            )),
         "{text}"
     );
     let (text, _) =
@@ -256,9 +260,16 @@ fn of_a_long_start_the_first_and_the_last_lines_are_shown_and_the_rest_is_counte
     let (text, _) =
         start(&sandbox, "p", "seq 1 5000; echo http://localhost:1/ ready; read x", json!({"wait_for": "ready"}));
     let lines: Vec<&str> = text.lines().collect();
-    assert_eq!((lines[1], lines[15], lines[16], lines[17]), ("1", "15", "[4971 lines left out]", "4987"), "{text}");
+    assert!(lines[0].contains("; 4971 lines left out after line 15; cursor="), "{text}");
+    assert_eq!((lines[1], lines[15], lines[16], lines.len()), ("1", "15", "4987", 31), "{text}");
     assert_eq!(lines.last(), Some(&"http://localhost:1/ ready"));
-    assert!(lines[0].contains("; http://localhost:1/; cursor="), "{text}");
+    assert!(lines[0].contains("; http://localhost:1/; 4971"), "{text}");
+    // Of few long lines the first and the last ones, too.
+    let long = "for i in 1 2 3 4 5 6 7 8 9; do printf \"%0700d\\n\" $i; done; echo ready; read x";
+    let (text, _) = start(&sandbox, "long", long, json!({"wait_for": "ready"}));
+    let lines: Vec<&str> = text.lines().collect();
+    assert!(lines[0].contains("; 3 lines left out after line 3; cursor=") && lines.len() == 8, "{text}");
+    assert!(lines[1].ends_with("\u{27e6}200 more bytes\u{27e7}") && lines[7] == "ready" && text.len() < 4300, "{text}");
 }
 
 #[test]

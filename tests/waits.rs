@@ -126,3 +126,56 @@ fn a_command_waits_longer_than_any_single_call_may() {
     let ended = sandbox.run(&["output", "slow", "--wait-for", "^ready", "--timeout", "300"]).ok();
     assert!(ended.out().ends_with("Z ready\n") && begun.elapsed() > Duration::from_secs(45), "{ended:?}");
 }
+
+/// A batch of calls of `output`, with the ids 0, 1, 2, …
+fn batch(calls: impl IntoIterator<Item = Value>) -> String {
+    let calls = calls.into_iter().enumerate().map(|(id, arguments)| {
+        json!({"jsonrpc": "2.0", "id": id, "method": "tools/call",
+            "params": {"name": "output", "arguments": arguments}})
+    });
+    Value::Array(calls.collect()).to_string()
+}
+
+#[test]
+fn the_calls_of_a_batch_wait_side_by_side_and_are_answered_in_their_order() {
+    let sandbox = Sandbox::new();
+    let _server = sandbox.serve();
+    start_echo(&sandbox);
+    let wait = json!({"command_or_label": "web", "wait_for": "never", "timeout": 2});
+    let wrong = json!({"command_or_label": "nobody"});
+    let begun = Instant::now();
+    let calls = [wait.clone(), wrong, wait.clone(), wait.clone(), wait.clone(), wait.clone(), wait.clone(), wait];
+    let answers = sandbox.http(&post("/mcp", sandbox.port, "", &batch(calls))).json();
+    assert!(begun.elapsed() < Duration::from_secs(10), "seven waits of 2 s: {:?}", begun.elapsed());
+    let answers = answers.as_array().unwrap();
+    for (i, answer) in answers.iter().enumerate() {
+        let text = answer["result"]["content"][0]["text"].as_str().unwrap();
+        assert_eq!(answer["id"], i);
+        assert!(text.contains(if i == 1 { "no process 'nobody'" } else { "time is up" }), "{text}");
+    }
+    assert_eq!(answers.len(), 8);
+}
+
+#[test]
+fn each_call_of_a_batch_that_waits_takes_a_place_and_gives_it_back() {
+    let sandbox = Sandbox::new();
+    let _server = sandbox.serve();
+    start_echo(&sandbox);
+    let wait = |seconds: u32| json!({"command_or_label": "web", "wait_for": "never", "timeout": seconds});
+    let many = batch((0..32).map(|_| wait(45)));
+    let mut batches: Vec<TcpStream> = Vec::new();
+    for _ in 0..4 {
+        let mut stream = TcpStream::connect((Ipv4Addr::LOCALHOST, sandbox.port)).unwrap();
+        stream.write_all(&post("/mcp", sandbox.port, "", &many)).unwrap();
+        batches.push(stream);
+    }
+    let is_refused = || {
+        let (text, is_error) = sandbox.tool("output", wait(0));
+        assert!(!is_error || text.contains("too many requests are waiting"), "{text}");
+        is_error
+    };
+    wait_until("no place left", is_refused);
+    sandbox.tool_ok("output", json!({"command_or_label": "web"}));
+    drop(batches);
+    wait_until("a place again", || !is_refused());
+}

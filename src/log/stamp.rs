@@ -119,20 +119,25 @@ fn parse_clock(text: &str) -> Option<(i64, i64)> {
         return None;
     }
     let ms: i64 = format!("{fraction:0<3}")[..3].parse().ok()?;
-    let offset = match zone {
-        "" | "Z" | "z" => 0,
-        _ => {
-            let digits: String = zone[1..].chars().filter(|&c| c != ':').collect();
-            let [hours, minutes] = match digits.len() {
-                2 => [digits.parse().ok()?, 0],
-                4 => [digits[..2].parse().ok()?, digits[2..].parse().ok()?],
-                _ => return None,
-            };
-            let size: i64 = (hours * 60 + minutes) * 60_000;
-            if zone.starts_with('-') { -size } else { size }
-        }
-    };
+    let offset = if zone.is_empty() || zone.eq_ignore_ascii_case("z") { 0 } else { parse_offset(zone)? };
     Some(((i64::from(hour) * 60 + i64::from(minute)) * 60_000 + i64::from(second) * 1000 + ms, offset))
+}
+
+/// `+01`, `-0500` or `+02:30` in milliseconds.
+fn parse_offset(zone: &str) -> Option<i64> {
+    let (sign, size) = zone.split_at_checked(1)?;
+    let [hours, minutes] = match size.len() {
+        2 => numbers(size, ':', [2]).map(|[hours]| [hours, 0])?,
+        4 => [numbers(size.get(..2)?, ':', [2])?, numbers(size.get(2..)?, ':', [2])?].map(|[number]| number),
+        _ => numbers(size, ':', [2, 2])?,
+    };
+    let ms = i64::from(hours * 60 + minutes) * 60_000;
+    match sign {
+        _ if hours > 23 || minutes > 59 => None,
+        "+" => Some(ms),
+        "-" => Some(-ms),
+        _ => None,
+    }
 }
 
 /// `N` numbers of exactly these widths, separated by `separator`.
@@ -182,6 +187,7 @@ fn days_in_month(year: u32, month: u32) -> u32 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::output::tests::{Random, cases};
 
     /// `date -u -d @1767323045` says 2026-01-02T03:04:05.
     const KNOWN: (u64, &str) = (1_767_323_045_678, "2026-01-02T03:04:05.678Z");
@@ -255,9 +261,81 @@ mod tests {
             "2026-1-2",
             "99999999999999999999d",
             "2026-01-02T03:04:05+1",
+            "2026-01-02T03:04+1é1",
+            "2026-01-02T03:04+éé",
+            "2026-01-02T03:04+-1",
+            "2026-01-02T03:04-+1+1",
+            "2026-01-02T03:04+1:30",
+            "2026-01-02T03:04+01:3",
+            "2026-01-02T03:04+0:130",
+            "2026-01-02T03:04+24:00",
+            "2026-01-02T03:04+01:60",
+            "2026-01-02T03:04Z+01",
+            "2026-01-02T03:04Z01",
+            "2026-01-02T03:04Zé",
             "ä026-01-02",
         ] {
             assert!(parse_time(text, 0).unwrap_err().contains("5m"), "{text}");
+        }
+    }
+
+    #[test]
+    fn every_text_is_a_time_or_refused_and_a_time_means_the_same_however_it_is_written() {
+        let words = [
+            "2026",
+            "1969",
+            "-",
+            "-",
+            "01",
+            "02",
+            "31",
+            "T",
+            " ",
+            "t",
+            ":",
+            ":",
+            "03",
+            "59",
+            "60",
+            ".",
+            ",",
+            "678",
+            "Z",
+            "z",
+            "+",
+            "1",
+            "é",
+            "ä",
+            "0",
+            "9",
+            "24",
+            "s",
+            "ms",
+            "d",
+            "\u{200b}",
+            "\u{663}",
+            "18446744073709551615",
+        ];
+        let start = ["", "2026-01-02", "2026-01-02T", "2026-01-02T03:04", "2026-01-02T03:04:05.678", "5"];
+        let mut random = Random::new(7);
+        for _ in 0..cases() {
+            let mut text = start[random.below(start.len())].to_string();
+            (0..random.below(9)).for_each(|_| text.push_str(words[random.below(words.len())]));
+            if let Ok(ms) = parse_time(&text, KNOWN.0) {
+                assert!(ms > LATEST || parse_time(&format_ms(ms), 0) == Ok(ms), "{text}");
+            }
+        }
+        for _ in 0..cases() / 10 {
+            let ms = random.below(4_000_000) as u64 * 1_000_003;
+            let (hours, minutes) = (random.below(24) as u64, random.below(60) as u64);
+            let is_west = random.below(2) == 0 && ms >= DAY * 1000;
+            let offset = (hours * 60 + minutes) * 60_000;
+            let local = format_ms(if is_west { ms - offset } else { ms + offset });
+            let separator = ["T", "t", " "][random.below(3)];
+            let colon = ["", ":"][random.below(2)];
+            let sign = if is_west { '-' } else { '+' };
+            let text = format!("{}{separator}{}{sign}{hours:02}{colon}{minutes:02}", &local[..10], &local[11..23]);
+            assert_eq!(parse_time(&text, 0), Ok(ms), "{text}");
         }
     }
 }

@@ -46,6 +46,8 @@ pub struct Run {
 #[derive(Clone, Debug, Default)]
 pub struct LastWords {
     pub line: String,
+    /// Invisible characters that were dropped from it.
+    pub hidden: usize,
     pub lines: Option<u64>,
     pub log_bytes: u64,
 }

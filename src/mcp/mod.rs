@@ -2,6 +2,7 @@
 //! nor HTTP; whoever carries the messages hands in the headers that the protocol has rules for.
 
 mod arguments;
+mod batch;
 pub mod protocol;
 pub mod rpc;
 pub mod text;

@@ -7,7 +7,8 @@
 use super::lines::{Assembler, Line};
 use super::pattern::Around;
 use super::query::Query;
-use super::reader::{matches, open_before};
+use super::reader::open_before;
+use super::search::matches;
 use crate::log::read::Log;
 use crate::log::record::PREFIX;
 use crate::log::scan::Scan;

@@ -8,6 +8,7 @@ pub mod pattern;
 pub mod query;
 mod reader;
 pub mod scope;
+mod search;
 pub mod view;
 pub mod wait;
 

@@ -6,7 +6,9 @@ use super::lines::Line;
 use super::pattern::Pattern;
 use super::reader::{self, PieceRead};
 use super::scope::{Parts, Source};
+use super::search::Budget;
 use super::unreadable;
+use super::wait::Caller;
 use crate::fault::Fault;
 use crate::log::Stream;
 use crate::log::stamp::format_ms;
@@ -138,14 +140,15 @@ impl Selection {
     }
 }
 
-/// Selects lines.
-pub fn select(parts: &Parts, query: &Query) -> Result<Selection, Fault> {
+/// Selects lines. A search ends early when its `caller` leaves.
+pub fn select(parts: &Parts, query: &Query, caller: &dyn Caller) -> Result<Selection, Fault> {
+    let mut budget = Budget::new(query.deadline, caller);
     let mut selection = Selection { known: parts.known, ..Selection::default() };
     let mut counts = Counts { total: Some(0), later: Some(0) };
     let mut places = Vec::new();
     let mut floor = None;
     for (number, source) in parts.sources.iter().enumerate() {
-        let read = read_source(source, query, floor, &mut counts)?;
+        let read = read_source(source, query, floor, &mut counts, &mut budget)?;
         selection.gone += read.gone;
         selection.is_cut |= read.is_cut;
         selection.stopped.extend(read.stopped.map(|place| (number, place)));
@@ -187,7 +190,13 @@ struct SourceRead {
 }
 
 /// The newest lines of the runs of one process, or its first ones.
-fn read_source(source: &Source, query: &Query, floor: Option<u64>, counts: &mut Counts) -> Result<SourceRead, Fault> {
+fn read_source(
+    source: &Source,
+    query: &Query,
+    floor: Option<u64>,
+    counts: &mut Counts,
+    budget: &mut Budget,
+) -> Result<SourceRead, Fault> {
     let mut read = SourceRead { lines: VecDeque::new(), is_cut: false, gone: 0, end: None, stopped: None };
     let mut wanted = query.lines;
     let order: Vec<usize> =
@@ -195,7 +204,7 @@ fn read_source(source: &Source, query: &Query, floor: Option<u64>, counts: &mut 
     for i in order {
         let piece = &source.pieces[i];
         let is_over = piece.run.is_over();
-        let part = reader::read(piece, query, wanted, floor).map_err(|error| unreadable(&piece.run, &error))?;
+        let part = reader::read(piece, query, wanted, floor, budget).map_err(|error| unreadable(&piece.run, &error))?;
         let PieceRead { lines, is_cut, end, last, is_at_end, gone, total, later, stopped } = part;
         wanted -= lines.iter().filter(|line| !line.is_context).count().min(wanted);
         read.gone += gone;
@@ -301,6 +310,7 @@ mod tests {
     use crate::manager::watch::Run;
     use crate::output::scope::Piece;
     use crate::output::tests::{Random, cases};
+    use crate::output::wait::Unattended;
     use crate::rundir::{FORMAT, Meta, RunDir};
     use std::sync::Arc;
 
@@ -377,7 +387,7 @@ mod tests {
                 is_everything: false,
                 gone: vec![],
             };
-            select(&parts, query).unwrap()
+            select(&parts, query, &Unattended).unwrap()
         }
     }
 

@@ -6,25 +6,21 @@
 use super::context;
 use super::cursor::Place;
 use super::lines::{Assembler, Line};
-use super::pattern::{Around, Pattern};
+use super::pattern::Around;
 use super::query::{Query, Unfinished};
 use super::scope::Piece;
+use super::search::{self, Budget, Found, Known};
 use crate::log::Stream;
 use crate::log::read::Log;
 use crate::log::record::{self, PREFIX};
 use crate::log::scan::Scan;
 use std::collections::VecDeque;
 use std::io;
-use std::time::Instant;
 
-/// How far a search for `grep` goes back at a time, in bytes.
-const WINDOW: u64 = 1 << 20;
 /// Lines behind the newest that is shown are counted only up to this many bytes.
 const COUNTED: u64 = 64 << 20;
 /// The beginning of a line is looked up only this far back, in bytes.
 const REACH: u64 = 1 << 20;
-/// A search that goes forward looks at the clock after so many lines.
-const LOOKED_AT: u64 = 1000;
 
 /// What there is to read in one part.
 pub struct PieceRead {
@@ -48,22 +44,29 @@ pub struct PieceRead {
 
 /// Reads the newest `wanted` lines (or matches, with their context) of a part; nothing from before `floor`, in
 /// milliseconds since 1970, because those would not be among the newest of all parts.
-pub fn read(piece: &Piece, query: &Query, wanted: usize, floor: Option<u64>) -> io::Result<PieceRead> {
+pub fn read(
+    piece: &Piece,
+    query: &Query,
+    wanted: usize,
+    floor: Option<u64>,
+    budget: &mut Budget,
+) -> io::Result<PieceRead> {
     let is_over = piece.run.is_over(); // before the log, so that it is never ahead of it
     let own_open = open_in_own_logs(piece, query)?;
     let (log, counted) = log_and_count(piece, query)?;
     let range = Range::of(&log, piece, query)?;
     let floor = floor.map_or(Ok(range.from), |ms| log.since(ms))?.clamp(range.from, range.to);
-    let (spans, is_whole, stopped) = spans(&log, query, wanted, floor, range.to)?;
-    let stopped = stopped.map(|offset| Place { run: piece.run.id, stream: query.stream, offset, open: [None; 2] });
-    let mut reader = Reader::new(&log, query, wanted, piece);
+    let found = spans(&log, query, wanted, (floor, range.to), budget)?;
+    let stopped =
+        found.stopped.map(|offset| Place { run: piece.run.id, stream: query.stream, offset, open: [None; 2] });
+    let mut reader = Reader::new(&log, query, wanted, piece, &found.known);
     reader.prime(&range, piece)?;
-    reader.read_all(&spans, &range, false)?;
-    if reader.lacks_start && log.start() < spans.first().map_or(0, |span| span.0) {
+    reader.read_all(&found.spans, &range, false, budget)?;
+    if reader.lacks_start && log.start() < found.spans.first().map_or(0, |span| span.0) {
         // Once more, this time from before the lines that began there.
-        reader = Reader::new(&log, query, wanted, piece);
+        reader = Reader::new(&log, query, wanted, piece, &found.known);
         reader.prime(&range, piece)?;
-        reader.read_all(&spans, &range, true)?;
+        reader.read_all(&found.spans, &range, true, budget)?;
     }
     if range.to == log.end() && !query.is_forward {
         reader.look_for_open(own_open)?;
@@ -90,7 +93,7 @@ pub fn read(piece: &Piece, query: &Query, wanted: usize, floor: Option<u64>) -> 
     }
     let last = Place { open: [Stream::Stdout, Stream::Stderr].map(|stream| begin(&open, stream)), ..end };
     let (lines, was_cut) = reader.finish(at, open);
-    let is_cut = was_cut || !is_whole || floor > range.from;
+    let is_cut = was_cut || !found.is_whole || floor > range.from;
     Ok(PieceRead { lines, is_cut, end, last, is_at_end, gone: range.gone, total, later, stopped })
 }
 
@@ -169,100 +172,31 @@ impl Range {
     }
 }
 
-type Spans = (Vec<(u64, u64)>, bool, Option<u64>);
-
-/// The parts of `from..to` to read as lines, oldest first; whether nothing that is wanted lies outside of them; and where
-/// a search had to end for lack of time.
-fn spans(log: &Log, query: &Query, wanted: usize, from: u64, to: u64) -> io::Result<Spans> {
+/// The parts of `from..to` to read as lines.
+fn spans(log: &Log, query: &Query, wanted: usize, range: (u64, u64), budget: &mut Budget) -> io::Result<Found> {
+    let (from, to) = range;
     if query.is_forward {
-        return Ok((vec![(from, to)], true, None));
+        return Ok(Found { spans: vec![(from, to)], is_whole: true, ..Found::default() });
     }
     if wanted == 0 {
-        return Ok((Vec::new(), from == to, None));
+        return Ok(Found { is_whole: from == to, ..Found::default() });
     }
-    if !query.is_search() {
-        // Two more, because unfinished lines count there and may not be wanted.
-        let start = log.tail(to, wanted + 2)?.max(from);
-        return Ok((vec![(start, to)], start == from, None));
+    if query.is_search() && from == to {
+        return Ok(Found { spans: vec![(from, to)], is_whole: true, ..Found::default() }); // what is open stays so
     }
-    if from == to {
-        return Ok((vec![(from, to)], true, None)); // what is open there is to stay so
+    if query.is_search() {
+        return search::search(log, query, wanted, from, to, budget);
     }
-    let mut found = Vec::new();
-    let (mut end, mut count) = (to, 0);
-    let is_in_time = |end: u64| end == to || Instant::now() < query.deadline;
-    while end > from && count < wanted && is_in_time(end) {
-        let start = log.line_start(end.saturating_sub(WINDOW).max(from), from)?;
-        let (matches, is_candidate) = look_through(log, query, start, end)?;
-        // The newest one always: its last lines may be unfinished.
-        if is_candidate || end == to {
-            found.push((start, end));
-        }
-        count += matches;
-        end = start;
-    }
-    found.reverse();
-    let stopped = (end > from && count < wanted).then_some(end);
-    Ok((widen(log, found, query.context, from, to)?, end == from, stopped))
-}
-
-/// How many lines in a window match, and whether it must be read: also if a line that began before it might match.
-fn look_through(log: &Log, query: &Query, start: u64, end: u64) -> io::Result<(usize, bool)> {
-    if let Some(pattern) = &query.grep {
-        let mut block = vec![0; (end - start).min(2 * WINDOW) as usize];
-        let n = log.read_at(start, &mut block)?;
-        if n as u64 == end - start && !pattern.may_match(&block) {
-            return Ok((0, false));
-        }
-    }
-    let (mut matched, mut is_candidate) = (0, false);
-    let mut scan = Scan::new(log, start, end, query.longest + PREFIX);
-    let mut assembler = Assembler::new(query.stream, query.longest);
-    while let Some(raw) = scan.next()? {
-        if let Some(line) = assembler.push(&raw) {
-            let is_match = matches(query, &line);
-            matched += usize::from(is_match);
-            is_candidate |= is_match || line.lacks_start;
-        }
-    }
-    Ok((matched, is_candidate))
-}
-
-/// Makes room for the context around each span, and joins those that touch.
-fn widen(log: &Log, spans: Vec<(u64, u64)>, context: usize, from: u64, to: u64) -> io::Result<Vec<(u64, u64)>> {
-    let mut wide: Vec<(u64, u64)> = Vec::new();
-    for (start, end) in spans {
-        let start = if context > 0 { log.tail(start, context + 2)?.max(from) } else { start };
-        let end = if context > 0 && end < to { behind(log, end, context, to)? } else { end };
-        match wide.last_mut() {
-            Some(last) if last.1 >= start => last.1 = last.1.max(end),
-            _ => wide.push((start, end)),
-        }
-    }
-    Ok(wide)
-}
-
-/// The offset behind the next `count` records.
-fn behind(log: &Log, from: u64, count: usize, to: u64) -> io::Result<u64> {
-    let mut scan = Scan::new(log, from, to, PREFIX);
-    let mut at = from;
-    for _ in 0..count + 2 {
-        let Some(raw) = scan.next()? else { break };
-        at = raw.next;
-    }
-    Ok(at)
-}
-
-/// Whether a query is for this line.
-pub fn matches(query: &Query, line: &Line) -> bool {
-    query.only.is_none_or(|only| only == line.stream)
-        && query.grep.as_ref().is_none_or(|grep: &Pattern| grep.is_match(&line.text))
+    // Two more, because unfinished lines count there and may not be wanted.
+    let start = log.tail(to, wanted + 2)?.max(from);
+    Ok(Found { spans: vec![(start, to)], is_whole: start == from, ..Found::default() })
 }
 
 /// Reads lines and keeps the newest that are wanted, or the first ones.
 struct Reader<'a> {
     log: &'a Log,
     query: &'a Query,
+    known: &'a Known,
     run: u64,
     /// Lines that have not grown behind this offset are known.
     after: u64,
@@ -287,10 +221,11 @@ struct Reader<'a> {
 }
 
 impl<'a> Reader<'a> {
-    fn new(log: &'a Log, query: &'a Query, most: usize, piece: &Piece) -> Reader<'a> {
+    fn new(log: &'a Log, query: &'a Query, most: usize, piece: &Piece, known: &'a Known) -> Reader<'a> {
         Reader {
             log,
             query,
+            known,
             run: piece.run.id,
             after: piece.after.map_or(0, |place| place.offset),
             most,
@@ -308,7 +243,13 @@ impl<'a> Reader<'a> {
         }
     }
 
-    fn read_all(&mut self, spans: &[(u64, u64)], range: &Range, looks_back: bool) -> io::Result<()> {
+    fn read_all(
+        &mut self,
+        spans: &[(u64, u64)],
+        range: &Range,
+        looks_back: bool,
+        budget: &mut Budget,
+    ) -> io::Result<()> {
         self.at = range.from;
         for &(start, end) in spans {
             self.assembler = Assembler::new(self.query.stream, self.query.longest);
@@ -319,7 +260,7 @@ impl<'a> Reader<'a> {
                 None if looks_back => self.look_back(start, [true; 2])?,
                 None => {}
             }
-            self.read(start, end)?;
+            self.read(start, end, budget)?;
             self.lacks_start |= self.assembler.open().iter().any(|line| line.lacks_start);
         }
         Ok(())
@@ -356,24 +297,27 @@ impl<'a> Reader<'a> {
         self.look_back(self.span_start, missing)
     }
 
-    fn read(&mut self, from: u64, to: u64) -> io::Result<()> {
+    fn read(&mut self, from: u64, to: u64, budget: &mut Budget) -> io::Result<()> {
         let mut scan = Scan::new(self.log, from, to, self.query.longest + PREFIX);
-        let mut count: u64 = 0;
         while let Some(raw) = scan.next()? {
             if let Some(record) = record::parse(raw.bytes, self.query.stream) {
                 self.has_spoken[record.stream.index()] = true;
             }
             self.at = raw.next;
+            let length = raw.bytes.len();
             if let Some(line) = self.assembler.push(&raw) {
                 self.lacks_start |= line.lacks_start;
                 self.take(line);
-                count += 1;
-                let is_late = || count.is_multiple_of(LOOKED_AT) && Instant::now() >= self.query.deadline;
                 let is_full = self.counted >= self.most || self.bytes >= self.query.most_bytes;
-                if self.query.is_forward && (is_full || is_late()) {
+                if self.query.is_forward && is_full {
                     self.is_cut = self.at < to;
                     break;
                 }
+            }
+            // Going back, what takes long has been done by the search.
+            if !budget.spend(length) && (self.query.is_forward || budget.is_gone()) {
+                self.is_cut = self.at < to;
+                break;
             }
         }
         Ok(())
@@ -383,7 +327,8 @@ impl<'a> Reader<'a> {
         if self.query.only.is_some_and(|only| only != line.stream) {
             return;
         }
-        let is_match = !self.query.is_search() || matches(self.query, &line);
+        let is_match =
+            !self.query.is_search() || self.known.tells(&line).unwrap_or_else(|| search::matches(self.query, &line));
         for (line, is_match) in self.around.push(line, is_match) {
             self.keep(line, !is_match);
         }

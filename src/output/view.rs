@@ -1,43 +1,88 @@
 //! How lines are shown to a model: what a terminal would show of them, as text without anything that only a terminal
-//! could use. People and files get the bytes as they are.
+//! could use, that a reader would not see, or that our own marks look like. People and files get the bytes as they are.
 //!
 //! A pure state machine over one line: bounded in memory, total over all bytes, never longer than what came in, and never
 //! in the middle of a character.
 
+use crate::words::{self, MARK};
 use std::borrow::Cow;
+use std::fmt::Display;
 
 /// Columns that a line may have if there is something to obey in it; what lies beyond is not kept.
 const COLUMNS: usize = 16 << 10;
 /// A column that nothing was written into.
 const NOTHING: char = '\0';
 
+/// A line as a model sees it.
+pub struct Shown<'a> {
+    pub text: Cow<'a, str>,
+    /// Invisible characters that were dropped from it, see [`words::hidden`].
+    pub hidden: usize,
+}
+
 /// What a terminal shows after it was sent `line` (ECMA-48): escape and control sequences gone, `\r` and `\b` obeyed, so
-/// that of a progress bar the last picture is left. A gap that was jumped over is one blank, whatever its width. Invalid
-/// UTF-8 becomes `�`. Blanks at its end are dropped. Has at most as many characters as `line` has bytes.
+/// that of a progress bar the last picture is left. A gap that was jumped over is one space, whatever its width. Invalid
+/// UTF-8 becomes `�`, the brackets of our marks `[` and `]`, and what is invisible or at the end a space is dropped. Has
+/// at most as many characters as `line` has bytes.
+pub fn shown(line: &[u8]) -> Shown<'_> {
+    let mut shown = with_spaces(line);
+    match &mut shown.text {
+        Cow::Borrowed(text) => *text = text.trim_end(),
+        Cow::Owned(text) => text.truncate(text.trim_end().len()),
+    }
+    shown
+}
+
+/// The text of [`shown`].
 pub fn clean(line: &[u8]) -> Cow<'_, str> {
-    match with_last_blanks(line) {
-        Cow::Borrowed(text) => Cow::Borrowed(text.trim_end()),
-        Cow::Owned(mut text) => {
-            text.truncate(text.trim_end().len());
-            Cow::Owned(text)
-        }
+    shown(line).text
+}
+
+/// As [`clean`], with the spaces at its end, which may be searched for: prompts have them.
+pub fn with_last_blanks(line: &[u8]) -> Cow<'_, str> {
+    with_spaces(line).text
+}
+
+fn with_spaces(line: &[u8]) -> Shown<'_> {
+    let text = match std::str::from_utf8(line) {
+        // Nearly all lines hold nothing to change.
+        Ok(text) if text.chars().all(is_shown_as_it_is) => return Shown { text: Cow::Borrowed(text), hidden: 0 },
+        Ok(text) => Cow::Borrowed(text),
+        Err(_) => String::from_utf8_lossy(line),
+    };
+    let mut screen = Screen::default();
+    let mut state = State::Text;
+    for c in text.chars() {
+        state = state.step(c, &mut screen);
+    }
+    let mut hidden = 0;
+    let mut text = String::with_capacity(line.len());
+    for (c, is_hidden) in words::with_hidden(&screen.text()) {
+        if is_hidden { hidden += 1 } else { text.push(c) }
+    }
+    Shown { text: Cow::Owned(text), hidden }
+}
+
+/// Whether a character is never obeyed, dropped or replaced.
+pub fn is_shown_as_it_is(c: char) -> bool {
+    matches!(c, ' '..='~' | '\t') || !(c.is_control() || MARK.contains(&c) || words::is_invisible(c))
+}
+
+fn without_mark(c: char) -> char {
+    match MARK.iter().position(|mark| *mark == c) {
+        Some(i) => ['[', ']'][i],
+        None => c,
     }
 }
 
-/// As [`clean`], with the blanks at its end, which somebody may look for: prompts have them.
-pub fn with_last_blanks(line: &[u8]) -> Cow<'_, str> {
-    // Nearly all lines hold nothing to obey.
-    if let Ok(text) = std::str::from_utf8(line)
-        && !text.chars().any(|c| c.is_control() && c != '\t')
-    {
-        return Cow::Borrowed(text);
-    }
-    let mut screen = Screen::default();
-    let mut state = State::Text;
-    for c in String::from_utf8_lossy(line).chars() {
-        state = state.step(c, &mut screen);
-    }
-    Cow::Owned(screen.text())
+/// A mark of ours, `⟦×37⟧`: nothing that a program prints is shown like it.
+pub fn mark(text: impl Display) -> String {
+    format!("{}{text}{}", MARK[0], MARK[1])
+}
+
+/// Words of others in a sentence of ours: on one line, with everything visible and nothing like our marks.
+pub fn plain(text: &str) -> String {
+    words::one_line(&text.chars().map(without_mark).collect::<String>())
 }
 
 /// One line of a terminal.
@@ -155,7 +200,8 @@ impl State {
             }
             (state, c) if c.is_control() => state,
             (State::Text, c) => {
-                screen.put(c);
+                // Here, since what belongs between two characters depends on what they are in the end.
+                screen.put(without_mark(c));
                 State::Text
             }
             (State::Escape, '[') => State::Control(Parameter::default()),
@@ -171,11 +217,16 @@ impl State {
     }
 }
 
-/// At most `most` characters of `text`; if it is longer, an end that tells how long it was.
-pub fn clip(text: &str, most: usize) -> String {
-    match text.char_indices().nth(most) {
-        None => text.to_string(),
-        Some((end, _)) => format!("{}… [{} characters]", &text[..end], text.chars().count()),
+/// At most so many characters and bytes of a text that is [`shown`] or [`plain`]. If it is longer, or `cut` bytes of it
+/// are missing already, a mark says how much is left out.
+pub fn clip(text: &str, most: usize, bytes: usize, cut: u64) -> String {
+    let end = text.char_indices().nth(most).map_or(text.len(), |(end, _)| end);
+    let end = text.floor_char_boundary(end.min(bytes));
+    // A joiner at the end would join our mark.
+    let kept = if end < text.len() { text[..end].trim_end_matches(['\u{200c}', '\u{200d}']) } else { text };
+    match (text.len() - kept.len()) as u64 + cut {
+        0 => kept.into(),
+        more => format!("{kept}{}", mark(format_args!("{more} more bytes"))),
     }
 }
 
@@ -221,22 +272,42 @@ mod tests {
     fn no_bytes_make_it_panic_or_grow() {
         let mut random = Random::new(1);
         let alphabet = b"\x1b[]0123456789;KGCDJm\r\x08\x07\\PX^_( ab\xc2\x9b\x9d\xe2\x82\xac\xff\t\0";
+        let characters = [
+            "\u{27e6}",
+            "\u{27e7}",
+            "\u{200b}",
+            "\u{200d}",
+            "\u{fe0f}",
+            "\u{e0041}",
+            "\u{202e}",
+            "\u{1f468}",
+            "ä",
+            "a",
+            "\r",
+            " ",
+        ];
         let mut line = Vec::new();
         for round in 0..cases() {
             line.clear();
-            line.extend((0..random.below(60)).map(|_| match round % 4 {
-                0 => random.below(256) as u8,
-                _ => alphabet[random.below(alphabet.len())],
-            }));
+            for _ in 0..random.below(60) {
+                match round % 4 {
+                    0 => line.push(random.below(256) as u8),
+                    1 => line.extend_from_slice(characters[random.below(characters.len())].as_bytes()),
+                    _ => line.push(alphabet[random.below(alphabet.len())]),
+                }
+            }
             let shown = clean(&line);
             let count = shown.chars().count();
             assert!(count <= line.len(), "{line:?}");
             assert!(shown.chars().all(|c| !c.is_control() || c == '\t'), "{line:?}");
+            assert!(words::hidden(&shown).count() == 0 && !shown.contains(MARK), "{line:?}");
             assert_eq!(clean(shown.as_bytes()), shown, "what is shown is shown as it is: {line:?}");
-            let most = random.below(40);
-            let clipped = clip(&shown, most);
-            let kept = clipped.split('…').next().unwrap_or("");
-            assert!(count <= most && clipped == shown || shown.starts_with(kept) && kept.chars().count() <= most);
+            let (most, bytes) = (random.below(40), random.below(90));
+            let clipped = clip(&shown, most, bytes, 0);
+            let kept = clipped.split(MARK[0]).next().unwrap_or("");
+            assert!(shown.starts_with(kept) && kept.chars().count() <= most && kept.len() <= bytes, "{line:?}");
+            assert_eq!(count <= most && shown.len() <= bytes, clipped == shown, "{line:?}");
+            assert_eq!(words::hidden(&clipped).count(), 0, "{line:?}");
         }
         let far = clean(b"\x1b[99999999999999999999Cx\x1b[99999G y\x1b[9Gx");
         assert_eq!(far, " x");
@@ -245,9 +316,30 @@ mod tests {
     }
 
     #[test]
-    fn long_lines_are_clipped_between_characters_and_their_length_is_told() {
-        assert_eq!(clip("abc", 3), "abc");
-        assert_eq!(clip("\u{e4}\u{f6}\u{fc}\u{df}", 2), "\u{e4}\u{f6}\u{2026} [4 characters]");
-        assert_eq!(clip("", 0), "");
+    fn long_lines_are_clipped_between_characters_and_what_is_left_out_is_told() {
+        const FAR: usize = usize::MAX;
+        assert_eq!(clip("abc", 3, 3, 0), "abc");
+        assert_eq!(clip("\u{e4}\u{f6}\u{fc}\u{df}", 2, FAR, 0), "\u{e4}\u{f6}\u{27e6}4 more bytes\u{27e7}");
+        assert_eq!(clip("\u{e4}\u{f6}", FAR, 3, 5), "\u{e4}\u{27e6}7 more bytes\u{27e7}");
+        assert_eq!(clip("abc", FAR, FAR, 5), "abc\u{27e6}5 more bytes\u{27e7}");
+        assert_eq!(clip("\u{1f468}\u{200d}\u{1f469}", 2, FAR, 0), "\u{1f468}\u{27e6}7 more bytes\u{27e7}");
+        assert_eq!(clip("", 0, 0, 0), "");
+    }
+
+    #[test]
+    fn invisible_characters_are_dropped_and_counted_and_marks_are_ours() {
+        for (line, text, hidden) in [
+            ("er\u{200b}ror\u{202e}", "error", 2),
+            ("\u{feff}a\u{e0041} \u{ad} ", "a", 3),
+            ("\u{26a0}\u{fe0f} 1\u{fe0f}\u{20e3}", "\u{26a0}\u{fe0f} 1\u{fe0f}\u{20e3}", 0),
+            ("a\u{fe0f}\u{e0100}", "a", 2),
+            ("\x1b[1m\u{200b}x\x1b[0m", "x", 1),
+            ("\u{27e6}×9\u{27e7}", "[×9]", 0),
+        ] {
+            let shown = shown(line.as_bytes());
+            assert_eq!((shown.text.as_ref(), shown.hidden), (text, hidden), "{line:?}");
+        }
+        assert_eq!(mark("×9"), "\u{27e6}×9\u{27e7}");
+        assert_eq!(plain("a\n\u{202e}\u{27e6}x\u{27e7}"), "a\\n\\u{202e}[x]");
     }
 }

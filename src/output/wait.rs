@@ -9,6 +9,7 @@ use super::lines::{Assembler, Line};
 use super::pattern::Pattern;
 use super::reader::recall;
 use super::scope::{Parts, Piece, Scope};
+use super::search::Budget;
 use super::unreadable;
 use crate::fault::Fault;
 use crate::log::Stream;
@@ -17,6 +18,7 @@ use crate::manager::watch::{Bell, LOOK};
 use std::collections::BTreeMap;
 use std::io;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 /// The longest that anybody may wait in one call: clients give up at 60 s.
@@ -24,6 +26,8 @@ pub const LONGEST: Duration = Duration::from_secs(45);
 /// So much silence after something new is "quiet". It counts from the call on at the earliest: what reacts to an edit
 /// takes a moment to say its first word.
 pub const QUIET: Duration = Duration::from_millis(500);
+/// What is there already is looked through for so long, also in a shorter wait: `timeout=0` asks whether it has come.
+const CATCH_UP: Duration = Duration::from_secs(1);
 /// Of a line, so much is looked at, in bytes.
 const LINE: usize = 64 << 10;
 
@@ -55,12 +59,54 @@ pub enum Outcome {
     Abandoned,
 }
 
-/// Whoever waits, as far as waiting must know.
-pub trait Caller {
-    /// Whether nobody is there any more to hear the answer.
+/// A client that waits for an answer. Calls of a batch share one.
+pub trait Caller: Sync {
+    /// Whether the client has left.
     fn is_gone(&self) -> bool;
-    /// Asked once before waiting: false if too many wait already.
+    /// Takes one more place to wait, until the request is answered; false if none is left.
     fn may_wait(&self) -> bool;
+}
+
+/// The client as one call sees it: takes one place, however often the call waits.
+pub struct OneCall<'a> {
+    caller: &'a dyn Caller,
+    has_place: AtomicBool,
+}
+
+impl<'a> OneCall<'a> {
+    /// A call of `caller`.
+    pub fn of(caller: &'a dyn Caller) -> OneCall<'a> {
+        OneCall { caller, has_place: AtomicBool::new(false) }
+    }
+
+    /// Another call of the same client.
+    pub fn another(&self) -> OneCall<'a> {
+        OneCall::of(self.caller)
+    }
+}
+
+impl Caller for OneCall<'_> {
+    fn is_gone(&self) -> bool {
+        self.caller.is_gone()
+    }
+    fn may_wait(&self) -> bool {
+        // A call is the business of one thread.
+        let has_place = self.has_place.load(Ordering::Relaxed) || self.caller.may_wait();
+        self.has_place.store(has_place, Ordering::Relaxed);
+        has_place
+    }
+}
+
+/// The caller of a read that is short by itself: it never leaves.
+pub struct Unattended;
+
+impl Caller for Unattended {
+    fn is_gone(&self) -> bool {
+        false
+    }
+    fn may_wait(&self) -> bool {
+        true
+    }
 }
 
 /// Refuses one who wants to wait if too many do. To be asked for before anything is read for it.
@@ -81,6 +127,7 @@ pub fn wait(
 ) -> Result<Outcome, Fault> {
     admit(caller)?;
     let end = Instant::now() + limit.min(LONGEST);
+    let mut budget = Budget::new(end.max(Instant::now() + CATCH_UP), caller);
     let bell = Arc::new(Bell::default());
     let mut seen: BTreeMap<u64, Seen> = BTreeMap::new();
     let mut news_at = None;
@@ -92,7 +139,8 @@ pub fn wait(
         let is_over = is_over(scope, from, &parts, with_leader);
         for piece in pieces {
             let own = seen.entry(piece.run.id).or_insert_with(|| Seen::new(stream, piece.after));
-            let (grew, matched) = own.look(piece, until, end).map_err(|error| unreadable(&piece.run, &error))?;
+            let looked = own.look(piece, until, &mut budget);
+            let (grew, matched) = looked.map_err(|error| unreadable(&piece.run, &error))?;
             if grew {
                 news_at = Some(Instant::now());
             }
@@ -105,7 +153,7 @@ pub fn wait(
         if quiet_at.is_some_and(|quiet| quiet <= now) {
             return Ok(Outcome::Quiet);
         }
-        if is_over {
+        if is_over && !seen.values().any(|seen| seen.is_behind) {
             return Ok(Outcome::Over);
         }
         if now >= end {
@@ -145,16 +193,18 @@ struct Seen {
     stream: Stream,
     /// Nothing more comes, and all has been looked at.
     is_done: bool,
+    /// Time was over before all that is there had been looked at.
+    is_behind: bool,
 }
 
 impl Seen {
     fn new(stream: Stream, after: Option<Place>) -> Seen {
-        Seen { at: None, after, lines: Assembler::new(stream, LINE), stream, is_done: false }
+        Seen { at: None, after, lines: Assembler::new(stream, LINE), stream, is_done: false, is_behind: false }
     }
 
     /// Goes through what is new: whether there was something, and whether it matches. A line that is not finished counts
-    /// as far as it is there. Ends at `end` in any case.
-    fn look(&mut self, piece: &Piece, until: &Until, end: Instant) -> io::Result<(bool, bool)> {
+    /// as far as it is there. Ends with `budget` in any case.
+    fn look(&mut self, piece: &Piece, until: &Until, budget: &mut Budget) -> io::Result<(bool, bool)> {
         if self.is_done {
             return Ok((false, false));
         }
@@ -172,23 +222,23 @@ impl Seen {
         let mut matched = false;
         if let (true, Until::Match(wanted)) = (grew, until) {
             let mut scan = Scan::new(&log, at, log.end(), LINE);
-            let mut count: u64 = 0;
             while let Some(raw) = scan.next()? {
                 at = raw.next;
-                count += 1;
-                if count.is_multiple_of(1000) && Instant::now() >= end {
-                    self.is_done = false; // a flood, and an expression that is slower than it
-                    break;
-                }
+                let length = raw.bytes.len();
                 if self.lines.push(&raw).is_some_and(|line| wanted.is_match(&line.text)) {
                     matched = true;
+                    break;
+                }
+                if !budget.spend(length) {
+                    // A flood, and an expression that is slower than it.
+                    (self.is_behind, self.is_done) = (true, false);
                     break;
                 }
             }
             // A line that has not gone on since is not new.
             let known = self.after.map_or(0, |place| place.offset);
             let is_new = |line: &&Line| line.last >= known && wanted.is_match(&line.text);
-            matched = matched || self.lines.open().iter().any(is_new);
+            matched = matched || !self.is_behind && self.lines.open().iter().any(is_new);
         } else {
             at = log.end();
         }

@@ -16,11 +16,10 @@ use crate::output::wait::Caller;
 use crate::words::Word;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
-use std::cell::RefCell;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{SyncSender, sync_channel};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 /// The header by which commands up to version 0.3, which know a server by its port, insist on a data directory.
@@ -146,15 +145,15 @@ impl Service for Routes {
     }
 }
 
-/// A request as somebody who waits.
+/// The client of a request, and the places that its calls have taken to wait.
 struct Client<'a> {
     request: &'a Request<'a>,
-    place: RefCell<Option<Waiting<'a>>>,
+    places: Mutex<Vec<Waiting<'a>>>,
 }
 
 impl<'a> Client<'a> {
     fn of(request: &'a Request<'a>) -> Client<'a> {
-        Client { request, place: RefCell::new(None) }
+        Client { request, places: Mutex::default() }
     }
 }
 
@@ -163,11 +162,10 @@ impl Caller for Client<'_> {
         self.request.client_is_gone()
     }
     fn may_wait(&self) -> bool {
-        let mut place = self.place.borrow_mut();
-        if place.is_none() {
-            *place = self.request.may_wait();
-        }
-        place.is_some()
+        let place = self.request.may_wait();
+        let may_wait = place.is_some();
+        self.places.lock().unwrap_or_else(PoisonError::into_inner).extend(place);
+        may_wait
     }
 }
 

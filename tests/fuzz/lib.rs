@@ -28,3 +28,8 @@ pub mod shim;
 pub mod sys;
 #[path = "../../src/words.rs"]
 pub mod words;
+
+/// A text out of these words: each byte chooses one.
+pub fn sentence(bytes: &[u8], words: &[&str]) -> String {
+    bytes.iter().map(|byte| words[usize::from(*byte) % words.len()]).collect()
+}

@@ -1,10 +1,13 @@
-//! What became of `ctrl`: a sentence, and after a start the verdict with the first lines.
+//! What became of `ctrl`: a sentence, and after a start the verdict with the first lines below it.
 
-use super::{lines, name, set, state};
+use super::lines::{self, Body};
+use super::{ERROR, LABEL, answer, lines_in_words, name, names, set, state, told};
 use crate::manager::{describe_end, overview};
 use crate::mcp::tools::ctrl::{Control, Verdict};
+use crate::output::query::Selected;
 use crate::output::wait::Outcome;
-use crate::sys;
+use crate::rundir::Status;
+use crate::{sys, words};
 use serde_json::{Value, json};
 use std::fmt::Write;
 use std::time::Duration;
@@ -14,28 +17,32 @@ const ROOM: usize = 4000;
 
 pub fn text(control: &Control) -> String {
     let Control { action, run, stopped, verdict, cursor, .. } = control;
-    let label = name(run);
-    if let Some(verdict) = verdict {
-        return started(control, verdict);
-    }
-    match stopped {
-        Some(stopped) if stopped.was_over => format!("{label} was not running: it {}\n", describe_end(&stopped.status)),
-        Some(stopped) => {
-            let mut text = format!("{label} {}", describe_end(&stopped.status));
-            if let Some(stop) = &stopped.status.stop {
-                let _ = write!(text, "; {} process{} ended", stop.asked, if stop.asked == 1 { "" } else { "es" });
-                if stop.killed > 0 {
-                    let _ = write!(text, ", {} had to be killed", stop.killed);
-                }
-            }
-            text + "\n"
+    let label = name(run, LABEL);
+    let mut parts = match (verdict, stopped) {
+        (Some(verdict), _) => return started(control, verdict),
+        (None, Some(stopped)) if stopped.was_over => {
+            vec![format!("{label} was not running: it {}", end(&stopped.status))]
         }
-        None => {
+        (None, Some(stopped)) => vec![format!("{label} {}", end(&stopped.status))],
+        (None, None) => {
             let to = if *action == "input" { "the stdin of " } else { "" };
-            let cursor = cursor.as_ref().map_or(String::new(), |cursor| format!("; cursor={cursor}"));
-            format!("sent to {to}{label}, PID {}{cursor}\n", run.status().pid)
+            vec![format!("sent to {to}{label}, PID {}", run.status().pid)]
         }
+    };
+    let stop = stopped.as_ref().filter(|stopped| !stopped.was_over).and_then(|stopped| stopped.status.stop.as_ref());
+    if let Some(stop) = stop {
+        let mut ended = format!("{} process{} ended", stop.asked, if stop.asked == 1 { "" } else { "es" });
+        if stop.killed > 0 {
+            let _ = write!(ended, ", {} had to be killed", stop.killed);
+        }
+        parts.push(ended);
     }
+    parts.extend(cursor.as_ref().map(|cursor| format!("cursor={cursor}")));
+    answer(&parts, "")
+}
+
+fn end(status: &Status) -> String {
+    names::plain(&describe_end(status), ERROR)
 }
 
 /// `ready`, `exited` or `running`.
@@ -47,58 +54,90 @@ fn word(control: &Control, verdict: &Verdict) -> &'static str {
 }
 
 fn started(control: &Control, verdict: &Verdict) -> String {
-    let Control { action, run, .. } = control;
     let word = word(control, verdict);
-    let took = seconds(verdict.took);
-    let what = match (word, verdict.outcome) {
-        ("exited", Outcome::Matched) => {
-            format!("exited: wait_for matched, but it {} after {took}", describe_end(&run.status()))
-        }
-        ("exited", _) => format!("exited: it {} after {took}", describe_end(&run.status())),
-        ("ready", _) => format!("ready: wait_for matched after {took}, PID {}", run.status().pid),
-        (_, Outcome::Quiet) => format!("running and quiet after {took}, PID {}", run.status().pid),
-        _ => format!("running after {took}, PID {}", run.status().pid),
-    };
-    let mut text = format!("{action}: {} {what}", name(run));
-    if word == "exited" && run.status().exit_code.is_none() && run.status().signal.is_none() {
-        let _ = write!(text, "; {}", state(run));
+    let (body, rows) = if word == "exited" { ended_lines(verdict) } else { first_lines(verdict) };
+    let mut parts =
+        vec![format!("{}: {} {}", control.action, name(&control.run, LABEL), outcome(control, verdict, word))];
+    let status = control.run.status();
+    if word == "exited" && status.exit_code.is_none() && status.signal.is_none() {
+        parts.push(state(&control.run));
     }
     if !verdict.urls.is_empty() {
-        let _ = write!(text, "; {}", verdict.urls.join(" "));
+        parts.push(verdict.urls.join(" "));
     }
     if !verdict.ports.is_empty() {
         let ports: Vec<String> = verdict.ports.iter().map(u16::to_string).collect();
-        let _ = write!(text, "; listens on {}", ports.join(" "));
+        parts.push(format!("listens on {}", ports.join(" ")));
     }
-    let _ = writeln!(text, "; cursor={}", verdict.cursor);
     if let Some(twin) = &control.twin {
-        let _ = writeln!(
-            text,
-            "[the same command runs there as {}, PID {}, too; if one is enough, stop this one]",
-            name(twin),
-            twin.status().pid
-        );
+        let (name, pid) = (name(twin, LABEL), twin.status().pid);
+        parts.push(format!("the same command runs there as {name}, PID {pid}, too: if one is enough, stop this one"));
     }
-    if word == "exited" {
-        for (title, lines) in [("stderr", &verdict.errors), ("stdout", &verdict.lines)] {
-            if !lines.is_empty() {
-                let _ = writeln!(text, "--- {title}, last lines ---");
-                lines::push_all(&mut text, lines, ROOM / 2);
-            }
+    parts.extend(rows);
+    parts.extend(told(&body));
+    if let Some(wait_for) =
+        verdict.wait_for.as_ref().filter(|_| word != "exited" && verdict.outcome == Outcome::TimedOut)
+    {
+        let wait_for = words::quote_json(wait_for);
+        parts.push(format!("not ready yet; to go on waiting: output after=\"{}\" wait_for={wait_for}", verdict.cursor));
+    }
+    parts.push(format!("cursor={}", verdict.cursor));
+    answer(&parts, &body.text)
+}
+
+fn outcome(control: &Control, verdict: &Verdict, word: &str) -> String {
+    let (took, status) = (seconds(verdict.took), control.run.status());
+    match (word, verdict.outcome) {
+        ("exited", Outcome::Matched) => format!("exited: wait_for matched, but it {} after {took}", end(&status)),
+        ("exited", _) => format!("exited: it {} after {took}", end(&status)),
+        ("ready", _) => format!("ready: wait_for matched after {took}, PID {}", status.pid),
+        (_, Outcome::Quiet) => format!("running and quiet after {took}, PID {}", status.pid),
+        _ => format!("running after {took}, PID {}", status.pid),
+    }
+}
+
+/// The last lines of what has ended, and which rows are whose: what it said on stderr is most often why.
+fn ended_lines(verdict: &Verdict) -> (Body, Option<String>) {
+    let mut body = Body::default();
+    let mut rows: Vec<String> = Vec::new();
+    for (stream, lines) in [("stderr", &verdict.errors), ("stdout", &verdict.lines)] {
+        let first = body.rows + 1;
+        body.append(lines::body_of(&lines::selected(lines), ROOM / 2));
+        match body.rows {
+            last if last < first => {}
+            last if last == first => rows.push(format!("{stream}: line {first}")),
+            last => rows.push(format!("{stream}: lines {first}-{last}")),
         }
-        return text;
     }
-    let room = if verdict.last.is_empty() { ROOM } else { ROOM / 2 };
-    lines::push_all(&mut text, &verdict.lines, room);
-    if verdict.left_out > 0 {
-        let _ = writeln!(text, "[{} lines left out]", verdict.left_out);
+    (body, (!rows.is_empty()).then(|| rows.join(", ")))
+}
+
+/// The first lines of what runs and the last ones, and how many there are between.
+fn first_lines(verdict: &Verdict) -> (Body, Option<String>) {
+    let lines = lines::selected(verdict.lines.iter().chain(&verdict.last));
+    let whole = lines::body_of(&lines, ROOM);
+    if verdict.last.is_empty() && whole.count == lines.len() {
+        return (whole, None);
     }
-    lines::push_all(&mut text, &verdict.last, room);
-    if let Some(wait_for) = verdict.wait_for.as_ref().filter(|_| verdict.outcome == Outcome::TimedOut) {
-        let (after, wait_for) = (json!(verdict.cursor.to_string()), json!(wait_for));
-        let _ = writeln!(text, "[not ready yet; to go on waiting: output after={after} wait_for={wait_for}]");
+    let middle = if verdict.last.is_empty() { lines.len() / 2 } else { verdict.lines.len() };
+    let (first, last) = lines.split_at(middle);
+    let (mut body, last) = (first_that_fit(first, ROOM / 2), lines::body_of(last, ROOM / 2));
+    let left_out = verdict.left_out + (lines.len() - body.count - last.count) as u64;
+    let words = (left_out > 0).then(|| format!("{} left out after line {}", lines_in_words(left_out), body.rows));
+    body.append(last);
+    (body, words)
+}
+
+/// The first of these lines: where a server says its address.
+fn first_that_fit(lines: &[Selected], room: usize) -> Body {
+    let mut count = lines.len();
+    loop {
+        let body = lines::body_of(&lines[..count], room);
+        if body.count == count || count <= 1 {
+            return body;
+        }
+        count -= 1;
     }
-    text
 }
 
 fn seconds(time: Duration) -> String {

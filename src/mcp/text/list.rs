@@ -1,9 +1,10 @@
-//! `list` for a model: one line a process, under 300 bytes, what runs first.
+//! `list` for a model: one line a process, under 300 bytes, what runs first. A row is ours up to the mark before the last
+//! line of the program.
 
-use super::{lines_in_words, size};
+use super::{dropped, lines_in_words, names, size};
 use crate::manager::age;
 use crate::mcp::tools::list::{Listing, Row};
-use crate::output::view;
+use crate::output::view::mark;
 use crate::words;
 use std::fmt::Write;
 
@@ -11,26 +12,34 @@ use std::fmt::Write;
 const LIST: usize = 8000;
 /// Of one process, its newline included.
 const LINE: usize = 299;
+/// Of its label, and of what else may be long.
+const LABEL: usize = 100;
+const PART: usize = 60;
 
 pub fn text(listing: &Listing) -> String {
     let rows = &listing.rows;
     let (live, ended): (Vec<&Row>, Vec<&Row>) =
         rows.iter().partition(|row| matches!(row.overview.status, "running" | "detached"));
-    let mut text = format!("{} running, {} ended", live.len(), ended.len());
+    let mut parts = vec![format!("{} running, {} ended", live.len(), ended.len())];
     if rows.is_empty() {
-        text.push_str(&nothing(listing));
+        parts[0].push_str(&nothing(listing));
     }
-    text.push('\n');
     // Live ones first, then the ones that ended last.
-    let mut left_out = 0;
+    let (mut body, mut left_out, mut hidden) = (String::new(), 0, 0);
     for row in live.into_iter().chain(ended.into_iter().rev()) {
         let line = line(row);
-        if text.len() + line.len() > LIST { left_out += 1 } else { text.push_str(&line) }
+        if body.len() + line.len() > LIST {
+            left_out += 1;
+        } else {
+            body.push_str(&line);
+            hidden += row.hidden;
+        }
     }
     if left_out > 0 {
-        let _ = writeln!(text, "[{left_out} more; narrow it with working_directory or command_or_label]");
+        parts.push(format!("{left_out} more: narrow it with working_directory or command_or_label"));
     }
-    text
+    parts.extend(dropped(hidden));
+    super::answer(&parts, &body)
 }
 
 /// That a directory has none is no reason to start what runs in the next one.
@@ -38,7 +47,7 @@ fn nothing(listing: &Listing) -> String {
     match &listing.elsewhere {
         Some((directory, others @ 1..)) => format!(
             " in {}; list without working_directory shows {others} in other directories",
-            view::clip(directory, 120)
+            names::bare(directory, LABEL)
         ),
         _ => "; nothing has been started yet".into(),
     }
@@ -47,19 +56,14 @@ fn nothing(listing: &Listing) -> String {
 fn line(row: &Row) -> String {
     let process = &row.overview;
     let is_live = matches!(process.status, "running" | "detached");
-    let mut line = format!("{}: {}", view::clip(&words::one_line(&process.label), 120), process.status);
-    let outcome = process.exit_code.map(|code| format!("exit code {code}")).or(process.signal.clone());
-    let ago = if process.start_time.is_none() || process.run.is_empty() {
-        String::new()
-    } else if is_live {
-        format!(" {}", age(row.age_ms))
-    } else {
-        format!(" {} ago", age(row.age_ms))
-    };
-    line.push_str(&ago);
+    let mut line = format!("{}: {}", names::bare(&process.label, LABEL), process.status);
+    if process.start_time.is_some() && !process.run.is_empty() {
+        let _ = write!(line, " {}{}", age(row.age_ms), if is_live { "" } else { " ago" });
+    }
     let ports: Vec<String> = row.ports.iter().take(6).map(u16::to_string).collect();
+    let default_label = format!(" in {}", process.working_directory);
     let parts = [
-        outcome,
+        process.exit_code.map(|code| format!("exit code {code}")).or(process.signal.clone()),
         (process.pid > 0).then(|| format!("PID {}", process.pid)),
         (!process.run.is_empty()).then(|| process.run.clone()),
         (!ports.is_empty()).then(|| format!("port {}", ports.join(" "))),
@@ -68,28 +72,29 @@ fn line(row: &Row) -> String {
         row.memory_bytes.map(size),
         row.lines.map(lines_in_words),
         (row.log_bytes > 0).then(|| format!("logs {}", size(row.log_bytes))),
-        process.error.as_ref().map(|error| view::clip(&words::one_line(error), 120)),
+        process.error.as_ref().map(|error| names::bare(error, PART)),
+        (!process.label.ends_with(&default_label)).then(|| command(process)),
     ];
+    // What does not fit is left out whole, so that none is cut where another could begin.
     for part in parts.into_iter().flatten() {
-        let _ = write!(line, ", {part}");
+        if line.len() + part.len() + ", \n".len() <= LINE {
+            let _ = write!(line, ", {part}");
+        }
     }
-    let default_label = format!(" in {}", process.working_directory);
-    if !process.label.ends_with(&default_label) {
-        let command = view::clip(&words::one_line(&words::quote(&process.command)), 60);
-        let _ = write!(line, ", {command}{}", words::one_line(&default_label));
-    }
-    let room = LINE.saturating_sub(line.len() + ": ".len() + "…\n".len());
+    let start = format!(" {} ", mark("last line"));
+    let room = LINE.saturating_sub(line.len() + start.len() + "…\n".len());
     if !row.last_line.is_empty() && room > 20 {
         let end = row.last_line.floor_char_boundary(room);
         let more = if end < row.last_line.len() { "…" } else { "" };
-        let _ = write!(line, ": {}{more}", &row.last_line[..end]);
-    }
-    if line.len() >= LINE {
-        line.truncate(line.floor_char_boundary(LINE - "…\n".len()));
-        line.push('…');
+        let _ = write!(line, "{start}{}{more}", &row.last_line[..end]);
     }
     line.push('\n');
     line
+}
+
+fn command(process: &crate::manager::Overview) -> String {
+    let command = names::bare(&words::quote(&process.command), PART);
+    format!("{command} in {}", names::bare(&process.working_directory, PART))
 }
 
 #[cfg(test)]
@@ -99,8 +104,9 @@ mod tests {
 
     #[test]
     fn a_process_takes_less_than_300_bytes_whatever_it_is() {
-        for (length, letter) in
-            [0, 1, 30, 120, 400, 4000].into_iter().flat_map(|n| [(n, "ä"), (n, "\n"), (n, "\u{1b}")])
+        for (length, letter) in [0, 1, 30, 120, 400, 4000]
+            .into_iter()
+            .flat_map(|n| ["ä", "\n", "\u{1b}", "\u{27e6}", "\u{e0041}", "a', "].map(|letter| (n, letter)))
         {
             let text = letter.repeat(length);
             let overview = Overview {
@@ -124,6 +130,7 @@ mod tests {
                 log_bytes: 1 << 33,
                 url: Some(format!("http://localhost:1/{}", "x".repeat(180))),
                 last_line: "ä".repeat(length),
+                hidden: 0,
                 age_ms: 5000,
             };
             let line = line(&row);

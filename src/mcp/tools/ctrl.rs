@@ -12,7 +12,7 @@ use crate::output::lines::Line;
 use crate::output::query::{Query, Selection, Unfinished, select};
 use crate::output::scope::{Parts, Piece, Scope, Source};
 use crate::output::view;
-use crate::output::wait::{self, Outcome, Until};
+use crate::output::wait::{self, Outcome, Unattended, Until};
 use crate::sys;
 use crate::words::{self, Word};
 use std::path::PathBuf;
@@ -206,7 +206,7 @@ fn with_cursor(fault: Fault, context: &Context) -> Fault {
 
 /// Behind all that a run has said so far.
 fn end(run: &Arc<Run>) -> Option<Cursor> {
-    select(&whole(run), &Query::tail(Stream::Combined, 1)).ok()?.cursor
+    select(&whole(run), &Query::tail(Stream::Combined, 1), &Unattended).ok()?.cursor
 }
 
 /// All that a run said.
@@ -227,7 +227,7 @@ fn verdict(run: &Arc<Run>, until: Option<Until>, arguments: &Arguments, context:
     let with_leader = until.is_none();
     let until = until.unwrap_or(Until::Over);
     let wait_for =
-        |until: &Until, limit| wait::wait(&scope, Stream::Combined, &start, until, limit, with_leader, context.caller);
+        |until: &Until, limit| wait::wait(&scope, Stream::Combined, &start, until, limit, with_leader, &context.caller);
     let outcome = wait_for(&until, limit)?;
     if outcome == Outcome::Matched {
         wait_for(&Until::Over, BANNER)?;
@@ -237,8 +237,8 @@ fn verdict(run: &Arc<Run>, until: Option<Until>, arguments: &Arguments, context:
     let parts = whole(run);
     let head =
         Query { is_forward: true, unfinished: Unfinished::Held, most_bytes, ..Query::tail(Stream::Combined, lines) };
-    let head = select(&parts, &head)?;
-    let tail = select(&parts, &Query::tail(Stream::Combined, FIRST))?;
+    let head = select(&parts, &head, &context.caller)?;
+    let tail = select(&parts, &Query::tail(Stream::Combined, FIRST), &context.caller)?;
     let urls = urls(head.lines.iter().chain(&tail.lines).map(|selected| selected.line.text.as_slice()));
     let ports = usage(&[run]).remove(0).map_or(Vec::new(), |usage| usage.ports);
     let cursor = tail.cursor.clone().unwrap_or(start);
@@ -255,7 +255,7 @@ fn verdict(run: &Arc<Run>, until: Option<Until>, arguments: &Arguments, context:
         cursor,
     };
     if run.status().leader_ended.is_some() {
-        let last = |stream| select(&parts, &Query::tail(stream, FIRST)).map(lines_of);
+        let last = |stream| select(&parts, &Query::tail(stream, FIRST), &context.caller).map(lines_of);
         (verdict.lines, verdict.errors) = (last(Stream::Stdout)?, last(Stream::Stderr)?);
         return Ok(verdict);
     }
@@ -282,18 +282,20 @@ fn join(verdict: &mut Verdict, total: Option<u64>) {
     }
 }
 
-/// URLs in these lines, those of this machine first.
+/// URLs in these lines, those of this machine first. They stand in sentences of ours, so they end where a part of one could
+/// begin, and one that holds what looks like a cursor is left out.
 pub fn urls<'a>(lines: impl Iterator<Item = &'a [u8]>) -> Vec<String> {
     let mut found: Vec<String> = Vec::new();
     for line in lines {
         let text = view::clean(line);
         let mut rest = &*text;
         while let Some(at) = ["http://", "https://"].iter().filter_map(|scheme| rest.find(scheme)).min() {
-            let end = rest[at..].find(|c: char| c.is_whitespace() || "\"'`<>\\^{}|".contains(c));
+            let end = rest[at..].find(|c: char| !c.is_ascii_graphic() || "\"'`<>\\^{}|,;".contains(c));
             let (url, behind) = rest[at..].split_at(end.unwrap_or(rest.len() - at));
             rest = behind;
             let url = url.trim_end_matches(['.', ',', ';', ':', '!', '?', ')', ']', '*', '…']);
-            if url.len() > "https://".len() && url.len() <= 200 && !found.iter().any(|known| known == url) {
+            let is_sound = ("https://".len() + 1..=200).contains(&url.len()) && !url.contains("cursor=");
+            if is_sound && !found.iter().any(|known| known == url) {
                 found.push(url.into());
             }
         }
@@ -315,13 +317,14 @@ mod tests {
 
     #[test]
     fn urls_are_found_whole_clean_and_with_those_of_this_machine_first() {
-        let lines: [&[u8]; 6] = [
+        let lines: [&[u8]; 7] = [
             b"docs: https://vite.dev/guide/.",
             b"  \x1b[32m\xe2\x9e\x9c\x1b[39m  Local:   \x1b[36mhttp://localhost:\x1b[1m5173\x1b[22m/\x1b[39m",
             b"  Network: http://192.168.0.7:5173/, (http://127.0.0.1:9/x?y=1)",
             b"again http://localhost:5173/ http:// https://",
             b"{\"url\":\"http://[::1]:80\"}",
             b"https://x.org/\xe2\x98\x83 http",
+            b"http://localhost:7/;cursor=r1 http://localhost:8/?cursor=r1.combined.5",
         ];
         assert_eq!(
             urls(lines.into_iter()),
@@ -329,8 +332,8 @@ mod tests {
                 "http://localhost:5173/",
                 "http://127.0.0.1:9/x?y=1",
                 "http://[::1]:80",
-                "https://vite.dev/guide/",
-                "http://192.168.0.7:5173/"
+                "http://localhost:7/",
+                "https://vite.dev/guide/"
             ]
         );
     }

@@ -10,6 +10,7 @@ use crate::manager::watch::{LastWords, Run};
 use crate::manager::{Overview, Usage, overview, usage};
 use crate::output::query::{Query, select};
 use crate::output::view;
+use crate::output::wait::Unattended;
 use serde::Serialize;
 use std::sync::Arc;
 
@@ -46,6 +47,9 @@ pub struct Row {
     /// What it said last, as a terminal would show it.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub last_line: String,
+    /// Invisible characters that are not in it.
+    #[serde(skip)]
+    pub hidden: usize,
     /// Milliseconds since it started, or since it ended.
     #[serde(skip)]
     pub age_ms: u64,
@@ -88,6 +92,7 @@ pub fn call(arguments: &Arguments, context: &Context) -> Result<Answer, Fault> {
             lines: words.lines,
             log_bytes: words.log_bytes,
             last_line: words.line,
+            hidden: words.hidden,
             age_ms,
         }
     };
@@ -127,12 +132,21 @@ fn last_words(run: &Arc<Run>) -> LastWords {
     let recent = recent.and_then(|log| log.count_lines(status.bytes[i], log.end()).ok());
     let sizes = Stream::ALL.map(|stream| Log::size(run.dir.path(), stream));
     let query = Query { longest: LONGEST, ..Query::tail(Stream::Combined, 3) };
-    let lines = select(&ctrl::whole(run), &query).map_or(Vec::new(), |selection| selection.lines);
+    let lines = select(&ctrl::whole(run), &query, &Unattended).map_or(Vec::new(), |selection| selection.lines);
     // The very last one is often empty.
-    let said = lines.iter().rev().map(|selected| view::clean(&selected.line.text)).find(|text| !text.is_empty());
+    let said = lines.iter().rev().map(|selected| view::shown(&selected.line.text)).find(|shown| !shown.text.is_empty());
     LastWords {
-        line: said.map_or(String::new(), |text| view::clip(text.trim_start(), 200)),
+        line: said.as_ref().map_or(String::new(), |shown| shorten(shown.text.trim_start())),
+        hidden: said.map_or(0, |shown| shown.hidden),
         lines: recent.map(|recent| recent + status.lines[i]),
         log_bytes: sizes.iter().sum(),
+    }
+}
+
+fn shorten(text: &str) -> String {
+    const MOST: usize = 200;
+    match text.char_indices().nth(MOST) {
+        Some((end, _)) => format!("{}…", &text[..end]),
+        None => text.into(),
     }
 }

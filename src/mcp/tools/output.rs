@@ -11,8 +11,8 @@ use crate::output::lines::Line;
 use crate::output::pattern::Pattern;
 use crate::output::query::{Query, SEARCH, Selection, Unfinished, select};
 use crate::output::scope::{Parts, Scope};
-use crate::output::wait::{self, Outcome, Until};
-use crate::words::one_line;
+use crate::output::wait::{self, Caller, Outcome, Unattended, Until};
+use crate::words;
 use serde_json::{Map, Value, json};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -56,18 +56,27 @@ pub struct Process {
 impl Output {
     /// Names in front of lines: none if it is clear whose they are.
     pub fn names(&self) -> Vec<String> {
-        if self.is_merged { self.processes.iter().map(|process| one_line(&process.name)).collect() } else { Vec::new() }
+        if self.is_merged {
+            self.processes.iter().map(|process| words::one_line(&process.name)).collect()
+        } else {
+            Vec::new()
+        }
     }
 
     /// The call that reads what came before the shown line of this number. The cursor says whose lines they are.
     pub fn call_before(&self, number: usize) -> String {
         let mut arguments = self.asked.clone();
         arguments.retain(|name, _| !matches!(name.as_str(), "command_or_label" | "working_directory"));
-        arguments.insert("before".into(), json!(self.selection.before_line(number).to_string()));
+        arguments.insert("before".into(), json!(self.cursor_before(number)));
         if let Some(after) = &self.after {
             arguments.insert("after".into(), json!(after.to_string()));
         }
         as_call(&arguments)
+    }
+
+    /// The cursor of that call.
+    pub fn cursor_before(&self, number: usize) -> String {
+        self.selection.before_line(number).to_string()
     }
 
     pub fn waits_for_quiet(&self) -> bool {
@@ -91,7 +100,10 @@ impl Output {
 /// `output name="value" …`, in the order of the parameters.
 fn as_call(arguments: &Map<String, Value>) -> String {
     let order = super::OUTPUT.iter().filter_map(|parameter| arguments.get_key_value(parameter.name));
-    order.fold("output".into(), |call: String, (name, value)| format!("{call} {name}={value}"))
+    order.fold("output".into(), |call: String, (name, value)| {
+        let value = value.as_str().map_or_else(|| value.to_string(), words::quote_json);
+        format!("{call} {name}={value}")
+    })
 }
 
 pub fn call(arguments: &Arguments, context: &Context, adapt: impl Fn(&mut Query)) -> Result<Output, Fault> {
@@ -99,7 +111,7 @@ pub fn call(arguments: &Arguments, context: &Context, adapt: impl Fn(&mut Query)
     let (after, before) = (cursor("after")?, cursor("before")?);
     let until = arguments.text("wait_for").map(Until::parse).transpose()?;
     if until.is_some() {
-        wait::admit(context.caller)?;
+        wait::admit(&context.caller)?;
     }
     let target = target(arguments, context)?;
     let scope = Scope::of(context.manager, &target, arguments.integer("run"), [after.as_ref(), before.as_ref()])?;
@@ -112,21 +124,21 @@ pub fn call(arguments: &Arguments, context: &Context, adapt: impl Fn(&mut Query)
             None => end(&scope.parts(None, None), &query)?,
         };
         let limit = seconds(arguments);
-        let outcome = wait::wait(&scope, query.stream, &from, &until, limit, false, context.caller)?;
+        let outcome = wait::wait(&scope, query.stream, &from, &until, limit, false, &context.caller)?;
         if outcome == Outcome::Matched && query.unfinished == Unfinished::HeldUnlessMatched {
             query.unfinished = Unfinished::Shown;
         }
         if let (Until::Match(pattern), Outcome::TimedOut | Outcome::Over, None) = (&until, outcome, &after)
             && !scope.is_merged()
         {
-            earlier = newest_match(&scope, &from, pattern, query.stream)?;
+            earlier = newest_match(&scope, &from, pattern, query.stream, &context.caller)?;
         }
         waited = Some(outcome);
         after = Some(from);
     }
     let parts = scope.parts(after.as_ref(), before.as_ref());
     query.deadline = Instant::now() + SEARCH; // not counting the wait
-    let selection = select(&parts, &query)?;
+    let selection = select(&parts, &query, &context.caller)?;
     let processes = processes(&parts);
     Ok(Output {
         is_merged: scope.is_merged(),
@@ -145,15 +157,21 @@ pub fn call(arguments: &Arguments, context: &Context, adapt: impl Fn(&mut Query)
 
 /// The cursor behind all that there is now.
 fn end(parts: &Parts, query: &Query) -> Result<Cursor, Fault> {
-    let selection = select(parts, &Query::tail(query.stream, 1))?;
+    let selection = select(parts, &Query::tail(query.stream, 1), &Unattended)?;
     selection.cursor.ok_or_else(|| Fault::not_found("there is no run whose output could be waited for"))
 }
 
 /// The newest line before `end` that matches.
-fn newest_match(scope: &Scope, end: &Cursor, pattern: &Pattern, stream: Stream) -> Result<Option<Line>, Fault> {
+fn newest_match(
+    scope: &Scope,
+    end: &Cursor,
+    pattern: &Pattern,
+    stream: Stream,
+    caller: &dyn Caller,
+) -> Result<Option<Line>, Fault> {
     let deadline = Instant::now() + COURTESY;
     let query = Query { grep: Some(pattern.clone()), deadline, ..Query::tail(stream, 1) };
-    let selection = select(&scope.parts(None, Some(end)), &query)?;
+    let selection = select(&scope.parts(None, Some(end)), &query, caller)?;
     Ok(selection.lines.into_iter().last().map(|selected| selected.line))
 }
 
