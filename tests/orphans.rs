@@ -99,8 +99,9 @@ fn a_process_that_overwrote_its_environment_is_found() {
     let sandbox = Sandbox::new();
     let _server = sandbox.serve();
     let m = Mark::new(&sandbox, 3);
-    // As setproctitle(3) does it: over the arguments and on over the environment behind them.
-    let script = format!("$0 = 'title {m} ' . 'x' x 20000; print qq(up\\n); $| = 1; sleep 5000");
+    // As setproctitle(3) does it: over the arguments and on over the environment behind them. Its script does not hold the
+    // title as such, so that it is there only when that is done.
+    let script = format!("$0 = 'tit' . 'le {m} ' . 'x' x 20000; sleep 5000");
     lose(&sandbox, &["perl", "-e", &script], &format!("title {m}"), 1);
     assert_eq!(sandbox.leftovers(), Vec::<i32>::new(), "its environment shows the mark, so this tests nothing");
     told_and_stopped(&sandbox, &m.0);

@@ -209,3 +209,76 @@ impl Drop for Entry {
         self.shared.one_ended.notify_all();
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::head::Head;
+    use super::super::server::{Request, Response};
+    use super::*;
+    use std::os::unix::net::UnixStream;
+
+    struct Silent;
+
+    impl Service for Silent {
+        fn knows(&self, _: &Socket) -> bool {
+            false
+        }
+        fn receive(&self, _: &Socket) -> Result<(), Response> {
+            Ok(())
+        }
+        fn admit(&self, _: &Head) -> Result<(), Response> {
+            Ok(())
+        }
+        fn answer(&self, _: &Request) -> Response {
+            Response::empty(202)
+        }
+    }
+
+    fn shared(connections: usize, unverified: usize) -> Shared {
+        let limits = Limits { connections, unverified, ..Limits::within(1024) };
+        Shared::new(limits, "test".into(), Box::new(Silent))
+    }
+
+    fn insert(shared: &Shared, id: u64) {
+        shared.insert(id, Arc::new(Socket::Unix(UnixStream::pair().unwrap().0)));
+    }
+
+    #[test]
+    fn clients_that_are_not_verified_compete_with_each_other_alone() {
+        let shared = shared(2, 2);
+        for id in 1..=2 {
+            insert(&shared, id);
+            assert_eq!(shared.admit(id), Admission::Admitted);
+        }
+        (3..=9).for_each(|id| insert(&shared, id));
+        assert!(shared.connections().keys().eq(&[1, 2, 8, 9]));
+        assert_eq!(shared.admit(7), Admission::Evicted, "the first of them made room");
+        // A verified one takes the place of the one that has been silent the longest.
+        assert_eq!(shared.admit(9), Admission::Admitted);
+        assert!(shared.connections().keys().eq(&[2, 8, 9]));
+    }
+
+    #[test]
+    fn from_the_moment_a_request_is_carried_out_until_it_is_answered_its_connection_stays() {
+        let shared = shared(1, 9);
+        insert(&shared, 1);
+        assert_eq!(shared.admit(1), Admission::Admitted);
+        for (phase, admission) in
+            [(Phase::Answering, Admission::Full), (Phase::Writing, Admission::Full), (Phase::Idle, Admission::Admitted)]
+        {
+            assert!(shared.note(1, phase));
+            insert(&shared, 2);
+            assert_eq!(shared.admit(2), admission, "{phase:?}");
+            if admission == Admission::Full {
+                shared.connections().remove(&2);
+            }
+        }
+        // One that has made room before its request was read is not carried out any more.
+        assert!(!shared.note(1, Phase::Answering));
+        // A client that takes nothing of its answer gives its place to a newcomer after a while.
+        assert!(shared.note(2, Phase::Writing));
+        shared.connections().get_mut(&2).unwrap().moved -= 2 * STALLED;
+        insert(&shared, 3);
+        assert_eq!(shared.admit(3), Admission::Admitted);
+    }
+}

@@ -26,8 +26,7 @@ use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::time::Duration;
 
 const ROOT: u32 = 0;
-/// How often, and after which pause, to look for the owner of a connection. It is there before its first byte can be
-/// sent, but the tables are no snapshot, and the system may have no room for looking.
+/// How often, and after which pause, to look for the owner of a connection that was not found, or could not be looked for.
 const LOOKS: usize = 4;
 const PAUSE: Duration = Duration::from_millis(2);
 /// The same for finding out how owners can be told at all.
@@ -103,13 +102,14 @@ impl TcpGate {
         self.hosts.iter().any(|own| own.eq_ignore_ascii_case(host))
     }
 
-    /// The user who made the other end of a connection, as far as one look tells.
-    fn owner(&self, way: Way, stream: &TcpStream, peer: SocketAddr) -> Option<u32> {
-        let owner = way.owner(peer, self.address).ok().flatten();
+    /// The user who made the other end of a connection, as far as one look tells; `None` if the client has closed it. An
+    /// error: the system had no room for looking.
+    fn owner(&self, way: Way, stream: &TcpStream, peer: SocketAddr) -> io::Result<Option<u32>> {
+        let owner = way.owner(peer, self.address)?;
         // After the look, not before it: a client that closes its socket gives its port back, and the next one to get
         // that port may be of our user. As long as our end lives nothing else can have the port, so the owner that was
         // found is the client's.
-        owner.filter(|_| sys::is_connected(stream))
+        Ok(owner.filter(|_| sys::is_connected(stream)))
     }
 
     fn is_allowed(&self, user: u32) -> bool {
@@ -121,22 +121,32 @@ impl TcpGate {
         match self.owners {
             Owners::Unchecked => true,
             Owners::Checked(Way::Tables) => false,
-            Owners::Checked(way) => self.owner(way, stream, peer).is_some_and(|user| self.is_allowed(user)),
+            Owners::Checked(way) => {
+                self.owner(way, stream, peer).is_ok_and(|owner| owner.is_some_and(|user| self.is_allowed(user)))
+            }
         }
     }
 
     fn check_owner(&self, stream: &TcpStream, peer: SocketAddr) -> Result<(), Response> {
         let Owners::Checked(way) = self.owners else { return Ok(()) };
-        let look = |again: usize| {
-            if again > 0 {
-                std::thread::sleep(PAUSE);
-            }
-            self.owner(way, stream, peer)
+        // The connection was there before we accepted it. But the tables are no snapshot, and one of them may miss it.
+        let is_final = |owner: &io::Result<Option<u32>>| match owner {
+            Ok(Some(_)) => true,
+            Ok(None) => way == Way::Diag || !sys::is_connected(stream),
+            Err(_) => false,
         };
-        match (0..LOOKS).find_map(look) {
-            Some(user) if self.is_allowed(user) => Ok(()),
-            Some(_) => Err(Response::text(403, "this server belongs to another user")),
-            None => Err(Response::text(403, "cannot determine the user of this connection; try again")),
+        let mut owner = self.owner(way, stream, peer);
+        for _ in 1..LOOKS {
+            if is_final(&owner) {
+                break;
+            }
+            std::thread::sleep(PAUSE);
+            owner = self.owner(way, stream, peer);
+        }
+        match owner {
+            Ok(Some(user)) if self.is_allowed(user) => Ok(()),
+            Ok(Some(_)) => Err(Response::text(403, "this server belongs to another user")),
+            _ => Err(Response::text(403, "cannot determine the user of this connection; try again")),
         }
     }
 

@@ -1,7 +1,7 @@
 """Real agents on the command line: each is connected by the very command that `serve` prints, in a home directory that
 nobody has used, without a login and without a way to the internet; then it says itself whether it is connected.
 
-Only the port in the command is changed, to that of the relay, so that the era can be read off the wire.
+Only the port or the data directory in the command is changed, to that of the relay, so that the era can be read off the wire.
 """
 
 import json
@@ -97,15 +97,16 @@ def printed_line(page, name, last=False):
     return lines[-1 if last else 0] if lines else None
 
 
-def command_of(agent, transport, page, port, relay_port):
-    """The printed command, with the relay's port; None if the page does not have it."""
+def command_of(agent, transport, server):
+    """The printed command, with the relay's port or data directory; None if the page does not have it."""
+    page, port, relay_port = server.printed(), server.port, server.relay.own_port
     if transport == "http":
         line = printed_line(page, agent.printed)
         address = f"http://127.0.0.1:{port}/mcp"
         return line and address in line and line.replace(address, address.replace(str(port), str(relay_port)))
     line = printed_line(page, "Others", last=True)
-    word = f"--port={port}"
-    return line and word in line and f"{agent.stdio} {line.replace(word, f'--port={relay_port}')}"
+    word = f"--data-dir={server.data}"
+    return line and word in line and f"{agent.stdio} {line.replace(word, f'--data-dir={server.relay_data}')}"
 
 
 def speak(agent, server, transport, run, install, failure):
@@ -117,7 +118,7 @@ def speak(agent, server, transport, run, install, failure):
     agent.prepare(home, work)
     path = os.pathsep.join([str(bin_directory), server.environment["PATH"]])
     environment = {**OFFLINE, **QUIET, "HOME": str(home), "PATH": path}
-    command = command_of(agent, transport, server.printed(), server.port, server.relay.own_port)
+    command = command_of(agent, transport, server)
     if not command:
         raise failure("`serve` does not print its command")
     run(["sh", "-c", command], env=environment, cwd=work)

@@ -1,7 +1,7 @@
 """What a client really sent: a relay between it and the server that passes bytes on and keeps the messages.
 
-Nothing is changed but the port in the request's head, which the server checks. Ports have five digits, so not even a
-length changes.
+Clients that connect to a URL come by a port, bridges by a socket in a data directory of their own. Nothing is changed but
+the port in the request's head, which the server checks. Ports have five digits, so not even a length changes.
 """
 
 import json
@@ -14,14 +14,21 @@ PATIENCE = 100  # seconds; more than any step takes
 
 
 class Relay:
-    """Listens on a port of its own, in front of a server on 127.0.0.1:`port`."""
+    """Listens on a port of its own, in front of a server on 127.0.0.1:`port`, and at a socket, in front of its socket."""
 
-    def __init__(self, port, own_port):
+    def __init__(self, port, own_port, path, own_path):
         self.port, self.own_port = port, own_port
         self.lock = threading.Lock()
         self.messages, self.answers = [], b""
-        self.listener = socket.create_server(("127.0.0.1", own_port))
-        threading.Thread(target=self._accept, daemon=True).start()
+        by_port = socket.create_server(("127.0.0.1", own_port))
+        by_path = socket.socket(socket.AF_UNIX)
+        by_path.bind(str(own_path))
+        by_path.listen()
+        for listener, connect in (
+            (by_port, lambda: socket.create_connection(("127.0.0.1", port), timeout=PATIENCE)),
+            (by_path, lambda: connect_to(path)),
+        ):
+            threading.Thread(target=self._accept, args=(listener, connect), daemon=True).start()
 
     def take(self):
         """Messages of clients and bytes of answers since the last time."""
@@ -30,20 +37,21 @@ class Relay:
             self.messages, self.answers = [], b""
         return taken
 
-    def _accept(self):
+    def _accept(self, listener, connect):
         while True:
-            client, _ = self.listener.accept()
-            threading.Thread(target=self._serve, args=(client,), daemon=True).start()
+            client, _ = listener.accept()
+            threading.Thread(target=self._serve, args=(client, connect), daemon=True).start()
 
-    def _serve(self, client):
+    def _serve(self, client, connect):
         client.settimeout(PATIENCE)
         try:
-            server = socket.create_connection(("127.0.0.1", self.port), timeout=PATIENCE)
+            server = connect()
         except OSError:
             client.close()
             return
         for one in (client, server):
-            one.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            if one.family != socket.AF_UNIX:
+                one.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         threading.Thread(target=self._copy_back, args=(server, client), daemon=True).start()
         try:
             while request := self._read_request(client):
@@ -83,6 +91,14 @@ class Relay:
             pass
         hang_up(server)
         hang_up(client)
+
+
+def connect_to(path):
+    """A connection to a Unix socket."""
+    connection = socket.socket(socket.AF_UNIX)
+    connection.settimeout(PATIENCE)
+    connection.connect(str(path))
+    return connection
 
 
 def hang_up(connection):

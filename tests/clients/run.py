@@ -20,11 +20,10 @@ import subprocess
 import sys
 import tempfile
 import time
-import urllib.request
 from pathlib import Path
 
 import agents
-from relay import Relay, eras
+from relay import Relay, connect_to, eras
 
 HERE = Path(__file__).resolve().parent
 CACHE = HERE.parent.parent / "target" / "clients"
@@ -121,10 +120,10 @@ class Server:
         self.root = Path(tempfile.mkdtemp(prefix="persistproc-clients-"))
         self.work = self.root / "work"
         self.work.mkdir()
-        self.port = free_port()
+        self.port, self.data = free_port(), self.root / "data"
         self.environment = {
             "PATH": os.pathsep.join([str(install_node()), os.environ["PATH"]]),
-            "PERSISTPROC_DATA_DIR": str(self.root / "data"),
+            "PERSISTPROC_DATA_DIR": str(self.data),
             "PERSISTPROC_PORT": str(self.port),
         }
         self.log = (self.root / "serve.txt").open("w+")
@@ -138,15 +137,18 @@ class Server:
             self.stop()
             raise
         relay_port = free_port(taken=[self.port])
-        self.relay = Relay(self.port, relay_port)
+        self.relay_data = self.root / "relay"
+        self.relay_data.mkdir()
+        sockets = (directory / "server.sock" for directory in (self.data, self.relay_data))
+        self.relay = Relay(self.port, relay_port, *sockets)
         self.relay_url = f"http://127.0.0.1:{relay_port}/mcp"
-        self.bridge = [str(binary), "mcp", "--port", str(relay_port)]
+        self.bridge = [str(binary), "mcp", "--no-autostart", "--data-dir", str(self.relay_data)]
 
     def _wait(self):
         end = time.monotonic() + 20
         while time.monotonic() < end:
             try:
-                return urllib.request.urlopen(f"http://127.0.0.1:{self.port}/health", timeout=2).close()
+                return connect_to(self.data / "server.sock").close()
             except OSError:
                 time.sleep(0.02)
         raise SystemExit("the server did not come up: " + self.printed())
