@@ -7,7 +7,6 @@ use std::io::{Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::os::fd::{AsRawFd, FromRawFd};
 use std::os::unix::fs::PermissionsExt;
-use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -70,7 +69,7 @@ fn serve_with(sandbox: &Sandbox, sight: Sight, options: &str, token: Option<&str
     command.envs(own.get_envs().filter_map(|(name, value)| Some((name, value?)))).current_dir("/");
     command.envs(token.map(|token| ("PERSISTPROC_TOKEN", token)));
     if sight != Sight::Full {
-        forbid_netlink(&mut command);
+        forbid(&mut command, libc::SYS_socket, libc::AF_NETLINK, libc::EAFNOSUPPORT);
     }
     let server = Guard(spawn(&mut command));
     sandbox.wait_for_server();
@@ -414,29 +413,4 @@ fn own_user() -> u32 {
 #[allow(unsafe_code)]
 fn become_for_files(user: u32) {
     unsafe { libc::setfsuid(user) };
-}
-
-/// seccomp(2): socket(AF_NETLINK, …) fails with EAFNOSUPPORT, for the command and all that it starts.
-#[allow(unsafe_code)]
-fn forbid_netlink(command: &mut Command) {
-    let step = |code: u32, k: u32, jt: u8, jf: u8| libc::sock_filter { code: code as u16, jt, jf, k };
-    let load = |offset: u32| step(libc::BPF_LD | libc::BPF_W | libc::BPF_ABS, offset, 0, 0);
-    let skip_unless = |value: u32, steps: u8| step(libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K, value, 0, steps);
-    let end = |value: u32| step(libc::BPF_RET | libc::BPF_K, value, 0, 0);
-    // struct seccomp_data: the number of the call at 0, its first argument at 16.
-    let mut filter = [
-        load(0),
-        skip_unless(libc::SYS_socket as u32, 3),
-        load(16),
-        skip_unless(libc::AF_NETLINK as u32, 1),
-        end(libc::SECCOMP_RET_ERRNO | libc::EAFNOSUPPORT as u32),
-        end(libc::SECCOMP_RET_ALLOW),
-    ];
-    let install = move || unsafe {
-        let program = libc::sock_fprog { len: filter.len() as u16, filter: filter.as_mut_ptr() };
-        let done = libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) == 0
-            && libc::prctl(libc::PR_SET_SECCOMP, libc::SECCOMP_MODE_FILTER, &raw const program) == 0;
-        if done { Ok(()) } else { Err(std::io::Error::last_os_error()) }
-    };
-    unsafe { command.pre_exec(install) };
 }

@@ -9,7 +9,6 @@ use std::net::{Ipv4Addr, TcpListener, TcpStream};
 use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt, symlink};
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 
 /// `persistproc` with this data directory.
 fn within(sandbox: &Sandbox, data: &Path, words: &[&str]) -> Ended {
@@ -190,28 +189,15 @@ fn a_server_without_a_port_is_all_that_commands_and_the_bridge_need() {
 #[test]
 fn where_no_socket_can_be_made_it_is_said_in_one_line() {
     let sandbox = Sandbox::new();
-    let image = sandbox.root.join("image");
-    let mounted = sandbox.root.join("mounted");
-    fs::create_dir(&mounted).unwrap();
-    // vfat knows neither sockets nor FIFOs nor owners.
-    let script = format!(
-        "truncate -s 4M {image} && mkfs.vfat {image} >&2 && mount -o loop,umask=077 {image} {mounted} && {BINARY} serve; \
-         code=$?; umount {mounted}; exit $code",
-        image = image.display(),
-        mounted = mounted.display()
-    );
-    let mut command = Command::new("unshare");
-    command.args(["-m", "sh", "-c", &script]);
-    let own = sandbox.command(&[""; 0]);
-    command.envs(own.get_envs().filter_map(|(name, value)| Some((name, value?))));
-    command.env("PERSISTPROC_DATA_DIR", mounted.join("data"));
-    let ended = finish(spawn(&mut command), DEADLINE);
-    match ended.stderr.lines().find(|line| line.starts_with("persistproc: ")) {
-        None => skipped(&format!("no vfat here: {}", ended.stderr)),
-        Some(line) => {
-            assert!(line.contains("no socket can be made there") && line.contains("--data-dir"), "{line}");
-            assert_eq!(ended.code, 1);
-        }
+    for words in [&["serve"][..], &["serve", "--background"], &["start", "true"]] {
+        // As on file systems that have none, such as vfat.
+        let mut command = sandbox.command(words);
+        forbid(&mut command, libc::SYS_bind, -1, libc::EPERM);
+        let refused = finish(spawn(&mut command), DEADLINE);
+        assert!([1, 3].contains(&refused.code), "{refused:?}");
+        let problem = "no socket can be made there";
+        assert!(refused.stderr.contains(problem) && refused.stderr.contains("--data-dir"), "{refused:?}");
+        assert_eq!(refused.stderr.lines().count(), 1, "{refused:?}");
     }
 }
 

@@ -435,6 +435,29 @@ pub fn size_of_process(pid: i32) -> (usize, usize) {
     (count("task"), count("fd"))
 }
 
+/// seccomp(2): a system call with this first argument (any, if it is -1) fails with `errno`, for the command and all that
+/// it starts.
+#[allow(unsafe_code)]
+pub fn forbid(command: &mut Command, call: i64, argument: i32, errno: i32) {
+    let step = |code: u32, k: u32, jt: u8, jf: u8| libc::sock_filter { code: code as u16, jt, jf, k };
+    let load = |offset: u32| step(libc::BPF_LD | libc::BPF_W | libc::BPF_ABS, offset, 0, 0);
+    let skip_unless = |value: u32, steps: u8| step(libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K, value, 0, steps);
+    let end = |value: u32| step(libc::BPF_RET | libc::BPF_K, value, 0, 0);
+    // struct seccomp_data: the number of the call at 0, its first argument at 16.
+    let mut filter = vec![load(0), skip_unless(call as u32, 3), load(16), skip_unless(argument as u32, 1)];
+    if argument == -1 {
+        filter = vec![load(0), skip_unless(call as u32, 1)];
+    }
+    filter.extend([end(libc::SECCOMP_RET_ERRNO | errno as u32), end(libc::SECCOMP_RET_ALLOW)]);
+    let install = move || unsafe {
+        let program = libc::sock_fprog { len: filter.len() as u16, filter: filter.as_ptr().cast_mut() };
+        let done = libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) == 0
+            && libc::prctl(libc::PR_SET_SECCOMP, libc::SECCOMP_MODE_FILTER, &raw const program) == 0;
+        if done { Ok(()) } else { Err(std::io::Error::last_os_error()) }
+    };
+    unsafe { std::os::unix::process::CommandExt::pre_exec(command, install) };
+}
+
 /// Says why a test does less than it could.
 #[allow(clippy::print_stdout)]
 pub fn skipped(reason: &str) {

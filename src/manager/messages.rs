@@ -83,7 +83,8 @@ fn send(run: &Run, message: &str, end: Instant) -> Result<bool, Fault> {
         let is_late = Instant::now() >= end;
         match sent {
             Ok(()) => return Ok(true),
-            Err(error) if error.raw_os_error() == Some(sys::ENXIO) => {
+            // It does not listen, or has just let go of the FIFO.
+            Err(error) if error.raw_os_error() == Some(sys::ENXIO) || error.kind() == io::ErrorKind::BrokenPipe => {
                 if is_late || !may_begin_to_listen() || !run.dir.shim_lives() {
                     return Ok(false);
                 }
