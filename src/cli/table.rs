@@ -54,8 +54,10 @@ Example:\n  persistproc npm run dev\n  persistproc run --label api -- cargo run 
         summary: "run the server in the foreground; so does plain `persistproc`",
         details: "Prints how to connect agents, unless -q. Ctrl+C and SIGTERM end the server and all processes; a closed \
 terminal (SIGHUP) ends the server alone, and the next one finds the processes. An older server that is there already \
-leaves its place to this one, and no process notices. With PERSISTPROC_TOKEN set it serves only those who show this token, as the \
-commands then do.\n\nExample:\n  persistproc serve",
+leaves its place to this one, and no process notices.\n\n\
+Commands and the bridge find it by the socket in the data directory; agents that connect to a URL, by the port. With \
+PERSISTPROC_TOKEN set the port serves only clients that show this token. Where the system does not tell which user makes \
+a connection, the port is opened with such a token only, or with --trust-all-users.\n\nExample:\n  persistproc serve",
     },
     Spec {
         name: "start",
