@@ -24,7 +24,7 @@ pub mod procs;
 pub mod rundir;
 #[path = "../../src/shim/mod.rs"]
 pub mod shim;
-#[path = "../../src/sys.rs"]
+#[path = "../../src/sys/mod.rs"]
 pub mod sys;
 #[path = "../../src/words.rs"]
 pub mod words;

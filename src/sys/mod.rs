@@ -6,13 +6,17 @@
 //! macOS differs where it must: no subreaper, no pidfd, no `close_range`. What that costs is said at each place.
 #![allow(unsafe_code)]
 
-use std::ffi::CString;
-use std::fs::{File, FileType, OpenOptions};
+mod files;
+mod socket;
+
+pub use files::{mkfifo, open_fifo_both, open_fifo_reader, open_fifo_writer, open_regular, read_regular};
+#[cfg(target_os = "linux")]
+pub use socket::ask_sock_diag;
+pub use socket::{UNIX_NAME_MAX, connect_unix, is_connected, is_hung_up, peer_user, shut_down_reading};
+
+use std::fs::{File, OpenOptions};
 use std::io;
-use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
-use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
-use std::path::Path;
+use std::os::fd::{AsRawFd, FromRawFd, RawFd};
 use std::sync::atomic::{AtomicI32, Ordering};
 use std::time::Duration;
 
@@ -37,22 +41,6 @@ pub fn descriptor_limit() -> u64 {
 /// unsetenv(3): takes a variable out of our environment, and so out of our children's. Only while there is one thread.
 pub fn forget_variable(name: &str) {
     unsafe { std::env::remove_var(name) }
-}
-
-/// One question to sock_diag(7) and its answer, over a netlink socket that lives as long as that takes: the length of
-/// the answer. Fails where netlink sockets are forbidden, and everywhere but on Linux.
-#[cfg(target_os = "linux")]
-pub fn ask_sock_diag(question: &[u8], answer: &mut [u8]) -> io::Result<usize> {
-    let length = |n: isize| usize::try_from(n).map_err(|_| io::Error::last_os_error());
-    unsafe {
-        let kind = libc::SOCK_DGRAM | libc::SOCK_CLOEXEC;
-        let socket = OwnedFd::from_raw_fd(check(libc::socket(libc::AF_NETLINK, kind, libc::NETLINK_SOCK_DIAG))?);
-        let (fd, limit) = (socket.as_raw_fd(), libc::timeval { tv_sec: 1, tv_usec: 0 });
-        let size = size_of_val(&limit) as libc::socklen_t;
-        check(libc::setsockopt(fd, libc::SOL_SOCKET, libc::SO_RCVTIMEO, (&raw const limit).cast(), size))?;
-        length(libc::send(fd, question.as_ptr().cast(), question.len(), libc::MSG_NOSIGNAL))?;
-        length(libc::recv(fd, answer.as_mut_ptr().cast(), answer.len(), 0))
-    }
 }
 
 /// Signals by name, as `ctrl signal` takes them and as people read them. Not complete: the ones that make sense to
@@ -104,88 +92,6 @@ pub fn is_exhaustion(error: &io::Error) -> bool {
     matches!(error.raw_os_error(), Some(EMFILE | ENFILE | ENOMEM | EAGAIN | libc::ENOBUFS))
 }
 
-/// mkfifo(3), mode 0600. Fails on file systems without FIFOs (vfat, some network mounts).
-pub fn mkfifo(path: &Path) -> io::Result<()> {
-    let path = CString::new(path.as_os_str().as_bytes())?;
-    check(unsafe { libc::mkfifo(path.as_ptr(), 0o600) }).map(drop)
-}
-
-/// Opens a regular file and nothing else: a program may put whatever it likes into the place of a file of ours, and opening
-/// a FIFO waits for its other end, a link leads elsewhere, and a device does what devices do. Never waits; the error says
-/// what is there.
-pub fn open_regular(path: &Path, options: &OpenOptions) -> io::Result<File> {
-    let opened = options.clone().custom_flags(libc::O_NONBLOCK | libc::O_NOFOLLOW).open(path);
-    let kind = match &opened {
-        Ok(file) => file.metadata()?.file_type(),
-        // A file that cannot be opened for another reason, or none at all, says so itself.
-        Err(_) => match path.symlink_metadata() {
-            Ok(found) if !found.is_file() => found.file_type(),
-            _ => return opened,
-        },
-    };
-    if kind.is_file() { opened } else { Err(not_a("file", kind)) }
-}
-
-/// The same for reading.
-pub fn read_regular(path: &Path) -> io::Result<File> {
-    open_regular(path, OpenOptions::new().read(true))
-}
-
-/// `InvalidInput` with what was found instead of a `wanted`.
-fn not_a(wanted: &str, found: FileType) -> io::Error {
-    let what = match found {
-        found if found.is_fifo() => "a FIFO",
-        found if found.is_dir() => "a directory",
-        found if found.is_symlink() => "a symbolic link",
-        found if found.is_socket() => "a socket",
-        found if found.is_file() => "a file",
-        _ => "a device",
-    };
-    io::Error::new(io::ErrorKind::InvalidInput, format!("it is {what}, not a {wanted}"))
-}
-
-/// Opens a FIFO and nothing else; as [`open_regular`], for the same reason.
-fn open_fifo(path: &Path, options: &mut OpenOptions) -> io::Result<File> {
-    let file = options.custom_flags(libc::O_NONBLOCK | libc::O_NOFOLLOW).open(path);
-    let kind = match &file {
-        Ok(file) => file.metadata()?.file_type(),
-        Err(_) => match path.symlink_metadata() {
-            Ok(found) if !found.file_type().is_fifo() => found.file_type(),
-            _ => return file,
-        },
-    };
-    if kind.is_fifo() { file } else { Err(not_a("FIFO", kind)) }
-}
-
-/// Both ends of a FIFO in one descriptor, non-blocking: opening never waits, the writer gets no SIGPIPE, the reader no
-/// end of file. Linux documents this (fifo(7)); POSIX leaves it undefined and macOS allows it.
-pub fn open_fifo_both(path: &Path) -> io::Result<File> {
-    let fifo = open_fifo(path, OpenOptions::new().read(true).write(true))?;
-    shrink_pipe(&fifo);
-    Ok(fifo)
-}
-
-/// The reading end. Opens at once even without a writer; reads then block, and end of file means "no writer is left".
-pub fn open_fifo_reader(path: &Path) -> io::Result<File> {
-    let fifo = open_fifo(path, OpenOptions::new().read(true))?;
-    set_nonblocking(&fifo, false)?;
-    Ok(fifo)
-}
-
-/// The writing end, non-blocking. `ENXIO` = nobody has it open for reading.
-pub fn open_fifo_writer(path: &Path) -> io::Result<File> {
-    open_fifo(path, OpenOptions::new().write(true))
-}
-
-/// An ordinary user may hold 1024 pipes of default size (pipe(7), pipe-user-pages-soft); a FIFO that carries single
-/// bytes needs one page. A refusal costs nothing.
-#[cfg(target_os = "linux")]
-fn shrink_pipe(fifo: &File) {
-    unsafe { libc::fcntl(fifo.as_raw_fd(), libc::F_SETPIPE_SZ, 4096) };
-}
-#[cfg(not(target_os = "linux"))]
-fn shrink_pipe(_: &File) {}
-
 /// fcntl(2) `O_NONBLOCK`, of the open file behind `file` (so of every descriptor that shares it).
 pub fn set_nonblocking(file: &impl AsRawFd, on: bool) -> io::Result<()> {
     unsafe {
@@ -226,115 +132,6 @@ pub fn unread(pipe: &impl AsRawFd) -> usize {
     let mut bytes: libc::c_int = 0;
     let asked = unsafe { libc::ioctl(pipe.as_raw_fd(), libc::FIONREAD, &raw mut bytes) };
     if asked == 0 { usize::try_from(bytes).unwrap_or(0) } else { 0 }
-}
-
-/// Whether the other end of a connection has closed it, or at least its sending side, whatever is still unread of it.
-pub fn is_hung_up(socket: &impl AsRawFd) -> bool {
-    let fd = socket.as_raw_fd();
-    #[cfg(target_os = "linux")]
-    {
-        // poll(2): POLLRDHUP tells it also behind bytes that nobody has read yet.
-        let mut polled = libc::pollfd { fd, events: libc::POLLRDHUP, revents: 0 };
-        unsafe { libc::poll(&mut polled, 1, 0) > 0 }
-    }
-    #[cfg(not(target_os = "linux"))]
-    {
-        let mut byte = 0u8;
-        poll_readable([fd], Some(Duration::ZERO))[0]
-            && unsafe { libc::recv(fd, (&raw mut byte).cast(), 1, libc::MSG_PEEK) } <= 0
-    }
-}
-
-/// Bytes that the name of a Unix socket may have, without its final NUL (unix(7)).
-pub const UNIX_NAME_MAX: usize = size_of::<libc::sockaddr_un>() - std::mem::offset_of!(libc::sockaddr_un, sun_path) - 1;
-
-/// connect(2) to a Unix socket. `timeout` bounds the wait for a place in the listener's queue: `TimedOut` if there is
-/// none by then. (macOS does not wait; there a full queue is `ConnectionRefused`.)
-pub fn connect_unix(path: &Path, timeout: Duration) -> io::Result<OwnedFd> {
-    let name = path.as_os_str().as_bytes();
-    if name.len() > UNIX_NAME_MAX || name.contains(&0) {
-        return Err(io::ErrorKind::InvalidFilename.into());
-    }
-    unsafe {
-        let mut address: libc::sockaddr_un = std::mem::zeroed();
-        address.sun_family = libc::AF_UNIX as libc::sa_family_t;
-        for (to, from) in address.sun_path.iter_mut().zip(name) {
-            *to = *from as libc::c_char;
-        }
-        let socket = unix_socket()?;
-        let limit = libc::timeval {
-            tv_sec: timeout.as_secs().try_into().unwrap_or(libc::time_t::MAX),
-            tv_usec: timeout.subsec_micros() as _,
-        };
-        let size = size_of_val(&limit) as libc::socklen_t;
-        let fd = socket.as_raw_fd();
-        check(libc::setsockopt(fd, libc::SOL_SOCKET, libc::SO_SNDTIMEO, (&raw const limit).cast(), size))?;
-        let size = size_of_val(&address) as libc::socklen_t;
-        match check(libc::connect(fd, (&raw const address).cast(), size)) {
-            Ok(_) => Ok(socket),
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Err(io::ErrorKind::TimedOut.into()),
-            Err(error) => Err(error),
-        }
-    }
-}
-
-/// socket(2) of family `AF_UNIX`, close-on-exec.
-fn unix_socket() -> io::Result<OwnedFd> {
-    unsafe {
-        #[cfg(target_os = "linux")]
-        {
-            let kind = libc::SOCK_STREAM | libc::SOCK_CLOEXEC;
-            Ok(OwnedFd::from_raw_fd(check(libc::socket(libc::AF_UNIX, kind, 0))?))
-        }
-        #[cfg(not(target_os = "linux"))]
-        {
-            let socket = OwnedFd::from_raw_fd(check(libc::socket(libc::AF_UNIX, libc::SOCK_STREAM, 0))?);
-            check(libc::fcntl(socket.as_raw_fd(), libc::F_SETFD, libc::FD_CLOEXEC))?;
-            Ok(socket)
-        }
-    }
-}
-
-/// The effective user of the process at the other end of a Unix socket when the connection was made: `SO_PEERCRED`
-/// (unix(7)), or getpeereid(3) on macOS. The side that listens is the process that called listen(2).
-pub fn peer_user(socket: &impl AsRawFd) -> io::Result<u32> {
-    let fd = socket.as_raw_fd();
-    #[cfg(target_os = "linux")]
-    unsafe {
-        let mut peer = libc::ucred { pid: 0, uid: 0, gid: 0 };
-        let mut size = size_of_val(&peer) as libc::socklen_t;
-        check(libc::getsockopt(fd, libc::SOL_SOCKET, libc::SO_PEERCRED, (&raw mut peer).cast(), &mut size))?;
-        Ok(peer.uid)
-    }
-    #[cfg(not(target_os = "linux"))]
-    unsafe {
-        let (mut user, mut group) = (0, 0);
-        check(libc::getpeereid(fd, &mut user, &mut group))?;
-        Ok(user)
-    }
-}
-
-/// shutdown(2) `SHUT_RD`, also of a socket that listens: it lets no connections in then.
-pub fn shut_down_reading(socket: &impl AsRawFd) -> io::Result<()> {
-    check(unsafe { libc::shutdown(socket.as_raw_fd(), libc::SHUT_RD) }).map(drop)
-}
-
-/// Whether the other end of a TCP connection may still be there: `TCP_INFO` (tcp(7)) says that it is established, or
-/// that only its sending side was closed. As long as that holds, no other socket can have the peer's address and port.
-#[cfg(target_os = "linux")]
-pub fn is_connected(socket: &impl AsRawFd) -> bool {
-    const ESTABLISHED: u8 = 1;
-    const CLOSE_WAIT: u8 = 8;
-    let mut state: u8 = 0; // the first member of `struct tcp_info`; the kernel writes as much as there is room for
-    let mut size = 1;
-    let fd = socket.as_raw_fd();
-    let asked =
-        unsafe { libc::getsockopt(fd, libc::IPPROTO_TCP, libc::TCP_INFO, (&raw mut state).cast(), &raw mut size) };
-    asked == 0 && matches!(state, ESTABLISHED | CLOSE_WAIT)
-}
-#[cfg(not(target_os = "linux"))]
-pub fn is_connected(_: &impl AsRawFd) -> bool {
-    false // nothing here tells the owner of a connection, so nothing asks
 }
 
 /// Moves an inherited descriptor out of the standard three (close-on-exec) and leaves /dev/null in its place.
@@ -585,35 +382,6 @@ mod tests {
         }
         assert_eq!(signal_name(9), "SIGKILL");
         assert_eq!(signal_name(40), "signal 40");
-    }
-
-    #[test]
-    fn only_a_regular_file_is_opened_and_nothing_is_waited_for() {
-        let dir = std::env::temp_dir().join(format!("persistproc-regular-{}", std::process::id()));
-        let _ = std::fs::remove_dir_all(&dir);
-        std::fs::create_dir_all(&dir).unwrap();
-        let [file, fifo, link] = ["file", "fifo", "link"].map(|name| dir.join(name));
-        std::fs::write(&file, "text").unwrap();
-        mkfifo(&fifo).unwrap();
-        std::os::unix::fs::symlink(&file, &link).unwrap();
-        assert_eq!(io::read_to_string(read_regular(&file).unwrap()).unwrap(), "text");
-        let writing = OpenOptions::new().write(true).create(true).truncate(true).clone();
-        for (path, expected) in [
-            (&fifo, "it is a FIFO, not a file"),
-            (&link, "it is a symbolic link, not a file"),
-            (&dir, "it is a directory, not a file"),
-            (&"/dev/zero".into(), "it is a device, not a file"),
-        ] {
-            for opened in [read_regular(path), open_regular(path, &writing)] {
-                assert_eq!(opened.unwrap_err().to_string(), expected);
-            }
-        }
-        assert_eq!(read_regular(&dir.join("none")).unwrap_err().kind(), io::ErrorKind::NotFound);
-        assert_eq!(std::fs::read(&file).unwrap(), b"text", "nothing was truncated by way of a link");
-        assert_eq!(open_fifo_writer(&file).unwrap_err().to_string(), "it is a file, not a FIFO");
-        assert_eq!(open_fifo_writer(&fifo).unwrap_err().raw_os_error(), Some(ENXIO));
-        open_fifo_both(&fifo).unwrap();
-        std::fs::remove_dir_all(dir).unwrap();
     }
 
     #[test]
