@@ -77,6 +77,8 @@ pub struct Link {
     client: Client,
     /// As of the last call: no server took it, so it was not carried out.
     pub is_nobody_there: bool,
+    /// As of the last call: there was a server that took the connection, whatever became of it.
+    pub was_reached: bool,
     /// As of the last call: the connection was cut, as when a server ends; whether it was obeyed cannot be known.
     pub is_cut: bool,
     /// As of the last call: it was sent, and nothing came back.
@@ -86,7 +88,7 @@ pub struct Link {
 impl Link {
     pub fn new(config: Config) -> Link {
         let client = Client::new(Endpoint::Unix(config.data_dir.join(SOCKET)), verify_user);
-        Link { config, client, is_nobody_there: false, is_cut: false, is_unanswered: false }
+        Link { config, client, is_nobody_there: false, was_reached: false, is_cut: false, is_unanswered: false }
     }
 
     /// What ends the calls of this link from another thread.
@@ -130,8 +132,8 @@ impl Link {
         };
         let is_cut = failure
             .is_some_and(|kind| matches!(kind, BrokenPipe | ConnectionAborted | ConnectionReset | UnexpectedEof));
-        self.is_nobody_there = failure.is_some_and(|kind| matches!(kind, ConnectionRefused | NotFound))
-            || is_cut && !self.client.was_sent();
+        self.was_reached = !failure.is_some_and(|kind| matches!(kind, ConnectionRefused | NotFound));
+        self.is_nobody_there = !self.was_reached || is_cut && !self.client.was_sent();
         self.is_cut = is_cut && !self.is_nobody_there;
         self.is_unanswered = failure.is_some() && !self.is_nobody_there;
         let answer = answer.map_err(|error| self.unreachable(&error))?;

@@ -86,7 +86,7 @@ fn patiently<T>(
 ) -> Result<T, Trouble> {
     loop {
         let answer = ask(link);
-        was_there |= link.is_cut;
+        was_there |= link.was_reached;
         if answer.is_ok() || !(was_there && link.is_gone()) || Instant::now() > end + COMING {
             return answer;
         }

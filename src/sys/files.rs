@@ -4,6 +4,7 @@ use super::{check, set_nonblocking};
 use std::ffi::CString;
 use std::fs::{File, FileType, OpenOptions};
 use std::io;
+#[cfg(target_os = "linux")]
 use std::os::fd::AsRawFd;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
