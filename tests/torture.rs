@@ -464,13 +464,21 @@ const COMMIT_OF_0_3_0: &str = "6ea8b88";
 /// Builds version 0.3.0 out of the history of this repository; `None` if that is not here.
 fn build_0_3_0() -> Option<std::path::PathBuf> {
     let here = std::path::Path::new(env!("CARGO_MANIFEST_DIR"));
-    let place = here.join("target/version-0.3.0");
+    let sh = |script: &str| {
+        let mut sh = Command::new("sh");
+        sh.args(["-c", script]).arg(here.join("target/version-0.3.0")).current_dir(here);
+        // Those of the build of this program are not for that one.
+        sh.env_remove("RUSTFLAGS").status().unwrap().success()
+    };
+    if !sh(&format!("git cat-file -e {COMMIT_OF_0_3_0}")) {
+        return None;
+    }
     let script = format!(
-        "rm -rf \"$0/src\" && mkdir -p \"$0\" && git archive {COMMIT_OF_0_3_0} | tar -x -C \"$0\" && \
+        "mkdir -p \"$0\" && git archive {COMMIT_OF_0_3_0} | tar -x -C \"$0\" && \
          cargo build -q --locked --manifest-path \"$0/Cargo.toml\" --target-dir \"$0/target\""
     );
-    let built = Command::new("sh").args(["-c", &script]).arg(&place).current_dir(here).status().unwrap();
-    built.success().then(|| place.join("target/debug/persistproc"))
+    assert!(sh(&script), "version 0.3.0 could not be built");
+    Some(here.join("target/version-0.3.0/target/debug/persistproc"))
 }
 
 #[test]

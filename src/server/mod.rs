@@ -266,10 +266,11 @@ impl Servers {
     /// Serves a new socket, if ours was removed. True if that was so.
     fn restore_socket(&mut self) -> bool {
         let Some(socket) = self.held.restore() else { return false };
-        match serve(socket, &self.limits, self.routes.clone()) {
-            Ok(server) => std::mem::replace(&mut self.private, server).stop(Duration::ZERO),
-            Err(_) => return false, // the next look tries again
-        }
+        let Ok(server) = serve(socket, &self.limits, self.routes.clone()) else {
+            self.held.give_up_socket();
+            return false;
+        };
+        std::mem::replace(&mut self.private, server).stop(Duration::ZERO);
         true
     }
 

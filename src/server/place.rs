@@ -89,14 +89,15 @@ impl Place {
     /// What is left of the place while its socket is served.
     pub fn split(self) -> (Listener, Held) {
         let PlacedSocket { listener, identity } = self.socket;
-        (listener, Held { data_dir: self.data_dir, identity, _lock: self.lock })
+        (listener, Held { data_dir: self.data_dir, identity: Some(identity), _lock: self.lock })
     }
 }
 
 /// A data directory while its server lives.
 pub struct Held {
     data_dir: PathBuf,
-    identity: Identity,
+    /// Of our socket; `None` if it is not served.
+    identity: Option<Identity>,
     /// Kept for the lock on it.
     _lock: File,
 }
@@ -106,13 +107,18 @@ impl Held {
     /// it is there, or another server has put its own there.
     pub fn restore(&mut self) -> Option<Listener> {
         let path = self.data_dir.join(SOCKET);
-        let is_there = identity(&path).is_ok_and(|found| found == self.identity);
+        let is_there = identity(&path).is_ok_and(|found| Some(found) == self.identity);
         if is_there || Socket::connect_unix(&path, PATIENCE).is_ok() {
             return None;
         }
         let socket = NewSocket::bind_as_holder(&self.data_dir).and_then(NewSocket::place).ok()?;
-        self.identity = socket.identity;
+        self.identity = Some(socket.identity);
         Some(socket.listener)
+    }
+
+    /// The restored socket could not be served, so that the next look makes another one.
+    pub fn give_up_socket(&mut self) {
+        self.identity = None;
     }
 
     /// Puts the socket of a newer server in the place of ours, under which it is found from now on.
