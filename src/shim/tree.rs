@@ -216,8 +216,8 @@ impl Stop {
     }
 }
 
-/// TERM to the group, then to those outside it, once each; CONT to the stopped, who could not hear it. Tells how many
-/// were alive.
+/// TERM to the group, then to those outside it, once each; and CONT to all, because a stopped process does not hear it.
+/// Tells how many were alive.
 fn terminate(tree: &Tree, leader_lives: bool) -> usize {
     let alive = tree.alive();
     let group = leader_lives && sys::kill_group(tree.leader, sys::SIGTERM).is_ok();
@@ -225,9 +225,9 @@ fn terminate(tree: &Tree, leader_lives: bool) -> usize {
         if !(group && process.group == tree.leader) {
             let _ = tree.signal(process, sys::SIGTERM);
         }
-        if process.state == b'T' {
-            let _ = tree.signal(process, sys::SIGCONT);
-        }
+        // Whatever its state was when it was seen: it may have been stopped since. A process that runs ignores it, unless
+        // it has a handler. (So does systemd, see systemd.kill(5).)
+        let _ = tree.signal(process, sys::SIGCONT);
     }
     alive.len()
 }
