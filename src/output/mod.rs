@@ -4,6 +4,7 @@
 pub mod cursor;
 pub mod lines;
 pub mod pattern;
+mod plain;
 pub mod query;
 mod reader;
 pub mod scope;
