@@ -5,6 +5,7 @@ mod context;
 pub mod cursor;
 pub mod lines;
 pub mod pattern;
+mod plain;
 pub mod query;
 mod reader;
 pub mod scope;

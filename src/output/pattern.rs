@@ -3,7 +3,7 @@
 //! Most such expressions hold a word that must be there. It is looked for first, in whole blocks, which is a hundred
 //! times faster than the expression itself.
 
-use super::view;
+use super::{plain, view};
 use crate::fault::Fault;
 use regex_lite::{Regex, RegexBuilder};
 use std::collections::VecDeque;
@@ -52,7 +52,7 @@ impl Pattern {
 
     /// False if certainly no line of `block`, which are whole lines of a log, matches.
     pub fn may_match(&self, block: &[u8]) -> bool {
-        self.has_word(block) || !is_shown_as_it_is(block)
+        self.has_word(block) || plain::text(block).is_none()
     }
 
     fn has_word(&self, text: &[u8]) -> bool {
@@ -175,31 +175,6 @@ impl<T> Around<T> {
     }
 }
 
-/// Whether nothing in these lines is taken away, moved or replaced when they are shown.
-fn is_shown_as_it_is(block: &[u8]) -> bool {
-    let is_control = |&byte: &u8| (byte < 0x20 && byte != b'\n' && byte != b'\t') || byte == 0x7f;
-    // Eight bytes at a time: those that hold nothing below a blank, and no DEL, need not be looked at one by one.
-    let (words, rest) = block.as_chunks::<8>();
-    let is_plain = |word: &[u8; 8]| !has_control(u64::from_ne_bytes(*word)) || !word.iter().any(is_control);
-    words.iter().all(is_plain)
-        && !rest.iter().any(is_control)
-        && block.split(|byte| *byte == b'\n').all(|line| line.is_ascii() || is_plain_text(line))
-}
-
-/// Whether a line without controls is shown as it is.
-fn is_plain_text(line: &[u8]) -> bool {
-    str::from_utf8(line).is_ok_and(|text| text.chars().all(view::is_shown_as_it_is))
-}
-
-/// Whether one of eight bytes is below 0x20, or is 0x7f (after "Bit Twiddling Hacks" of S. E. Anderson, `hasless` and
-/// `haszero`). Bytes above 0x7f never count.
-fn has_control(word: u64) -> bool {
-    const ONES: u64 = u64::MAX / 255;
-    const HIGH: u64 = ONES * 0x80;
-    let below = |word: u64, n: u64| word.wrapping_sub(ONES * n) & !word & HIGH;
-    below(word, 0x20) != 0 || below(word ^ (ONES * 0x7f), 1) != 0
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -294,17 +269,6 @@ mod tests {
             let is_match = shown.iter().any(|text| pattern.regex.is_match(text));
             assert_eq!(pattern.is_match(line.as_bytes()), is_match, "{pattern:?} in {line:?}");
             assert!(!is_match || pattern.may_match(line.as_bytes()), "{pattern:?} in {line:?}");
-        }
-    }
-
-    #[test]
-    fn eight_bytes_are_looked_at_as_each_of_them_would_be() {
-        let mut random = Random::new(2);
-        for _ in 0..cases() {
-            let word: [u8; 8] =
-                std::array::from_fn(|_| if random.below(3) == 0 { random.below(256) as u8 } else { b'x' });
-            let expected = word.iter().any(|&byte| byte < 0x20 || byte == 0x7f);
-            assert_eq!(has_control(u64::from_ne_bytes(word)), expected, "{word:?}");
         }
     }
 }

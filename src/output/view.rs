@@ -4,6 +4,7 @@
 //! A pure state machine over one line: bounded in memory, total over all bytes, never longer than what came in, and never
 //! in the middle of a character.
 
+use super::plain;
 use crate::words::{self, MARK};
 use std::borrow::Cow;
 use std::fmt::Display;
@@ -44,28 +45,26 @@ pub fn with_last_blanks(line: &[u8]) -> Cow<'_, str> {
 }
 
 fn with_spaces(line: &[u8]) -> Shown<'_> {
-    let text = match std::str::from_utf8(line) {
-        // Nearly all lines hold nothing to change.
-        Ok(text) if text.chars().all(is_shown_as_it_is) => return Shown { text: Cow::Borrowed(text), hidden: 0 },
-        Ok(text) => Cow::Borrowed(text),
-        Err(_) => String::from_utf8_lossy(line),
-    };
+    // Nearly all lines hold nothing to change.
+    if let Some(text) = plain::text(line).filter(|text| !text.contains('\n')) {
+        return Shown { text: Cow::Borrowed(text), hidden: 0 };
+    }
+    let text = String::from_utf8_lossy(line);
     let mut screen = Screen::default();
     let mut state = State::Text;
     for c in text.chars() {
         state = state.step(c, &mut screen);
     }
+    let on_screen = screen.text();
+    if plain::text(on_screen.as_bytes()).is_some() {
+        return Shown { text: Cow::Owned(on_screen), hidden: 0 };
+    }
     let mut hidden = 0;
-    let mut text = String::with_capacity(line.len());
-    for (c, is_hidden) in words::with_hidden(&screen.text()) {
+    let mut text = String::with_capacity(on_screen.len());
+    for (c, is_hidden) in words::with_hidden(&on_screen) {
         if is_hidden { hidden += 1 } else { text.push(c) }
     }
     Shown { text: Cow::Owned(text), hidden }
-}
-
-/// Whether a character is never obeyed, dropped or replaced.
-pub fn is_shown_as_it_is(c: char) -> bool {
-    matches!(c, ' '..='~' | '\t') || !(c.is_control() || MARK.contains(&c) || words::is_invisible(c))
 }
 
 fn without_mark(c: char) -> char {

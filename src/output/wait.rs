@@ -90,7 +90,7 @@ impl Caller for OneCall<'_> {
         self.caller.is_gone()
     }
     fn may_wait(&self) -> bool {
-        // A call is the business of one thread.
+        // Only one thread works on a call.
         let has_place = self.has_place.load(Ordering::Relaxed) || self.caller.may_wait();
         self.has_place.store(has_place, Ordering::Relaxed);
         has_place
