@@ -331,7 +331,7 @@ pub static FLAGS: [Flag; 36] = [
         short: None,
         value: Some("REGEX"),
         of: &["output"],
-        help: "only lines that match",
+        help: "only lines that match (1 KB at most; of a line 16 KB are searched)",
         choices: &[],
         set: |given, value| ask(given, "grep", value.text()?),
     },
