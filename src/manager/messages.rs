@@ -94,10 +94,14 @@ fn send(run: &Run, message: &str, end: Instant) -> Result<bool, Fault> {
             Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::InvalidInput) => {
                 return Ok(false);
             }
-            // Full: the shim is stopped or starved. It reads when it runs again.
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock && !is_late => std::thread::sleep(NOT_READING),
+            // Full: the shim is stopped or starved, and reads when it runs again. Or we have no descriptor left, and get one
+            // when some connection ends.
+            Err(error) if sys::is_exhaustion(&error) && !is_late => std::thread::sleep(NOT_READING),
             Err(error) => {
-                return Err(Fault::failed(format!("cannot reach the shim of {}: {error}", run.dir.path().display())));
+                return Err(Fault::failed(format!(
+                    "cannot reach the shim of '{}': {error}; try again",
+                    run.meta.label
+                )));
             }
         }
     }
