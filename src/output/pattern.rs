@@ -40,8 +40,8 @@ impl Pattern {
         Ok(Pattern { regex, words: words.unwrap_or_default(), ignores_case })
     }
 
-    /// Whether the first [`SEARCHED`] bytes of a line of the child match, with the blanks at its end or without them: nobody sees whether there are
-    /// any, so that `done$` shall find `done `, and a prompt is found by `> $` and by `>$`.
+    /// Whether the first [`SEARCHED`] bytes of a line of the child match, with the blanks at its end or without them:
+    /// they cannot be seen, so `done$` finds `done `, and a prompt is found by `> $` and by `>$`.
     pub fn is_match(&self, line: &[u8]) -> bool {
         let text = view::with_last_blanks(line);
         let text = &text[..text.floor_char_boundary(SEARCHED)];
