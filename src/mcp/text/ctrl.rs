@@ -166,7 +166,8 @@ pub fn json(control: &Control) -> Value {
     }
     if let Some(verdict) = &control.verdict {
         value["verdict"] = json!(word(control, verdict));
-        value["cursor"] = json!(verdict.cursor.to_string());
+        // Here no lines are shown, so it stands before the first one.
+        value["cursor"] = json!(format!("{}.combined.0", run.run));
         value["urls"] = json!(verdict.urls);
         value["ports"] = json!(verdict.ports);
     }
