@@ -377,6 +377,12 @@ fn a_data_directory_that_another_user_made_or_may_write_to_is_refused() {
         }
         assert!(sandbox.runs().is_empty() && sandbox.pid_of_server().is_none());
     }
+    // It stays as it is.
+    let sandbox = Sandbox::new();
+    std::fs::create_dir(sandbox.data()).unwrap();
+    chown(&sandbox.data());
+    assert_ne!(sandbox.run(&["start", "true"]).code, 0);
+    assert_eq!(std::fs::read_dir(sandbox.data()).unwrap().count(), 0);
     // One that only others may read is as good as any: its files are private.
     let sandbox = Sandbox::new();
     std::fs::create_dir_all(sandbox.data().join("runs")).unwrap();

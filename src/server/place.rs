@@ -243,12 +243,13 @@ fn is_full(error: &io::Error) -> bool {
 /// Makes a data directory, with the directory of its runs, and makes sure that nobody else can write there: what stands
 /// in `meta.json` is executed by `restart`. Its path without links.
 fn make_private(data_dir: &Path) -> io::Result<PathBuf> {
-    let runs = data_dir.join("runs");
-    DirBuilder::new().mode(0o700).recursive(true).create(&runs)?;
+    let make = |dir: &Path| DirBuilder::new().mode(0o700).recursive(true).create(dir);
+    make(data_dir)?;
     let data_dir = data_dir.canonicalize()?;
-    for dir in [data_dir.as_path(), &runs] {
-        check_is_own(dir)?;
-    }
+    check_is_own(&data_dir)?; // one that is refused stays as it is
+    let runs = data_dir.join("runs");
+    make(&runs)?;
+    check_is_own(&runs)?;
     // Writing may be forbidden although the directory is there.
     let probe = runs.join(format!(".probe.{}", std::process::id()));
     match open_own(OpenOptions::new().write(true).create(true).truncate(true), &probe) {
