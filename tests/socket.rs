@@ -180,10 +180,19 @@ fn a_server_without_a_port_is_all_that_commands_and_the_bridge_need() {
     signal(server.pid(), libc::SIGTERM);
     let said = server.end(DEADLINE).out();
     assert!(said.contains("--no-tcp") && !said.contains("http://"), "{said}");
-    // A command starts one like it.
+    // A command starts one like it, and has the port that it asked for: none.
     let started = sandbox.run(&["--no-tcp", "start", "true"]).ok();
-    assert!(started.stderr.contains("started a server without a port"), "{started:?}");
+    assert_eq!(started.stderr, "persistproc: started a server without a port\n");
     assert!(TcpStream::connect((Ipv4Addr::LOCALHOST, sandbox.port)).is_err());
+}
+
+#[test]
+fn a_command_can_start_a_server_on_any_free_port_and_the_next_one_finds_it() {
+    let sandbox = Sandbox::new();
+    let started = sandbox.run(&["--port", "0", "start", "--label", "p", "true"]).ok();
+    assert!(started.stderr.contains("started a server on http://127.0.0.1:"), "{started:?}");
+    assert!(!started.stderr.contains(":0/mcp"), "{started:?}");
+    assert!(sandbox.run(&["--port", "0", "list"]).ok().out().contains('p'));
 }
 
 #[test]

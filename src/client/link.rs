@@ -152,8 +152,8 @@ impl Link {
     /// Says once if the server does not listen where it was asked for: the data directory decides which server it is.
     fn compare_ports(&self) {
         static IS_TOLD: AtomicBool = AtomicBool::new(false);
-        let Config { port, is_port_given, is_quiet, data_dir, .. } = &self.config;
-        if !is_port_given || *is_quiet || *port == 0 || IS_TOLD.swap(true, atomic::Ordering::Relaxed) {
+        let Config { port, is_port_given, tcp, is_quiet, data_dir, .. } = &self.config;
+        if !is_port_given || !tcp || *is_quiet || *port == 0 || IS_TOLD.swap(true, atomic::Ordering::Relaxed) {
             return;
         }
         if let Some(holder) = place::holder(data_dir).filter(|holder| holder.port != *port) {
@@ -331,7 +331,7 @@ impl Link {
                     let json = serde_json::from_slice(&answer.body).ok();
                     return Err(refusal(answer.head.status, json.as_ref(), &answer.body));
                 }
-                Err(trouble) if self.config.autostart && self.is_nobody_there => return self.start_server_for(trouble),
+                Err(_) if self.config.autostart && self.is_nobody_there => return self.start_server(),
                 // One that is just ending still took the connection: a moment later nobody is there.
                 Err(_) if self.is_cut && begun.elapsed() < STARTING => std::thread::sleep(AGAIN),
                 Err(trouble) => return Err(trouble),
@@ -339,10 +339,7 @@ impl Link {
         }
     }
 
-    fn start_server_for(&mut self, trouble: Trouble) -> Result<(), Trouble> {
-        if self.config.port == 0 && self.config.tcp {
-            return Err(trouble);
-        }
+    fn start_server(&mut self) -> Result<(), Trouble> {
         match start_server(&self.config) {
             Ok(started) => started.tell(&self.config),
             // Another command may have been faster; then its server, which may not answer yet, is as good.
