@@ -219,6 +219,29 @@ fn the_context_of_a_match_begins_where_following_began() {
     assert!(matches.ends_with(&news), "only what came after it began, be it nothing: {news:?}");
 }
 
+#[test]
+fn a_line_that_is_waited_for_counts_if_it_came_after_the_cursor_and_before_following_began() {
+    let sandbox = Sandbox::new();
+    let _server = sandbox.serve();
+    sandbox.run(&["start", "--label", "live", "sh", "-c", "echo up; echo ready; echo more; read never"]).ok();
+    sandbox.run(&["start", "--label", "over", "sh", "-c", "echo up; echo ready; echo more"]).ok();
+    for (label, run) in [("live", "r1"), ("over", "r2")] {
+        wait_until("its last line", || sandbox.run(&["output", label]).ok().out().contains("more"));
+        let cursor = format!("{run}.combined.0");
+        for options in [&[][..], &["--lines", "1"], &["--grep", "more"], &["--grep", "ready"]] {
+            let words = [
+                &["output", label, "--follow", "--after", &cursor, "--wait-for", "^ready$", "--timeout", "5"],
+                options,
+            ];
+            let ended = sandbox.run(&words.concat());
+            assert_eq!(ended.code, 0, "{words:?}: {ended:?}");
+        }
+    }
+    let words = ["output", "over", "--follow", "--after", "r2.combined.0", "--wait-for", "never"];
+    let ended = sandbox.run(&words);
+    assert!(ended.code == 1 && ended.stderr.contains("no line matched"), "{ended:?}");
+}
+
 /// What `--follow` is asked for, in all the ways in which it reads: bytes, lines of several, a search.
 const WAYS: [&[&str]; 4] = [&["p"], &["p,q"], &["p", "--grep", "up"], &["p", "--lines", "0", "--stream", "stderr"]];
 

@@ -25,7 +25,10 @@ fn wrong_usage_is_exit_code_2_and_one_line() {
         (&["output", "x", "-n", "0"], "--lines 0 needs --follow"),
         (&["output", "x", "--timeout", "3601"], "from 0 to 3600"),
         (&["output", "x", "--follow", "--before-time", "5m"], "--follow prints what comes"),
+        (&["output", "x", "--grep", "("], "cannot read the regular expression '('"),
+        (&["output", "x", "--wait-for", "[z-a]"], "cannot read the regular expression"),
         (&["output", "x", "--follow", "--grep", "("], "cannot read the regular expression"),
+        (&["output", "x", "--follow", "--wait-for", "("], "cannot read the regular expression"),
         (&["output", "x", "--follow", "--wait-for", "quiet"], "not with 'quiet'"),
         (&["output", "x", "--run", "many"], "whole number"),
         (&["list", "--pid", "many"], "whole number"),
@@ -55,9 +58,7 @@ fn what_only_the_server_can_judge_is_exit_code_1_and_one_line() {
     let sandbox = Sandbox::new();
     sandbox.run(&["start", "--label", "web", "sh", "-c", "read never"]).ok();
     for (words, expected) in [
-        (&["output", "web", "--grep", "("][..], "cannot read the regular expression '('"),
-        (&["output", "web", "--wait-for", "[z-a]"], "cannot read the regular expression"),
-        (&["output", "web", "--since-time", "yesterday"], "cannot read the time 'yesterday'"),
+        (&["output", "web", "--since-time", "yesterday"][..], "cannot read the time 'yesterday'"),
         (&["output", "web", "--before-time", "2026-13-01"], "cannot read the time"),
         (&["output", "web", "--after", "12345"], "'12345' is no cursor"),
         (&["output", "--before", "12345", "web"], "'12345' is no cursor"),

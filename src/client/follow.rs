@@ -7,7 +7,6 @@ use super::writer::{Printed, Writer};
 use super::{RECONNECT, Trouble, run};
 use crate::log::stamp::{format_ms, now_ms, parse_time};
 use crate::output::cursor::Cursor;
-use crate::output::pattern::Pattern;
 use serde_json::{Map, Value, json};
 use std::time::{Duration, Instant};
 
@@ -53,6 +52,10 @@ pub fn follow(mut link: Link, mut arguments: Map<String, Value>, is_json: bool) 
     if !is_shown {
         first.remove("grep"); // nothing of it is shown, so nothing has to be searched
     }
+    if let (Some(until), true) = (&until, first.contains_key("after") && is_shown) {
+        // What came after a cursor may be there already.
+        first.extend([("wait_for".to_string(), json!(until)), ("timeout".to_string(), json!(0))]);
+    }
     let mut read = link.read_output(&first)?;
     if !is_shown {
         read.bytes.clear();
@@ -71,8 +74,7 @@ fn check(arguments: &Map<String, Value>, is_json: bool) -> Result<(), Trouble> {
     if text_of(arguments, "wait_for") == "quiet" {
         return Err(Trouble::Usage("--follow goes with a regular expression to wait for, not with 'quiet'".into()));
     }
-    let grep = arguments.get("grep").map(|value| Pattern::parse(&text(value))).transpose();
-    grep.map(drop).map_err(|fault| Trouble::Usage(fault.text))
+    Ok(())
 }
 
 fn text(value: &Value) -> String {

@@ -4,13 +4,15 @@ use super::link::{Link, Reading};
 use super::{COMING, RECONNECT, Trouble, WAIT, asked, follow, target_arguments, terminal};
 use crate::cli::{Given, Target};
 use crate::log::Stream;
-use crate::output::wait::LONGEST;
+use crate::output::pattern::Pattern;
+use crate::output::wait::{LONGEST, Until};
 use serde_json::{Map, Value, json};
 use std::time::{Duration, Instant};
 
 pub fn output(mut link: Link, target: &Target, given: &Given, is_json: bool) -> Result<u8, Trouble> {
     let mut arguments = target_arguments(target, given)?;
     arguments.extend(asked(given));
+    check_expressions(&arguments)?;
     if given.follow {
         return follow::follow(link, arguments, is_json);
     }
@@ -24,6 +26,14 @@ pub fn output(mut link: Link, target: &Target, given: &Given, is_json: bool) -> 
     read.note(&link);
     terminal::pass_on(Stream::Stdout, &read.bytes)?;
     verdict(&read.waited, &wanted)
+}
+
+/// Refuses what is no regular expression, before anything is asked for.
+fn check_expressions(arguments: &Map<String, Value>) -> Result<(), Trouble> {
+    let given = |name| arguments.get(name).and_then(Value::as_str);
+    let grep = given("grep").map(Pattern::parse).transpose().map(drop);
+    let wait_for = given("wait_for").map(Until::parse).transpose().map(drop);
+    grep.and(wait_for).map_err(|fault| Trouble::Usage(fault.text))
 }
 
 /// What was read, and why waiting for it ended.
