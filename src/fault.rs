@@ -13,6 +13,8 @@ pub enum Kind {
     NotFound,
     /// It cannot be done in the present state of things.
     Conflict,
+    /// The server is ending, and has not begun with it.
+    Ending,
     /// It was tried and did not work.
     Failed,
 }
@@ -39,6 +41,9 @@ impl Fault {
     }
     pub fn conflict(text: impl Into<String>) -> Fault {
         Fault::new(Kind::Conflict, text)
+    }
+    pub fn ending(text: impl Into<String>) -> Fault {
+        Fault::new(Kind::Ending, text)
     }
     pub fn failed(text: impl Into<String>) -> Fault {
         Fault::new(Kind::Failed, text)

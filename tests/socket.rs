@@ -140,7 +140,10 @@ fn a_socket_that_was_removed_is_made_anew() {
     let sandbox = Sandbox::new();
     let server = sandbox.serve();
     fs::remove_file(socket(&sandbox)).unwrap();
-    sandbox.wait_for_server();
+    // Also while agents keep it busy.
+    let busy = json!({"action": "start", "command_or_label": "sleep 0.2", "wait_for": "what never comes",
+        "working_directory": sandbox.work()});
+    wait_until("a new socket", || sandbox.health().is_some() || sandbox.tool("ctrl", busy.clone()).0.is_empty());
     assert_eq!(sandbox.health().unwrap()["pid"], server.pid());
     // Another server's is left alone.
     fs::remove_file(socket(&sandbox)).unwrap();

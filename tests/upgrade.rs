@@ -2,6 +2,11 @@
 //! touching a process.
 
 use crate::support::*;
+use serde_json::json;
+use std::net::{Ipv4Addr, TcpListener};
+use std::os::unix::fs::MetadataExt;
+use std::path::PathBuf;
+use std::process::Child;
 
 const OLDER: &str = "0.3.9";
 const NEWER: &str = "9.9.9";
@@ -107,4 +112,110 @@ fn a_restart_that_has_begun_is_ended_before_the_server_leaves_its_place() {
     sandbox.run(&["serve", "--background", "-q"]).ok();
     let listed = sandbox.run(&["list"]).ok().out();
     assert!(listed.lines().any(|line| line.contains("web") && line.contains("running")), "{listed}");
+}
+
+/// Starts `web` on a server of `program`, and has it restarted. The restart waits until there is a file `go`.
+fn begin_restart(sandbox: &Sandbox, program: &PathBuf) -> (Guard, Child) {
+    let server = Guard(spawn(&mut with(sandbox, program, &["serve"])));
+    sandbox.wait_for_server();
+    sandbox.script(
+        "web.sh",
+        "trap 'echo ending; while [ ! -e go ]; do sleep 0.02; done; exit 0' TERM; echo up; while :; do sleep 0.02; done",
+    );
+    finish(spawn(&mut with(sandbox, program, &["start", "--label", "web", "sh", "web.sh"])), DEADLINE).ok();
+    let says =
+        |text: &str| finish(spawn(&mut with(sandbox, program, &["output", "web"])), DEADLINE).out().contains(text);
+    wait_until("it is up", || says("up"));
+    let restart = spawn(&mut with(sandbox, program, &["restart", "web"]));
+    wait_until("its stop", || says("ending"));
+    (server, restart)
+}
+
+fn go(sandbox: &Sandbox) {
+    std::fs::write(sandbox.work().join("go"), "").unwrap();
+}
+
+/// Until the server starts nothing any more, as those see it who use its port.
+fn wait_for_closing(sandbox: &Sandbox) {
+    let other = json!({"action": "start", "command_or_label": "true", "working_directory": sandbox.work()});
+    wait_until("a server that ends", || sandbox.tool("ctrl", other.clone()).0.contains("shutting down"));
+}
+
+#[test]
+fn a_start_that_waits_for_its_turn_goes_to_the_next_server_if_ours_leaves_meanwhile() {
+    let sandbox = Sandbox::new();
+    let (old, restart) = begin_restart(&sandbox, &of_version(&sandbox, OLDER));
+    let fresh = sandbox.spawn(&["-q", "run", "--fresh", "--label", "web", "sh", "web.sh"]);
+    wait_until("two commands that wait", || sandbox.connections() == 2);
+    let new = Guard(sandbox.spawn(&["serve", "-q"]));
+    wait_for_closing(&sandbox);
+    go(&sandbox);
+    finish(restart, DEADLINE).ok();
+    assert_eq!(old.end(DEADLINE).code, 0);
+    wait_until("the new server", || sandbox.pid_of_server() == Some(new.pid()));
+    // In the place of what the restart had started.
+    let running = || (0..sandbox.runs().len()).filter(|&run| sandbox.status(run)["state"] == "running").count();
+    let is_started = || sandbox.run(&["list"]).ok().out().contains("running") && running() == 1;
+    wait_until("the fresh one", || sandbox.connections() > 0 && is_started());
+    wait_until("its first line", || sandbox.run(&["output", "web"]).out().contains("up"));
+    sandbox.run(&["stop", "web"]).ok();
+    let ended = finish(fresh, DEADLINE);
+    assert!(ended.code == 0 && !ended.stderr.contains("persistproc") && ended.out().contains("up"), "{ended:?}");
+}
+
+#[test]
+fn a_successor_that_is_killed_leaves_the_place_to_the_next_one() {
+    let sandbox = Sandbox::new();
+    let (old, restart) = begin_restart(&sandbox, &of_version(&sandbox, OLDER));
+    let inode = || std::fs::metadata(sandbox.data().join("server.sock")).map_or(0, |socket| socket.ino());
+    let before = inode();
+    let killed = Guard(sandbox.spawn(&["serve", "-q"]));
+    wait_until("its socket in the place of the other", || inode() != before);
+    drop(killed);
+    let mut next = sandbox.spawn(&["serve", "--background", "-q"]);
+    wait_until("a second socket", || {
+        std::fs::read_dir(sandbox.data())
+            .unwrap()
+            .flatten()
+            .any(|file| file.file_name().to_string_lossy().starts_with("server.sock."))
+    });
+    wait_for_closing(&sandbox);
+    assert!(next.try_wait().unwrap().is_none(), "it waits for the one that leaves");
+    go(&sandbox);
+    finish(next, DEADLINE).ok();
+    finish(restart, DEADLINE).ok();
+    assert_eq!(old.end(DEADLINE).code, 0);
+    let listed = sandbox.run(&["list"]).ok().out();
+    assert!(listed.lines().any(|line| line.contains("web") && line.contains("running")), "{listed}");
+}
+
+#[test]
+fn a_newer_server_that_cannot_have_its_port_leaves_the_older_one_where_it_is() {
+    let sandbox = Sandbox::new();
+    let older = of_version(&sandbox, OLDER);
+    let old = Guard(spawn(&mut with(&sandbox, &older, &["serve", "-q"])));
+    sandbox.wait_for_server();
+    let taken = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+    let port = taken.local_addr().unwrap().port().to_string();
+    for words in [&["serve", "--port", &port][..], &["serve", "--background", "--port", &port]] {
+        let refused = sandbox.run(words);
+        assert!(refused.code != 0 && refused.stderr.contains("cannot listen on port"), "{refused:?}");
+    }
+    assert_eq!(sandbox.health().unwrap()["pid"], old.pid());
+}
+
+#[test]
+fn who_asks_for_the_end_a_second_time_is_told_that_it_is_near() {
+    let sandbox = Sandbox::new();
+    let (server, restart) = begin_restart(&sandbox, &PathBuf::from(BINARY));
+    let first = sandbox.spawn(&["shutdown", "--keep"]);
+    wait_for_closing(&sandbox);
+    let second = sandbox.spawn(&["shutdown", "--keep"]);
+    wait_until("three commands that wait", || sandbox.connections() == 3);
+    go(&sandbox);
+    finish(restart, DEADLINE).ok();
+    finish(first, DEADLINE).ok();
+    let refused = finish(second, DEADLINE);
+    assert!(refused.code == 1 && refused.stderr.contains("ending already"), "{refused:?}");
+    assert_eq!(server.end(DEADLINE).code, 0);
 }

@@ -32,7 +32,8 @@ const PATIENCE: Duration = Duration::from_secs(60);
 const STARTING: Duration = Duration::from_secs(5);
 /// How long a server may take to say that it is up: an older one that leaves it its place ends its restarts first.
 const HANDOVER: Duration = Duration::from_secs(75);
-/// How long a server may take to say who it is. One that is about to take the place of another has its socket already.
+/// How long a server may take to say who it is; [`HANDOVER`] if it may be about to take the place of an older one, whose
+/// socket it has already.
 const ANSWERS: Duration = Duration::from_secs(15);
 /// How long to look for the server of somebody who was faster.
 const COMING: Duration = Duration::from_secs(1);
@@ -115,11 +116,11 @@ impl Link {
     ) -> Result<Answer, Trouble> {
         headers.push(("Content-Type", "application/json".to_string()));
         let call = Call { method, target, headers, body };
-        let begun = Instant::now();
+        let mut end = None;
         let answer = loop {
             let answer = self.client.send(&call, patience);
             let is_leaving = answer.as_ref().is_ok_and(|answer| answer.head.header(LEAVING).is_some());
-            if !is_leaving || begun.elapsed() > EXCHANGE {
+            if !is_leaving || *end.get_or_insert_with(|| Instant::now() + EXCHANGE) < Instant::now() {
                 break answer;
             }
             // It was not carried out, and the next server has the socket already.
@@ -324,8 +325,10 @@ impl Link {
     /// Makes sure that a server answers: starts one if none does and that is allowed.
     pub fn ensure_server(&mut self) -> Result<(), Trouble> {
         let begun = Instant::now();
+        let is_older = place::holder(&self.config.data_dir).is_some_and(|holder| handover::is_older(&holder));
+        let patience = if is_older { HANDOVER } else { ANSWERS };
         loop {
-            match self.send("GET", "/health", b"", ANSWERS) {
+            match self.send("GET", "/health", b"", patience) {
                 Ok(answer) if answer.head.status == 200 => return Ok(()),
                 Ok(answer) => {
                     let json = serde_json::from_slice(&answer.body).ok();

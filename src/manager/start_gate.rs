@@ -44,7 +44,7 @@ impl StartGate {
     fn admit(&self, is_shut: impl Fn(&State) -> bool) -> Result<StartPermit<'_>, Fault> {
         let mut state = self.lock();
         if is_shut(&state) {
-            return Err(Fault::conflict("the server is shutting down; try again when it has ended"));
+            return Err(Fault::ending("the server is shutting down; try again when it has ended"));
         }
         state.starts += 1;
         Ok(StartPermit(self))

@@ -24,7 +24,7 @@ use std::time::{Duration, Instant};
 /// Version of this program.
 pub const VERSION: &str = env!("CARGO_PKG_VERSION");
 /// How long the older server may take to answer that it leaves: it waits for restarts that have begun.
-const ANSWER: Duration = LEAVE_MAX.saturating_add(Duration::from_secs(8));
+pub const ANSWER: Duration = LEAVE_MAX.saturating_add(Duration::from_secs(8));
 
 /// How long it may take to accept a connection.
 const ACCEPTED: Duration = Duration::from_secs(2);
@@ -40,8 +40,9 @@ pub fn is_older(holder: &Holder) -> bool {
 }
 
 /// Asks an older server to leave its processes to us, and to put our socket, of the name `successor`, in the place of its
-/// own. `token` is ours, and so most likely its. It is gone when its lock is free.
-pub fn ask_to_leave(holder: &Holder, successor: &str, token: Option<&Token>) -> Result<(), Fault> {
+/// own. `token` is ours, and so most likely its. It is gone when its lock is free. False if it does not listen: it leaves
+/// already, or is about to notice that its socket was removed.
+pub fn ask_to_leave(holder: &Holder, successor: &str, token: Option<&Token>) -> Result<bool, Fault> {
     let answer = match ask_by_socket(holder, successor) {
         Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused) => {
             ask_by_port(holder, token)
@@ -55,7 +56,9 @@ pub fn ask_to_leave(holder: &Holder, successor: &str, token: Option<&Token>) -> 
         )))
     };
     match answer {
-        Ok(answer) if answer.head.status == 200 => Ok(()),
+        Ok(answer) if answer.head.status == 200 => Ok(true),
+        Ok(answer) if answer.head.status == 404 => Ok(false), // a port on which nobody is asked to leave
+        Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => Ok(false),
         Ok(answer) => refused(format!("it answers with status {}", answer.head.status)),
         Err(error) => refused(error.to_string()),
     }

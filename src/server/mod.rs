@@ -124,10 +124,14 @@ impl Ready {
         // environment around, in crash reports and on error pages.
         sys::forget_variable(config::TOKEN);
         sys::set_process_name(procs::SERVER_NAME);
+        // An older server is not asked to leave for one that could not serve. Its own port comes free when it has left.
+        let older_port = place::holder(&config.data_dir).filter(handover::is_older).map(|holder| holder.port);
+        let is_free = older_port.is_some_and(|port| config.tcp && port != config.port);
+        let mut early = is_free.then(|| bind(config.port)).transpose()?;
         let place = Place::take(&config.data_dir, config.token.as_ref())?;
         let (owners, warning) = owners(&config)?;
         let tcp = owners.map(|owners| {
-            let listener = bind(config.port)?;
+            let listener = early.take().map_or_else(|| bind(config.port), Ok)?;
             let port = listener.port().unwrap_or(config.port);
             Ok((listener, TcpGate::new(port, owners, config.token.clone())))
         });
@@ -212,8 +216,9 @@ impl Ready {
         if let Some(report) = leave.report {
             let _ = report.send(problems);
         }
-        desk.servers.stop();
         desk.file_notices(say);
+        desk.received = sync_channel(0).1; // others that ask for the end are told at once that it is near
+        desk.servers.stop();
         desk.journal.write("ended");
         Ok(())
     }
@@ -324,13 +329,16 @@ impl Desk {
     }
 
     fn wait_for_end(&mut self, say: &mut dyn FnMut(&str)) -> Leave {
+        let mut look = Instant::now() + RELOOK;
         loop {
-            match self.received.recv_timeout(RELOOK) {
-                Err(RecvTimeoutError::Timeout) => {
-                    if self.servers.restore_socket() {
-                        self.file("the socket was removed; made a new one", say);
-                    }
+            if look <= Instant::now() {
+                if self.servers.restore_socket() {
+                    self.file("the socket was removed; made a new one", say);
                 }
+                look = Instant::now() + RELOOK;
+            }
+            match self.received.recv_timeout(look.saturating_duration_since(Instant::now())) {
+                Err(RecvTimeoutError::Timeout) => {}
                 Ok(Event::Notice(text)) => self.file(&text, say),
                 Ok(Event::Leave(leave)) => {
                     let what = if leave.keep { "asked to leave; the processes go on" } else { "asked to shut down" };

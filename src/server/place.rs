@@ -65,13 +65,9 @@ impl Place {
             return Err(taken(holder, &data_dir));
         };
         let socket = NewSocket::bind(&data_dir).map_err(unusable)?;
-        let leaves = handover::ask_to_leave(older, &socket.name(), token);
-        if let Err(fault) = leaves {
+        if let Err(fault) = take_over(older, &socket.name(), token, &lock) {
             let _ = fs::remove_file(&socket.path);
             return Err(fault);
-        }
-        if !lock_within(&lock, HANDOVER).map_err(failed)? {
-            return Err(taken(holder, &data_dir));
         }
         let socket = socket.place().map_err(unusable)?;
         Ok(Place { data_dir, socket, predecessor: holder, lock })
@@ -222,6 +218,24 @@ fn read_holder(lock: &File) -> Option<Holder> {
     let mut text = String::new();
     lock.take(LARGEST).read_to_string(&mut text).ok()?;
     serde_json::from_str(&text).ok()
+}
+
+/// Has an older server leave, until its lock is ours.
+fn take_over(older: &Holder, successor: &str, token: Option<&Token>, lock: &File) -> Result<(), Fault> {
+    let failed = |error: io::Error| Fault::failed(format!("cannot lock {LOCK}: {error}"));
+    let begun = Instant::now();
+    while !handover::ask_to_leave(older, successor, token)? {
+        if lock_within(lock, PATIENCE).map_err(failed)? {
+            return Ok(());
+        }
+        if begun.elapsed() > handover::ANSWER {
+            return Err(taken(Some(older.clone()), &older.data_dir));
+        }
+    }
+    if lock_within(lock, HANDOVER).map_err(failed)? {
+        return Ok(());
+    }
+    Err(taken(Some(older.clone()), &older.data_dir))
 }
 
 fn taken(holder: Option<Holder>, data_dir: &Path) -> Fault {

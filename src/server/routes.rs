@@ -134,14 +134,19 @@ impl Service for Routes {
     }
 
     fn answer(&self, request: &Request) -> Response {
-        // Our own commands ask the next server, which they find by the same name.
-        if self.is_private() && self.is_replaced.load(Ordering::SeqCst) {
-            return failure(&Fault::conflict("a newer server takes the place of this one")).with(LEAVING, "true");
-        }
-        match self.find(request.head.path()) {
-            Ok(route) => (route.handler)(self, request).unwrap_or_else(|fault| failure(&fault)),
-            Err(refused) => refused,
-        }
+        let is_replaced = || self.is_private() && self.is_replaced.load(Ordering::SeqCst);
+        let replaced = || Fault::ending("a newer server takes the place of this one");
+        let route = match self.find(request.head.path()) {
+            Ok(route) => route,
+            Err(refused) => return refused,
+        };
+        let answer = if is_replaced() { Err(replaced()) } else { (route.handler)(self, request) };
+        answer.unwrap_or_else(|fault| match fault.kind {
+            // Our own commands ask the next server, which they find by the same name; also if it took our place while
+            // they waited for their turn.
+            Kind::Ending if is_replaced() => failure(&fault).with(LEAVING, "true"),
+            _ => failure(&fault),
+        })
     }
 }
 
@@ -177,7 +182,7 @@ fn failure(fault: &Fault) -> Response {
     let status = match fault.kind {
         Kind::Invalid => 400,
         Kind::NotFound => 404,
-        Kind::Conflict => 409,
+        Kind::Conflict | Kind::Ending => 409,
         Kind::Failed => 500,
     };
     answer(status, &json!({"error": fault.text}))
