@@ -205,7 +205,7 @@ fn a_newer_server_that_cannot_have_its_port_leaves_the_older_one_where_it_is() {
 }
 
 #[test]
-fn who_asks_for_the_end_a_second_time_is_told_that_it_is_near() {
+fn a_second_request_to_end_is_told_that_the_end_is_near() {
     let sandbox = Sandbox::new();
     let (server, restart) = begin_restart(&sandbox, &PathBuf::from(BINARY));
     let first = sandbox.spawn(&["shutdown", "--keep"]);
