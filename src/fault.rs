@@ -15,6 +15,8 @@ pub enum Kind {
     Conflict,
     /// The server is ending, and has not begun with it.
     Ending,
+    /// There is no place for it now, and it was not begun; a little later there may be one.
+    Busy,
     /// It was tried and did not work.
     Failed,
 }
@@ -44,6 +46,9 @@ impl Fault {
     }
     pub fn ending(text: impl Into<String>) -> Fault {
         Fault::new(Kind::Ending, text)
+    }
+    pub fn busy(text: impl Into<String>) -> Fault {
+        Fault::new(Kind::Busy, text)
     }
     pub fn failed(text: impl Into<String>) -> Fault {
         Fault::new(Kind::Failed, text)

@@ -39,6 +39,7 @@ mod client;
 mod config;
 mod fault;
 mod http;
+mod lease;
 mod log;
 mod manager;
 mod mcp;

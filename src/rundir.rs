@@ -204,6 +204,13 @@ impl RunDir {
         self.0.join("status.json")
     }
 
+    /// The number of the run in the name of its directory; `None` if it is not the name of one.
+    pub fn number(&self) -> Option<u64> {
+        let name = self.path().file_name()?.to_str()?;
+        let (number, _) = name.split_once('.')?;
+        number.parse().ok().filter(|_| number.len() >= 6 && number.bytes().all(|b| b.is_ascii_digit()))
+    }
+
     /// The entry that marks a process as belonging to this run.
     pub fn mark(&self) -> String {
         format!("{MARK}={}", self.0.display())

@@ -4,19 +4,23 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Room → rooms that its `use` lines may name. The order is the way down.
-const ROOMS: [(&str, &[&str]); 17] = [
+const ROOMS: [(&str, &[&str]); 18] = [
     ("main", &["cli", "client", "config", "fault", "server", "shim", "sys"]),
-    ("client", &["agents", "cli", "config", "http", "log", "mcp", "output", "procs", "server", "sys", "words"]),
+    (
+        "client",
+        &["agents", "cli", "config", "http", "lease", "log", "mcp", "output", "procs", "server", "sys", "words"],
+    ),
     ("cli", &["config", "words"]),
     ("server", &["config", "fault", "http", "log", "manager", "mcp", "output", "procs", "sys", "words"]),
     ("mcp", &["agents", "fault", "log", "manager", "output", "rundir", "sys", "words"]),
     ("output", &["fault", "log", "manager", "words"]),
-    ("manager", &["fault", "log", "procs", "rundir", "shim", "sys", "words"]),
-    ("shim", &["log", "procs", "rundir", "sys"]),
+    ("manager", &["fault", "lease", "log", "procs", "rundir", "shim", "sys", "words"]),
+    ("shim", &["lease", "log", "procs", "rundir", "sys"]),
     ("http", &["sys"]),
     ("config", &[]),
     ("rundir", &["sys", "words"]),
     ("log", &["sys"]),
+    ("lease", &["sys"]),
     ("agents", &[]),
     ("procs", &["sys"]),
     ("fault", &["words"]),

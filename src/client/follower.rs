@@ -1,9 +1,21 @@
-//! Following a run in a thread: by long-polls, through restarts of the process, and of the server, which is waited for or
-//! started anew. It goes on at its offset, so nothing is missed and nothing comes twice.
+//! Following a run in a thread: through restarts of the process, and of the server, which is waited for or started anew.
+//! It goes on at its offset, so nothing is missed and nothing comes twice.
+//!
+//! The server says that there is something, and this reads it from the log file itself: at the speed of the file, and also
+//! while there is no server. Servers up to 0.4 send the bytes along.
 
 use super::Trouble;
+use super::frames::Frames;
 use super::link::Link;
-use crate::server::follow::Following;
+use crate::config::Config;
+use crate::http::head::decode;
+use crate::log::Stream;
+use crate::log::tail::{Next, Tail};
+use crate::procs;
+use crate::server::follow::{Ask, Following};
+use crate::server::place;
+use std::io;
+use std::path::PathBuf;
 use std::sync::mpsc::SyncSender;
 use std::time::{Duration, Instant};
 
@@ -16,6 +28,18 @@ pub const WAIT_FOR_OURS: Duration = Duration::from_secs(10);
 /// The same when it was told to leave, or when we may not start one: somebody will.
 const WAIT_FOR_SOMEBODY: Duration = Duration::from_secs(600);
 pub const RECONNECT: Duration = Duration::from_millis(20);
+/// Pauses when the server has no place for one more that waits.
+const BUSY: [Duration; 2] = [Duration::from_millis(50), Duration::from_secs(1)];
+/// Bytes that are read at once. More than the caches of a processor hold would be slower.
+const CHUNK: usize = 128 << 10;
+/// After so many bytes without a pause it is a flood: then a look at the file comes before the next question, so that the
+/// server is not asked for each write.
+const FLOOD: u64 = 1 << 20;
+const FLOOD_PAUSE: Duration = Duration::from_millis(2);
+/// After so many bytes the server is asked all the same what became of the process.
+const ENOUGH: u64 = 64 << 20;
+/// What the server has said of the log is to be found in it within this.
+const FOUND: Duration = Duration::from_secs(5);
 
 /// Everything that wakes the main thread.
 pub enum Event {
@@ -26,44 +50,64 @@ pub enum Event {
 
 /// What the following thread tells.
 pub enum News {
-    Output(Following, Vec<u8>),
+    /// Output, and where the log is read up to now.
+    Output {
+        pieces: Vec<(Stream, Vec<u8>)>,
+        run: u64,
+        offset: u64,
+    },
     /// The process was restarted: this is the new run.
     Restarted(Following),
     /// It has ended; nothing more comes.
     Ended(Following),
     /// So many bytes of the log are gone.
     Skipped(u64),
+    /// What holds up the output, or that nothing does any more.
+    Trouble(Option<String>),
     Note(String),
     Lost(Trouble),
 }
 
 /// The server as a follower needs it, which may go at any moment.
 trait Server {
-    /// The log of `run` from an offset on, as soon as there is something, or after `wait`.
-    fn follow(&mut self, run: u64, from: u64, wait: Duration) -> Result<(Following, Vec<u8>), Trouble>;
+    /// How far a log reaches behind an offset, as soon as it does.
+    fn follow(&mut self, ask: &Ask) -> Result<(Following, Vec<u8>), Trouble>;
     /// Makes sure that there is one.
     fn ensure_server(&mut self) -> Result<(), Trouble>;
-    /// Whether one may be started if there is none.
-    fn may_start(&self) -> bool;
+    fn config(&self) -> &Config;
+    /// Whether there is one, which took the last question and has not answered it.
+    fn is_silent(&self) -> bool;
 }
 
 impl Server for Link {
-    fn follow(&mut self, run: u64, from: u64, wait: Duration) -> Result<(Following, Vec<u8>), Trouble> {
-        Link::follow(self, run, from, wait)
+    fn follow(&mut self, ask: &Ask) -> Result<(Following, Vec<u8>), Trouble> {
+        Link::follow(self, ask)
     }
     fn ensure_server(&mut self) -> Result<(), Trouble> {
         Link::ensure_server(self)
     }
-    fn may_start(&self) -> bool {
-        self.config.autostart
+    fn config(&self) -> &Config {
+        &self.config
+    }
+    fn is_silent(&self) -> bool {
+        self.is_unanswered && !self.is_cut
     }
 }
 
-/// Begins to follow `run` at the offset `from`; tells `events` what there is.
-pub fn follow_in_thread(link: Link, run: u64, from: u64, events: SyncSender<Event>) -> Result<(), Trouble> {
-    let mut follower = Follower { link, run, from, events, is_left: false };
+/// Where to begin, and how to show it.
+pub struct Start {
+    pub run: u64,
+    pub offset: u64,
+    pub frames: Frames,
+    /// The name of the lease of the one who reads.
+    pub reader: Option<String>,
+}
+
+/// Begins to follow a run; tells `events` what there is.
+pub fn follow_in_thread(link: Link, start: Start, events: SyncSender<Event>) -> Result<(), Trouble> {
+    let mut follower = Follower::new(link, start, events);
     let follow = move || {
-        if let Err(trouble) = follower.go() {
+        if let Err(Stop::Trouble(trouble)) = follower.go() {
             let _ = follower.tell(News::Lost(trouble));
         }
     };
@@ -71,117 +115,304 @@ pub fn follow_in_thread(link: Link, run: u64, from: u64, events: SyncSender<Even
     thread.map(drop).map_err(|error| Trouble::Refused(format!("cannot follow the output: {error}")))
 }
 
+/// Why following ends before the process does.
+#[derive(Debug, PartialEq)]
+enum Stop {
+    /// Nobody listens any more.
+    Unheard,
+    Trouble(Trouble),
+}
+
+impl From<Trouble> for Stop {
+    fn from(trouble: Trouble) -> Stop {
+        Stop::Trouble(trouble)
+    }
+}
+
 struct Follower<S> {
     link: S,
     run: u64,
     from: u64,
+    frames: Frames,
+    reader: Option<String>,
     events: SyncSender<Event>,
+    /// The log of the present run, once it is known where that is.
+    log: Option<Tail>,
+    buffer: Vec<u8>,
+    /// What holds up the output, as it was told.
+    trouble: Option<String>,
     /// The server said that it leaves its processes.
     is_left: bool,
+    /// Pause before the next question, when the server is busy.
+    pause: Duration,
 }
 
 impl<S: Server> Follower<S> {
-    fn tell(&self, news: News) -> Result<(), ()> {
-        self.events.send(Event::News(news)).map_err(|_| ())
+    fn new(link: S, start: Start, events: SyncSender<Event>) -> Follower<S> {
+        let Start { run, offset, frames, reader } = start;
+        let (trouble, pause) = (None, BUSY[0]);
+        Follower {
+            link,
+            run,
+            from: offset,
+            frames,
+            reader,
+            events,
+            log: None,
+            buffer: Vec::new(),
+            trouble,
+            is_left: false,
+            pause,
+        }
+    }
+
+    fn tell(&self, news: News) -> Result<(), Stop> {
+        self.events.send(Event::News(news)).map_err(|_| Stop::Unheard)
     }
 
     /// Until the process ends, or nobody listens any more.
-    fn go(&mut self) -> Result<(), Trouble> {
+    fn go(&mut self) -> Result<(), Stop> {
         loop {
             let (following, bytes) = self.poll(POLL)?;
-            let skipped = following.from.saturating_sub(self.from);
-            if skipped > 0 && self.tell(News::Skipped(skipped)).is_err() {
-                return Ok(());
-            }
-            self.from = following.next;
             self.is_left = following.is_leaving;
-            let ends = following.is_final;
-            if !bytes.is_empty() && self.tell(News::Output(following.clone(), bytes)).is_err() {
-                return Ok(());
+            self.tell_trouble(&following)?;
+            if bytes.is_empty() {
+                self.read_up_to(&following)?;
+            } else {
+                self.skip(following.from.saturating_sub(self.from))?;
+                self.from = following.next;
+                self.show(&bytes)?;
             }
-            if ends {
-                let Some(successor) = following.successor else {
-                    let _ = self.tell(News::Ended(following));
-                    return Ok(());
-                };
-                (self.run, self.from) = (successor, 0);
+            if following.is_final {
+                let Some(successor) = following.successor else { return self.tell(News::Ended(following)) };
+                (self.run, self.from, self.log) = (successor, 0, None);
                 let (next, _) = self.poll(Duration::ZERO)?;
-                if self.tell(News::Restarted(next)).is_err() {
-                    return Ok(());
-                }
+                self.frames.restart();
+                self.tell(News::Restarted(next))?;
+            } else if following.is_busy {
+                std::thread::sleep(self.pause);
+                self.pause = BUSY[1].min(2 * self.pause);
             } else if following.is_leaving {
                 // Its last answers come at once; do not ask in a circle.
                 std::thread::sleep(RECONNECT);
+            } else {
+                self.pause = BUSY[0];
+            }
+        }
+    }
+
+    /// Tells once what holds up the output, and once that it goes on.
+    fn tell_trouble(&mut self, following: &Following) -> Result<(), Stop> {
+        let trouble = following.trouble.as_deref().map(decode);
+        if trouble == self.trouble {
+            return Ok(());
+        }
+        self.trouble = trouble.clone();
+        self.tell(News::Trouble(trouble))
+    }
+
+    /// So many bytes are not there.
+    fn skip(&mut self, bytes: u64) -> Result<(), Stop> {
+        if bytes == 0 {
+            return Ok(());
+        }
+        if self.frames.is_in_line() {
+            self.tell(News::Output {
+                pieces: vec![(Stream::Stdout, b"\n".to_vec())],
+                run: self.run,
+                offset: self.from,
+            })?;
+        }
+        self.frames.restart();
+        self.tell(News::Skipped(bytes))
+    }
+
+    /// Shows what the log has brought.
+    fn show(&mut self, bytes: &[u8]) -> Result<(), Stop> {
+        let mut pieces: Vec<(Stream, Vec<u8>)> = Vec::new();
+        let _ = self.frames.push(bytes, &mut |stream, bytes| {
+            pieces.push((stream, bytes));
+            Ok::<(), std::convert::Infallible>(())
+        });
+        self.tell(News::Output { pieces, run: self.run, offset: self.from })
+    }
+
+    /// Reads the log as far as the server says that it reaches, and what has come since.
+    fn read_up_to(&mut self, following: &Following) -> Result<(), Stop> {
+        let Some(directory) = following.directory.as_deref().map(decode).filter(|_| following.next > self.from) else {
+            return Ok(());
+        };
+        let runs = self.link.config().data_dir.join("runs");
+        let directory = runs.join(PathBuf::from(directory).file_name().unwrap_or_default());
+        let begun = Instant::now();
+        loop {
+            let from = self.from;
+            self.log.get_or_insert_with(|| Tail::new(&directory, Stream::Combined, from));
+            let why = match self.read_log() {
+                Err(Failed::Stop(stop)) => return Err(stop),
+                _ if self.from >= following.next => return Ok(()),
+                Err(Failed::Reading(error)) if error.kind() == io::ErrorKind::NotFound => {
+                    "it was removed or moved".into()
+                }
+                Err(Failed::Reading(error)) => error.to_string(),
+                Ok(()) => "it has become shorter".to_string(),
+            };
+            if begun.elapsed() > FOUND {
+                let path = directory.join(Stream::Combined.file_name());
+                return Err(Trouble::Refused(format!("cannot read the log {}: {why}", path.display())).into());
+            }
+            std::thread::sleep(RECONNECT);
+        }
+    }
+
+    /// Reads what is there.
+    fn read_log(&mut self) -> Result<(), Failed> {
+        let begun = self.from;
+        let mut was_empty = false;
+        loop {
+            self.buffer.resize(CHUNK, 0);
+            let Some(log) = &mut self.log else { return Ok(()) };
+            let next = log.read(&mut self.buffer).map_err(Failed::Reading)?;
+            self.from = log.at();
+            match next {
+                Next::Bytes(n) => {
+                    was_empty = false;
+                    let buffer = std::mem::take(&mut self.buffer);
+                    let shown = self.show(&buffer[..n]);
+                    self.buffer = buffer;
+                    shown.map_err(Failed::Stop)?;
+                    if self.from - begun >= ENOUGH {
+                        return Ok(());
+                    }
+                }
+                Next::Gone(bytes) => self.skip(bytes).map_err(Failed::Stop)?,
+                Next::Nothing if self.from - begun >= FLOOD && !was_empty => {
+                    was_empty = true;
+                    std::thread::sleep(FLOOD_PAUSE);
+                }
+                Next::Nothing => {
+                    if self.from - begun < FLOOD {
+                        self.buffer = Vec::new(); // it may sleep for days
+                    }
+                    return Ok(());
+                }
             }
         }
     }
 
     /// Asks for what comes next: this server, or the one after it.
-    fn poll(&mut self, wait: Duration) -> Result<(Following, Vec<u8>), Trouble> {
+    fn poll(&mut self, wait: Duration) -> Result<(Following, Vec<u8>), Stop> {
         loop {
-            match self.link.follow(self.run, self.from, wait) {
+            match self.ask(wait) {
                 Err(Trouble::Unreachable(_)) => self.reconnect()?,
-                answer => return answer,
+                answer => return answer.map_err(Stop::from),
             }
         }
     }
 
-    /// The server has gone; the process has not. Another server finds it.
-    fn reconnect(&mut self) -> Result<(), Trouble> {
+    fn ask(&mut self, wait: Duration) -> Result<(Following, Vec<u8>), Trouble> {
+        self.link.follow(&Ask {
+            run: self.run,
+            from: self.from,
+            wait,
+            with_bytes: false,
+            reader: self.reader.clone(),
+            knows_trouble: self.trouble.is_some(),
+        })
+    }
+
+    /// The server has gone, or does not answer; the process has not. Another server finds it, and meanwhile its output is
+    /// read.
+    fn reconnect(&mut self) -> Result<(), Stop> {
         let begun = Instant::now();
-        let may_start = self.link.may_start() && !self.is_left;
+        let may_start = self.link.config().autostart && !self.is_left;
         let mut is_told = false;
         loop {
-            match self.link.follow(self.run, self.from, Duration::ZERO) {
+            match self.ask(Duration::ZERO) {
                 Err(Trouble::Unreachable(_)) => {}
                 _ => return Ok(()),
             }
+            if let Err(Failed::Stop(stop)) = self.read_log() {
+                return Err(stop);
+            }
+            if self.link.is_silent() {
+                // It lives, so no other one can come: it is waited for as long as it does.
+                if !std::mem::replace(&mut is_told, true) {
+                    self.tell(News::Note(silence(self.link.config())))?;
+                }
+                std::thread::sleep(RECONNECT);
+                continue;
+            }
             if may_start && begun.elapsed() > WAIT_FOR_ANOTHER {
                 match self.link.ensure_server() {
-                    // Servers may come and go faster than we look.
-                    Err(_) if begun.elapsed() < WAIT_FOR_OURS => {}
-                    result => return result,
+                    // Servers may come and go faster than we look; and one that is there may answer later.
+                    Err(_) if begun.elapsed() < WAIT_FOR_OURS || self.link.is_silent() => {}
+                    result => return result.map_err(Stop::from),
                 }
             }
             if !is_told && begun.elapsed() > 3 * WAIT_FOR_ANOTHER {
                 is_told = true;
-                let _ = self.tell(News::Note(
+                self.tell(News::Note(
                     "the server has ended, the process goes on; waiting for another server (`persistproc serve`)"
                         .into(),
-                ));
+                ))?;
             }
             if begun.elapsed() > WAIT_FOR_SOMEBODY {
                 return Err(Trouble::Unreachable(
                     "the server has ended; the process goes on: start a server and run the same command again to see it".into(),
-                ));
+                ).into());
             }
             std::thread::sleep(RECONNECT);
         }
     }
 }
 
+/// Why reading the log ended early.
+enum Failed {
+    Reading(io::Error),
+    Stop(Stop),
+}
+
+/// What to say about a server that lives and does not answer.
+fn silence(config: &Config) -> String {
+    let goes_on = "the process goes on; waiting for the server";
+    let Some(holder) = place::holder(&config.data_dir) else { return format!("the server does not answer; {goes_on}") };
+    let pid = holder.pid;
+    if procs::look_up(pid as i32).is_some_and(|process| process.state == b'T') {
+        return format!("the server (PID {pid}) is stopped, `kill -CONT {pid}` continues it; {goes_on}");
+    }
+    format!("the server (PID {pid}) does not answer; {goes_on}")
+}
+
 #[cfg(test)]
 mod tests {
+    use super::super::frames::Show;
     use super::*;
     use std::collections::VecDeque;
     use std::sync::mpsc::sync_channel;
 
     /// Gives these answers one after the other; `None` is a connection that is cut.
-    struct Scripted(VecDeque<Option<Following>>);
+    struct Scripted {
+        answers: VecDeque<Option<Following>>,
+        config: Config,
+    }
 
     impl Server for Scripted {
-        fn follow(&mut self, run: u64, from: u64, _: Duration) -> Result<(Following, Vec<u8>), Trouble> {
-            let answer = self.0.pop_front().expect("another question than was expected");
+        fn follow(&mut self, ask: &Ask) -> Result<(Following, Vec<u8>), Trouble> {
+            let answer = self.answers.pop_front().expect("another question than was expected");
             let following = answer.ok_or_else(|| Trouble::Unreachable("cut".into()))?;
-            assert_eq!((following.run, following.from), (run, from));
+            assert_eq!((following.run, following.from), (ask.run, ask.from));
             let bytes = vec![b'x'; (following.next - following.from) as usize];
             Ok((following, bytes))
         }
         fn ensure_server(&mut self) -> Result<(), Trouble> {
             Ok(())
         }
-        fn may_start(&self) -> bool {
-            true
+        fn config(&self) -> &Config {
+            &self.config
+        }
+        fn is_silent(&self) -> bool {
+            false
         }
     }
 
@@ -192,12 +423,16 @@ mod tests {
     /// What is told of a run that is restarted once and then ends.
     fn told(script: Vec<Option<Following>>) -> Vec<String> {
         let (events, heard) = sync_channel(100);
-        let mut follower = Follower { link: Scripted(script.into()), run: 1, from: 0, events, is_left: false };
+        let environment = |name: &str| (name == "HOME").then(|| "/nowhere".into());
+        let config = crate::config::resolve(crate::config::Flags::default(), environment).unwrap();
+        let link = Scripted { answers: script.into(), config };
+        let start = Start { run: 1, offset: 0, frames: Frames::new(Show::Bytes), reader: None };
+        let mut follower = Follower::new(link, start, events);
         let outcome = follower.go();
-        assert_eq!((outcome, follower.link.0.len()), (Ok(()), 0));
+        assert_eq!((outcome, follower.link.answers.len()), (Ok(()), 0));
         drop(follower);
         let shown = |event: Event| match event {
-            Event::News(News::Output(following, bytes)) => format!("{}: {} bytes", following.run, bytes.len()),
+            Event::News(News::Output { run, offset, .. }) => format!("{run}: up to {offset}"),
             Event::News(News::Restarted(following)) => format!("restarted as {}", following.run),
             Event::News(News::Ended(following)) => format!("{} ended", following.run),
             _ => "something else".into(),
@@ -210,7 +445,7 @@ mod tests {
         let restarted = Following { is_final: true, successor: Some(2), ..answer(1, 3, 5) };
         let ended = Following { is_final: true, ..answer(2, 4, 4) };
         let answers = [answer(1, 0, 3), restarted, answer(2, 0, 4), answer(2, 0, 4), ended].map(Some);
-        let expected = ["1: 3 bytes", "1: 2 bytes", "restarted as 2", "2: 4 bytes", "2 ended"];
+        let expected = ["1: up to 3", "1: up to 5", "restarted as 2", "2: up to 4", "2 ended"];
         assert_eq!(told(answers.to_vec()), expected);
         for cut in 0..answers.len() {
             let mut script = answers.to_vec();

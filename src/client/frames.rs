@@ -38,6 +38,11 @@ impl Frames {
         Frames { show, state: State::Prefix(Vec::new()), open }
     }
 
+    /// What comes next is the beginning of a record, of this log or of another one.
+    pub fn restart(&mut self) {
+        *self = Frames::new(self.show);
+    }
+
     /// Whether the last thing given out was not the end of a line.
     pub fn is_in_line(&self) -> bool {
         self.open.is_some()
@@ -52,6 +57,21 @@ impl Frames {
         let mut batch = Batch { stream: Stream::Stdout, bytes: Vec::with_capacity(bytes.len()) };
         while !bytes.is_empty() {
             match &mut self.state {
+                State::Prefix(prefix) if prefix.is_empty() && self.show == Show::Bytes && self.open.is_none() => {
+                    let rest = batch.add_whole_lines(bytes, out)?;
+                    if rest.len() == bytes.len() {
+                        // Not a whole line of one record.
+                        let start = rest.len().min(PREFIX);
+                        prefix.extend_from_slice(&rest[..start]);
+                        bytes = &rest[start..];
+                        if start == PREFIX {
+                            let prefix = std::mem::take(prefix);
+                            self.begin(&prefix, &mut batch, out)?;
+                        }
+                    } else {
+                        bytes = rest;
+                    }
+                }
                 State::Prefix(prefix) => {
                     let missing = (PREFIX - prefix.len()).min(bytes.len());
                     prefix.extend_from_slice(&bytes[..missing]);
@@ -127,6 +147,17 @@ impl Frames {
     }
 }
 
+/// The stream of a record that is a whole line, as far as its beginning tells; `None` for all others.
+fn whole_line_of(record: &[u8]) -> Option<Stream> {
+    let prefix: &[u8; PREFIX] = record.first_chunk()?;
+    // The rest of the stamp was looked at when it was written: a record begins behind each newline.
+    match (prefix[4], prefix[10], prefix[PREFIX - 2], prefix[PREFIX - 1]) {
+        (b'-', b'T', b'Z', b' ') => Some(Stream::Stdout),
+        (b'-', b'T', b'z', b' ') => Some(Stream::Stderr),
+        _ => None,
+    }
+}
+
 /// Neighbouring pieces for the same stream become one write.
 struct Batch {
     stream: Stream,
@@ -134,6 +165,22 @@ struct Batch {
 }
 
 impl Batch {
+    /// Adds the lines of the child at the beginning of `log` that are whole and records of their own, which nearly all are.
+    /// Gives back the rest.
+    fn add_whole_lines<'a, E>(
+        &mut self,
+        mut log: &'a [u8],
+        out: &mut impl FnMut(Stream, Vec<u8>) -> Result<(), E>,
+    ) -> Result<&'a [u8], E> {
+        while let Some(stream) = whole_line_of(log) {
+            let Some(newline) = memchr::memchr(b'\n', &log[PREFIX..]) else { break };
+            let end = PREFIX + newline + 1;
+            self.add(stream, &log[PREFIX..end], out)?;
+            log = &log[end..];
+        }
+        Ok(log)
+    }
+
     fn add<E>(
         &mut self,
         stream: Stream,

@@ -9,7 +9,7 @@ use crate::log::Stream;
 use crate::mcp::tools::{META_DIRECTORY, META_JSON};
 use crate::output::cursor::Cursor;
 use crate::procs;
-use crate::server::follow::{Following, HEADER};
+use crate::server::follow::{Ask, Following, HEADER};
 use crate::server::handover::{self, verify_user};
 use crate::server::is_persistproc;
 use crate::server::place::{self, SOCKET};
@@ -42,6 +42,10 @@ const AGAIN: Duration = Duration::from_millis(10);
 const ENDING: Duration = Duration::from_secs(5);
 /// How long a newer server may take to answer at the socket that the one before has left to it.
 const EXCHANGE: Duration = Duration::from_secs(15);
+
+/// How long to ask again when a server has no place for a request, and the longest pause before that.
+const BUSY: Duration = Duration::from_secs(120);
+const BUSY_PAUSE: Duration = Duration::from_secs(1);
 
 /// Stack of a thread that only waits for a process.
 const REAPER_STACK: usize = 64 << 10;
@@ -116,16 +120,16 @@ impl Link {
     ) -> Result<Answer, Trouble> {
         headers.push(("Content-Type", "application/json".to_string()));
         let call = Call { method, target, headers, body };
-        let mut end = None;
+        let begun = Instant::now();
         let answer = loop {
             let answer = self.client.send(&call, patience);
-            let is_leaving = answer.as_ref().is_ok_and(|answer| answer.head.header(LEAVING).is_some());
-            if !is_leaving || *end.get_or_insert_with(|| Instant::now() + EXCHANGE) < Instant::now() {
+            let Some(limit) = retried_for(&answer, self.client.was_sent()).filter(|limit| begun.elapsed() < *limit)
+            else {
                 break answer;
-            }
-            // It was not carried out, and the next server has the socket already.
+            };
             self.client.disconnect();
-            std::thread::sleep(AGAIN);
+            let is_busy = limit == BUSY;
+            std::thread::sleep(if is_busy { AGAIN.max(begun.elapsed() / 8).min(BUSY_PAUSE) } else { AGAIN });
         };
         let failure = answer.as_ref().err().map(io::Error::kind);
         use io::ErrorKind::{
@@ -279,10 +283,10 @@ impl Link {
         Ok(Reading { bytes: answer.body, cursor, waited, note, open, is_cut })
     }
 
-    /// The log of a run behind an offset, as soon as there is something, or after `wait`.
-    pub fn follow(&mut self, run: u64, from: u64, wait: Duration) -> Result<(Following, Vec<u8>), Trouble> {
-        let target = format!("/output?run={run}&from={from}&wait={}", wait.as_secs());
-        let answer = self.send("GET", &target, b"", wait + Duration::from_secs(10))?;
+    /// How far the log of a run reaches behind an offset, as soon as it does, or after `wait`. Servers up to 0.4 send its
+    /// bytes, too.
+    pub fn follow(&mut self, ask: &Ask) -> Result<(Following, Vec<u8>), Trouble> {
+        let answer = self.send("GET", &format!("/output?{}", ask.query()), b"", ask.wait + Duration::from_secs(10))?;
         let status = answer.head.header(HEADER).and_then(|text| serde_json::from_str(text).ok());
         match (answer.head.status, status) {
             (200, Some(following)) => Ok((following, answer.body)),
@@ -428,6 +432,17 @@ fn reap(mut server: Child) {
     let wait = move || drop(server.wait());
     // Without a thread nothing is lost but an entry in the table of processes.
     let _ = std::thread::Builder::new().name("reap".into()).stack_size(REAPER_STACK).spawn(wait);
+}
+
+/// For how long a request is to be sent again that was certainly not carried out: the server leaves its place to another
+/// one, which has its socket already, or it has no place for another request or connection.
+fn retried_for(answer: &io::Result<Answer>, was_sent: bool) -> Option<Duration> {
+    match answer {
+        Ok(answer) if answer.head.header(LEAVING).is_some() => Some(EXCHANGE),
+        Ok(answer) if answer.head.status == 503 => Some(BUSY),
+        Err(error) if error.kind() == io::ErrorKind::TimedOut && !was_sent => Some(BUSY),
+        _ => None,
+    }
 }
 
 /// What an answer that is no result says.

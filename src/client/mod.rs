@@ -151,6 +151,7 @@ fn run_request(argv: Vec<OsString>, given: &Given, if_running: &str) -> Result<R
         label: given.label.clone(),
         if_running: if_running.into(),
         idempotency_key: Some(format!("{}.{}", std::process::id(), now_ms())),
+        reader: None,
     })
 }
 

@@ -4,15 +4,16 @@
 //! any of them.
 
 use super::follow::LAST_TAKEN;
-use super::follower::{Event, News, RECONNECT, WAIT_FOR_ANOTHER, WAIT_FOR_OURS, follow_in_thread};
+use super::follower::{Event, News, RECONNECT, Start, WAIT_FOR_ANOTHER, WAIT_FOR_OURS, follow_in_thread};
 use super::frames::{Frames, Show};
 use super::link::{Link, Reading};
 use super::writer::Writer;
 use super::{Trouble, run_request, terminal};
 use crate::cli::{Given, OnExit};
+use crate::lease::{self, Lease};
 use crate::log::Stream;
 use crate::output::cursor::Place;
-use crate::server::follow::Following;
+use crate::server::follow::{Ask, Following};
 use crate::sys;
 use serde_json::{Map, Value, json};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
@@ -33,6 +34,8 @@ const NOTE_TAKEN: Duration = Duration::from_secs(2);
 const REST_TAKEN: Duration = Duration::from_secs(10);
 /// Who reads our output, or the terminal, often ends by the signal that is on its way to us, too.
 const SAME_SIGNAL: Duration = Duration::from_millis(300);
+/// Exit code of a program that ended well, if not all of its output could be shown.
+const INCOMPLETE: u8 = 1;
 /// Behind the end of every log.
 const FAR: u64 = i64::MAX as u64;
 
@@ -45,9 +48,12 @@ struct Ears {
 
 /// The wrapper. Returns the exit code of the process.
 pub fn run(mut link: Link, argv: Vec<OsString>, given: &Given) -> Result<u8, Trouble> {
-    let request = run_request(argv, given, if given.fresh { "replace" } else { "attach" })?;
+    let mut request = run_request(argv, given, if given.fresh { "replace" } else { "attach" })?;
     // Before there is a process that a signal could orphan.
     let (events, ears) = watch_signals()?;
+    link.ensure_server()?; // it makes the data directory
+    let lease = take_lease(&link, terminal::is_stdout());
+    request.reader = lease.as_ref().map(Lease::name);
     let started = link.run(&request)?;
     terminal::give_stdout_away();
     let number = started["number"].as_u64().unwrap_or(0);
@@ -56,14 +62,15 @@ pub fn run(mut link: Link, argv: Vec<OsString>, given: &Given) -> Result<u8, Tro
         terminal::note(&format!("attached to '{label}' (PID {})", started["pid"]));
     }
     let show = if given.raw { Show::Stamped(Stream::Combined) } else { Show::Bytes };
-    follow_in_thread(Link::new(link.config.clone()), number, 0, events)?;
+    let start = Start { run: number, offset: 0, frames: Frames::new(show), reader: request.reader };
+    follow_in_thread(Link::new(link.config.clone()), start, events)?;
     let mut wrapper = Wrapper {
         link,
+        lease,
+        has_gap: false,
         label,
         run: number,
         pid: started["pid"].as_i64().unwrap_or(0) as i32,
-        frames: Frames::new(show),
-        show,
         on_exit: given.on_exit,
         deadline: None,
         ears,
@@ -87,14 +94,17 @@ pub fn follow(
     let stream =
         arguments.get("stream").and_then(Value::as_str).and_then(Stream::from_name).unwrap_or(Stream::Combined);
     let show = Show::Stamped(stream);
-    follow_in_thread(Link::new(link.config.clone()), place.run, place.offset, events)?;
+    let lease = Lease::take(&link.config.data_dir, lease::Kind::Observer).ok();
+    let reader = lease.as_ref().map(Lease::name);
+    let start = Start { run: place.run, offset: place.offset, frames: Frames::within(show, read.open), reader };
+    follow_in_thread(Link::new(link.config.clone()), start, events)?;
     let mut wrapper = Wrapper {
         link,
+        lease,
+        has_gap: false,
         label: String::new(),
         run: place.run,
         pid: 0,
-        frames: Frames::within(show, read.open),
-        show,
         on_exit: OnExit::Detach,
         deadline,
         ears,
@@ -107,7 +117,16 @@ pub fn follow(
         read.bytes.pop(); // the rest of this line comes right behind it
     }
     let is_over = !read.bytes.is_empty() && wrapper.write(Stream::Stdout, read.bytes)?.is_some();
-    if is_over { Ok(0) } else { wrapper.run().map(|_| 0) }
+    if !is_over {
+        wrapper.run()?;
+    }
+    Ok(u8::from(wrapper.has_gap))
+}
+
+/// The lease of a wrapper. A run is not held up for ever by a terminal, see [`shim`](crate::shim).
+fn take_lease(link: &Link, is_at_terminal: bool) -> Option<Lease> {
+    let kind = if is_at_terminal { lease::Kind::Terminal } else { lease::Kind::Pipe };
+    Lease::take(&link.config.data_dir, kind).ok()
 }
 
 /// The channel of events, and the signals that wake it. It holds one, so that whoever does not read our output holds back the
@@ -135,8 +154,10 @@ struct Wrapper {
     label: String,
     run: u64,
     pid: i32,
-    frames: Frames,
-    show: Show,
+    /// Says what was read; without it (the disk took none) the run does not wait for us.
+    lease: Option<Lease>,
+    /// Output is missing.
+    has_gap: bool,
     on_exit: OnExit,
     /// When it is over at the latest.
     deadline: Option<Instant>,
@@ -195,12 +216,8 @@ impl Wrapper {
     /// `Some` is the exit code: it is over.
     fn take(&mut self, news: News) -> Result<Option<u8>, Trouble> {
         match news {
-            News::Output(following, bytes) => {
-                (self.run, self.pid) = (following.run, following.pid);
-                self.show(&bytes)
-            }
+            News::Output { pieces, run, offset } => self.show(pieces, run, offset),
             News::Restarted(following) => {
-                self.frames = Frames::new(self.show);
                 (self.run, self.pid) = (following.run, following.pid);
                 self.note(&format!("restarted, PID {}", following.pid));
                 if self.is_stopping {
@@ -211,13 +228,13 @@ impl Wrapper {
                 Ok(None)
             }
             News::Skipped(bytes) => {
-                if self.frames.is_in_line()
-                    && let Some(code) = self.write(Stream::Stdout, b"\n".to_vec())?
-                {
-                    return Ok(Some(code));
-                }
-                self.frames = Frames::new(self.show);
-                self.note(&format!("{bytes} bytes of the log are no longer kept"));
+                self.has_gap = true;
+                let text = format!("output is missing here: {bytes} bytes of the log are no longer kept");
+                terminal::note_within(&text, std::mem::take(&mut self.is_in_line), NOTE_TAKEN);
+                Ok(None)
+            }
+            News::Trouble(trouble) => {
+                self.note(&trouble.map_or("the output goes on".into(), |why| format!("the output is held up: {why}")));
                 Ok(None)
             }
             News::Note(text) => {
@@ -229,17 +246,15 @@ impl Wrapper {
         }
     }
 
-    /// Writes what the log has brought.
-    fn show(&mut self, log: &[u8]) -> Result<Option<u8>, Trouble> {
-        let mut pieces: Vec<(Stream, Vec<u8>)> = Vec::new();
-        let _ = self.frames.push(log, &mut |stream, bytes| {
-            pieces.push((stream, bytes));
-            Ok::<(), std::convert::Infallible>(())
-        });
+    /// Writes what the log of `run` has brought up to `offset`.
+    fn show(&mut self, pieces: Vec<(Stream, Vec<u8>)>, run: u64, offset: u64) -> Result<Option<u8>, Trouble> {
         for (stream, bytes) in pieces {
             if let Some(code) = self.write(stream, bytes)? {
                 return Ok(Some(code));
             }
+        }
+        if let Some(lease) = &mut self.lease {
+            lease.passed_on(run, offset);
         }
         Ok(None)
     }
@@ -266,12 +281,13 @@ impl Wrapper {
             }
             if std::mem::replace(&mut taken, self.writer.taken()) != taken {
                 taken_at = Instant::now();
+                self.lease.iter_mut().for_each(Lease::progressed);
             }
             if self.is_late(LAST_TAKEN) {
                 return Ok(Some(0));
             }
             if self.is_stopping && taken_at.elapsed() > REST_TAKEN {
-                self.is_mute = true;
+                self.fall_silent();
                 return Ok(None);
             }
         }
@@ -287,11 +303,17 @@ impl Wrapper {
             return Ok(Some(code));
         }
         match error.kind() {
-            _ if self.is_stopping => self.is_mute = true,
+            _ if self.is_stopping => self.fall_silent(),
             io::ErrorKind::BrokenPipe => return Ok(Some(128 + 13)),
             _ => return Err(Trouble::Refused(format!("cannot write the output: {error}"))),
         }
         Ok(None)
+    }
+
+    /// Nothing is passed on any more, so nothing has to wait for that.
+    fn fall_silent(&mut self) {
+        self.is_mute = true;
+        self.lease.iter_mut().for_each(Lease::observe);
     }
 
     fn end(&mut self, following: &Following) -> Result<u8, Trouble> {
@@ -304,7 +326,8 @@ impl Wrapper {
                 if following.state == "detached" {
                     self.note("it has ended, but processes that it started go on; `persistproc stop` ends them");
                 }
-                Ok(code as u8)
+                // Who trusts the exit code is not to take a part for the whole.
+                Ok(if self.has_gap && code == 0 { INCOMPLETE } else { code as u8 })
             }
             (None, Some(signal)) => {
                 self.note(&format!("it was ended by {}", sys::signal_name(signal)));
@@ -350,7 +373,9 @@ impl Wrapper {
     fn is_still_there(&mut self) -> bool {
         let mut link = Link::new(self.link.config.clone());
         let mut run = self.run;
-        while let Ok((following, _)) = link.follow(run, FAR, Duration::ZERO) {
+        let ask =
+            |run| Ask { run, from: FAR, wait: Duration::ZERO, with_bytes: false, reader: None, knows_trouble: true };
+        while let Ok((following, _)) = link.follow(&ask(run)) {
             match following.successor {
                 Some(successor) if following.is_final => run = successor,
                 _ => {

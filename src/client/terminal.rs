@@ -72,6 +72,11 @@ pub fn pass_on(stream: Stream, bytes: &[u8]) -> Result<(), Trouble> {
     }
 }
 
+/// Whether stdout is a terminal.
+pub fn is_stdout() -> bool {
+    io::stdout().is_terminal()
+}
+
 /// From here on stdout belongs to a program, or to a protocol: no result of ours is printed there.
 pub fn give_stdout_away() {
     STDOUT_IS_USED.store(true, Ordering::Relaxed);

@@ -11,6 +11,7 @@ pub mod record;
 pub mod rotate;
 pub mod scan;
 pub mod stamp;
+pub mod tail;
 
 /// Which of the three files.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

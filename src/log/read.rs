@@ -9,22 +9,22 @@ use crate::sys;
 use memchr::{memchr, memchr_iter, memrchr, memrchr_iter};
 use std::fs::File;
 use std::io;
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::Path;
 
 const BLOCK: usize = 64 << 10;
 
 /// One file: which offsets of the run it holds.
-struct Segment {
+pub(super) struct Segment {
     file: File,
-    start: u64,
+    pub(super) start: u64,
     /// Where in the file the offset `start` is.
     head: u64,
 }
 
 impl Segment {
     /// `None` if there is no such file.
-    fn open(path: &Path) -> io::Result<Option<Segment>> {
+    pub(super) fn open(path: &Path) -> io::Result<Option<Segment>> {
         let file = match sys::read_regular(path) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
             opened => opened?,
@@ -36,8 +36,24 @@ impl Segment {
             None => Segment { file, start: 0, head: 0 },
         }))
     }
-    fn end(&self) -> io::Result<u64> {
+    pub(super) fn end(&self) -> io::Result<u64> {
         Ok(self.start + self.file.metadata()?.len().saturating_sub(self.head))
+    }
+
+    /// One read from `offset` on, which must not lie before the file: how many bytes it got, 0 at the end.
+    pub(super) fn read_at(&self, offset: u64, buffer: &mut [u8]) -> io::Result<usize> {
+        loop {
+            match self.file.read_at(buffer, offset - self.start + self.head) {
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                read => return read,
+            }
+        }
+    }
+
+    /// Whether the other one is this very file.
+    pub(super) fn is_same(&self, other: &Segment) -> bool {
+        let identity = |segment: &Segment| segment.file.metadata().map(|file| (file.dev(), file.ino())).ok();
+        identity(self) == identity(other)
     }
 }
 
@@ -126,11 +142,9 @@ impl Log {
             let segment = &self.segments[i];
             let border = self.segments.get(i + 1).map_or(self.end, |next| next.start);
             let room = (border - at).min((wanted - done) as u64) as usize;
-            match segment.file.read_at(&mut buffer[done..done + room], at - segment.start + segment.head) {
-                Ok(0) => break,
-                Ok(n) => done += n,
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) => return Err(error),
+            match segment.read_at(at, &mut buffer[done..done + room])? {
+                0 => break,
+                n => done += n,
             }
         }
         Ok(done)

@@ -54,11 +54,31 @@ impl LogFile {
     /// Appends `bytes`, or keeps them for [`retry`](Self::retry) if that fails. An error is never lost data.
     pub fn append(&mut self, bytes: &[u8]) {
         if self.is_stalled() {
-            self.unwritten.extend_from_slice(bytes);
-            return;
+            return self.keep(bytes);
         }
         let written = self.write(bytes);
-        self.unwritten.extend_from_slice(&bytes[written..]);
+        self.keep(&bytes[written..]);
+    }
+
+    /// Keeps `bytes` for [`retry`](Self::retry).
+    pub fn keep(&mut self, bytes: &[u8]) {
+        self.unwritten.extend_from_slice(bytes);
+    }
+
+    /// Whether the file is to be rotated before what waits to be written, and `more` bytes, are: then everything before
+    /// [`start`](Self::start) goes.
+    pub fn is_full(&self, more: usize) -> bool {
+        self.cap > 0 && self.kept > 0 && self.kept + (self.unwritten.len() + more) as u64 > self.cap
+    }
+
+    /// Offset at which the present file begins.
+    pub fn start(&self) -> u64 {
+        self.end - self.kept
+    }
+
+    /// From now on the file grows beyond its cap.
+    pub fn lift_cap(&mut self) {
+        self.cap = 0;
     }
 
     /// Tries again what could not be written.
@@ -74,7 +94,7 @@ impl LogFile {
     }
 
     fn write(&mut self, bytes: &[u8]) -> usize {
-        if self.cap > 0 && self.kept > 0 && self.kept + bytes.len() as u64 > self.cap {
+        if self.is_full(bytes.len()) {
             // If it fails (disk full) the old file goes on growing; the write that follows says what is wrong.
             let _ = self.rotate();
         }

@@ -26,12 +26,14 @@ pub const START_MAX: Duration = SHIM_ANSWERS.saturating_add(SHIM_ENDS).saturatin
 /// Prefix of directories that are being made.
 pub const UNBORN: &str = ".new.";
 
-/// Makes the directory of run `id` and takes its lock; the lock goes to the shim.
-pub fn prepare(runs: &Path, id: u64, meta: &Meta) -> Result<(RunDir, File), Fault> {
+/// Makes the directory of run `id` and takes its lock; the lock goes to the shim. `attach` is called before it gets its
+/// name.
+pub fn prepare(runs: &Path, id: u64, meta: &Meta, attach: impl Fn(&RunDir)) -> Result<(RunDir, File), Fault> {
     let build = || -> io::Result<(RunDir, File)> {
         let unborn = RunDir(runs.join(format!("{UNBORN}{}.{id}", std::process::id())));
         DirBuilder::new().mode(0o700).create(unborn.path())?;
         let filled = fill(&unborn, meta).and_then(|lock| {
+            attach(&unborn);
             let dir = RunDir(runs.join(directory_name(id, &words::quote(&meta.argv))));
             fs::rename(unborn.path(), dir.path()).map(|()| (dir, lock))
         });
@@ -65,12 +67,6 @@ fn directory_name(id: u64, command: &str) -> String {
         command.chars().map(|c| if c.is_ascii_alphanumeric() || "-.".contains(c) { c } else { '_' }).collect();
     name.truncate(40);
     format!("{id:06}.{}", name.trim_matches(['_', '.']))
-}
-
-/// The number of a run in the name of its directory; `None` if it is not the name of one.
-pub fn run_number(name: &str) -> Option<u64> {
-    let (number, _) = name.split_once('.')?;
-    number.parse().ok().filter(|_| number.len() >= 6 && number.bytes().all(|b| b.is_ascii_digit()))
 }
 
 /// Starts the shim of a prepared run and waits for its word on whether the command runs. If it does not, the status of
@@ -234,6 +230,10 @@ pub fn working_directory(path: &Path) -> Result<Word, Fault> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn run_number(name: &str) -> Option<u64> {
+        RunDir(name.into()).number()
+    }
 
     #[test]
     fn a_shim_that_said_its_last_word_is_reaped_or_given_back() {

@@ -16,8 +16,9 @@ mod start_gate;
 pub mod watch;
 
 use crate::fault::Fault;
+use crate::lease;
 use crate::log::stamp::{format_ms, now_ms};
-use crate::rundir::{FORMAT, Meta, State, Status};
+use crate::rundir::{FORMAT, Meta, RunDir, State, Status};
 use crate::shim::orphans;
 use crate::words::{self, Word};
 pub use describe::{Overview, Usage, age, describe_end, describe_unreadable, overview, problem, usage};
@@ -58,6 +59,8 @@ pub struct Request {
     pub label: Option<String>,
     /// Names this request. Sent again, because its answer was lost with a server, it starts nothing a second time.
     pub idempotency_key: Option<String>,
+    /// The lease of the command that is going to read it, see [`lease`].
+    pub reader: Option<String>,
 }
 
 /// What to do if it runs already.
@@ -140,6 +143,7 @@ impl Manager {
                 Some(restart)
             }
             (Some(live), IfRunning::Attach) if same(live) && !live.is_over() => {
+                self.attach(live, request.reader.as_deref());
                 return Ok(Started { run: live.clone(), is_new: false });
             }
             (Some(live), _) => return Err(already_running(live, &request.argv, &working_directory)),
@@ -156,7 +160,7 @@ impl Manager {
             max_log_bytes: self.max_log_bytes,
             idempotency_key: request.idempotency_key,
         };
-        self.launch_and_unlock(guard, meta, restart)
+        self.launch_and_unlock(guard, meta, request.reader.as_deref(), restart)
     }
 
     /// A live run of the same command in the same directory, whatever its label.
@@ -171,10 +175,11 @@ impl Manager {
         &self,
         guard: LockGuard,
         meta: Meta,
+        reader: Option<&str>,
         restart: Option<RestartPermit>,
     ) -> Result<Started, Fault> {
         let permit = restart.as_ref().map_or_else(|| self.start_gate.start(), RestartPermit::start);
-        let launched = permit.and_then(|_permit| self.launch(meta));
+        let launched = permit.and_then(|_permit| self.launch(meta, reader));
         drop(guard);
         // A wait for several processes may be one for new ones, too.
         self.registry.all().iter().for_each(|run| run.notify());
@@ -193,9 +198,19 @@ impl Manager {
         (run.status().pid != 0).then_some(run)
     }
 
-    fn launch(&self, meta: Meta) -> Result<Arc<Run>, Fault> {
+    /// From now on the reader with this lease is known to read `run`. It reads all the same if that fails.
+    pub fn attach(&self, run: &Run, reader: Option<&str>) {
+        let _ = reader.map(|reader| lease::link(self.registry.data_dir(), reader, run.dir.path()));
+    }
+
+    fn launch(&self, meta: Meta, reader: Option<&str>) -> Result<Arc<Run>, Fault> {
         let id = self.registry.next_id();
-        let (dir, lock) = launch::prepare(&self.registry.dir, id, &meta)?;
+        let previous = meta.previous.and_then(|previous| self.registry.get(previous));
+        let attach = |dir: &RunDir| {
+            previous.iter().for_each(|previous| lease::hand_on(previous.dir.path(), dir.path()));
+            let _ = reader.map(|reader| lease::link(self.registry.data_dir(), reader, dir.path()));
+        };
+        let (dir, lock) = launch::prepare(&self.registry.dir, id, &meta, attach)?;
         let (shim, started) = launch::start_shim(&dir, lock, &meta);
         let run = Arc::new(Run::new(id, dir, meta));
         self.registry.adopt(run.clone(), shim);
@@ -264,7 +279,7 @@ impl Manager {
         let previous = Some(newest.id);
         let meta =
             Meta { created: now_ms(), previous, max_log_bytes: self.max_log_bytes, idempotency_key: None, ..meta };
-        self.launch_and_unlock(guard, meta, Some(restart))
+        self.launch_and_unlock(guard, meta, None, Some(restart))
     }
 
     /// No more starts from now on; those that have begun are waited for, so that [`live`](Self::live) then tells all.

@@ -1,19 +1,23 @@
 //! Runs on disk → a table in memory. Reading `runs/` is how every server begins, after a crash or not: there is no
 //! second way. What cannot be read is reported and left alone, and never hides the rest.
 
-use super::launch::{UNBORN, run_number};
+use super::launch::UNBORN;
 use super::watch::{self, OnEnd, Run};
+use crate::lease;
 use crate::rundir::{FORMAT, Meta, RunDir, Unreadable};
 use crate::words::Word;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::fs;
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard};
 
 /// Finished runs that are kept; older ones are removed. Live ones never are, nor are lost ones of which something is
-/// alive: only their directories tell what that is.
+/// alive (only their directories tell what that is), nor what is being read.
 pub const KEPT: usize = 50;
+/// Among so many older ones, the newest run of each label is kept, too, so that the last words of a crashed server are
+/// there also after many short commands.
+pub const LABELS_KEPT: usize = 500;
 
 pub struct Registry {
     pub dir: PathBuf,
@@ -36,12 +40,18 @@ impl Registry {
         let registry = Arc::new(Registry { dir, table: Mutex::default(), notify });
         let found = registry.scan()?;
         registry.lock().next = found.last_key_value().map_or(1, |(id, _)| id + 1);
-        let mut finished = 0;
+        let mut kept = Kept::default();
         let mut old = Vec::new();
         for (id, dir) in found.into_iter().rev() {
-            let is_live = dir.shim_lives();
-            finished += usize::from(!is_live);
-            if is_live || finished <= KEPT { registry.load(id, dir) } else { old.push((id, dir)) }
+            let mut meta = None;
+            let label = || match meta.insert(dir.read_meta()) {
+                Ok(meta) => meta.label.clone(),
+                Err(_) => substitute(&dir).label,
+            };
+            match (kept.keeps(dir.shim_lives(), label), meta) {
+                (true, Some(meta)) => registry.load(id, dir, meta),
+                _ => old.push((id, dir)),
+            }
         }
         let remover = registry.clone();
         let remove = move || old.into_iter().for_each(|(id, dir)| remover.clear(id, dir));
@@ -59,7 +69,7 @@ impl Registry {
                 // Its server was killed while it made this; we hold the server's lock, so nobody is making it now.
                 let _ = fs::remove_dir_all(dir.path());
             } else if let Some(id) =
-                run_number(&name).filter(|_| dir.lock().exists() || dir.path().join("meta.json").exists())
+                dir.number().filter(|_| dir.lock().exists() || dir.path().join("meta.json").exists())
             {
                 found.insert(id, dir);
             } else {
@@ -69,8 +79,8 @@ impl Registry {
         Ok(found)
     }
 
-    fn load(self: &Arc<Registry>, id: u64, dir: RunDir) {
-        let meta = match dir.read_meta() {
+    fn load(self: &Arc<Registry>, id: u64, dir: RunDir, meta: Result<Meta, Unreadable>) {
+        let meta = match meta {
             Ok(meta) => meta,
             Err(Unreadable::Newer(version)) => {
                 return self.notice(format!(
@@ -124,18 +134,34 @@ impl Registry {
         self.lock().runs.get(&id).cloned()
     }
 
-    /// Removes finished runs beyond the newest `KEPT`.
-    pub fn retire(&self) {
-        let finished = self.all().into_iter().rev().filter(|run| run.is_over());
-        for run in finished.skip(KEPT).filter(|run| !run.may_have_orphans()) {
-            self.lock().runs.remove(&run.id);
-            self.remove(&run.dir);
-        }
+    /// The data directory.
+    pub fn data_dir(&self) -> &Path {
+        self.dir.parent().unwrap_or(&self.dir)
     }
 
-    /// Removes an old run that is not in the table, or takes it there if it was lost and something of it is alive.
+    /// Removes finished runs that are not kept, see [`Kept`].
+    pub fn retire(&self) {
+        let mut kept = Kept::default();
+        for run in self.all().into_iter().rev() {
+            let is_kept = kept.keeps(!run.is_over(), || run.meta.label.clone());
+            if !is_kept && !run.may_have_orphans() && !lease::is_read(run.dir.path(), run.id) {
+                self.lock().runs.remove(&run.id);
+                self.remove(&run.dir);
+            }
+        }
+        lease::sweep(self.data_dir());
+    }
+
+    /// Removes an old run that is not in the table, or takes it there if it is being read, or was lost and something of it
+    /// is alive.
     fn clear(self: &Arc<Registry>, id: u64, dir: RunDir) {
-        if watch::may_have_left_somebody(&dir) { self.load(id, dir) } else { self.remove(&dir) }
+        let is_needed = watch::may_have_left_somebody(&dir) || lease::is_read(dir.path(), id);
+        if is_needed {
+            let meta = dir.read_meta();
+            self.load(id, dir, meta);
+        } else {
+            self.remove(&dir);
+        }
     }
 
     fn remove(&self, dir: &RunDir) {
@@ -156,6 +182,24 @@ impl Registry {
     fn lock(&self) -> MutexGuard<'_, Table> {
         // Each change is one insertion or removal, so a panic elsewhere leaves the table whole.
         self.table.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+    }
+}
+
+/// Which runs are kept, asked for one after the other from the newest on.
+#[derive(Default)]
+struct Kept {
+    finished: usize,
+    labels: HashSet<String>,
+}
+
+impl Kept {
+    fn keeps(&mut self, is_live: bool, label: impl FnOnce() -> String) -> bool {
+        self.finished += usize::from(!is_live);
+        // So many are never there, unless somebody has put them there: their labels are not even looked at.
+        if !is_live && self.finished > KEPT + LABELS_KEPT {
+            return false;
+        }
+        self.labels.insert(label()) || is_live || self.finished <= KEPT
     }
 }
 

@@ -111,7 +111,7 @@ impl Caller for Unattended {
 
 /// Refuses one who wants to wait if too many do. To be asked for before anything is read for it.
 pub fn admit(caller: &dyn Caller) -> Result<(), Fault> {
-    let refusal = || Fault::conflict("too many requests are waiting at this server; try again in a moment");
+    let refusal = || Fault::busy("too many requests are waiting at this server; try again in a moment");
     if caller.may_wait() { Ok(()) } else { Err(refusal()) }
 }
 

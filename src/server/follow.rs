@@ -1,9 +1,12 @@
-//! `GET /output?run=12&from=5120&wait=20`: the bytes of `combined.log` behind an offset, as they stand in the file, as
-//! soon as there are any. What the wrapper and `output --follow` live on: they take the records apart themselves.
+//! `GET /output?run=12&from=5120&wait=20&bytes=no&reader=4711.0`: how far `combined.log` reaches behind an offset, as soon
+//! as it does, and what became of the run. The wrapper and `output --follow` live on it. They read the file itself, which
+//! is faster by far, and hold a lease on it (see [`lease`](crate::lease)); commands up to 0.4 leave out `bytes=no` and get
+//! its bytes here.
 //!
 //! The answer carries its state in one header, as JSON in ASCII, see [`Following`].
 
 use crate::fault::Fault;
+use crate::http::head::encode;
 use crate::log::Stream;
 use crate::log::read::Log;
 use crate::manager::Manager;
@@ -17,6 +20,8 @@ use std::time::{Duration, Instant};
 pub const HEADER: &str = "Persistproc-Status";
 /// Bytes of one answer.
 const CHUNK: usize = 256 << 10;
+/// Pause before the answer to a command that cannot wait because too many do.
+const BUSY: Duration = Duration::from_millis(200);
 
 /// Where a follower is, and what became of the run.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -42,6 +47,15 @@ pub struct Following {
     /// This server is leaving, and does not take its processes with it.
     #[serde(default)]
     pub is_leaving: bool,
+    /// The directory of the run among all of them; not told by servers up to 0.4.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub directory: Option<String>,
+    /// What holds up its output, encoded as in a URL.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub trouble: Option<String>,
+    /// There was no place to wait: ask again after a pause.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub is_busy: bool,
 }
 
 /// What is asked for.
@@ -50,6 +64,12 @@ pub struct Ask {
     pub run: u64,
     pub from: u64,
     pub wait: Duration,
+    /// The answer is to hold the bytes themselves.
+    pub with_bytes: bool,
+    /// The lease of the command that asks.
+    pub reader: Option<String>,
+    /// The command knows that something holds up the output, and waits also for the end of that.
+    pub knows_trouble: bool,
 }
 
 impl Ask {
@@ -63,19 +83,34 @@ impl Ask {
         get("run").filter(|run| !run.is_empty()).zip(get("from"))?;
         Some(number("run", 0).and_then(|id| {
             let wait = Duration::from_secs(number("wait", 0)?).min(LONGEST);
-            Ok(Ask { run: id, from: number("from", 0)?, wait })
+            let (with_bytes, knows_trouble) = (get("bytes") != Some("no"), get("trouble") == Some("known"));
+            let reader = get("reader").map(String::from);
+            Ok(Ask { run: id, from: number("from", 0)?, wait, with_bytes, reader, knows_trouble })
         }))
+    }
+}
+
+impl Ask {
+    /// The parameters of the query.
+    pub fn query(&self) -> String {
+        let Ask { run, from, wait, with_bytes, reader, knows_trouble } = self;
+        let mut query = format!("run={run}&from={from}&wait={}", wait.as_secs());
+        query.push_str(if *with_bytes { "" } else { "&bytes=no" });
+        query.push_str(if *knows_trouble { "&trouble=known" } else { "" });
+        reader.iter().for_each(|reader| query.push_str(&format!("&reader={reader}")));
+        query
     }
 }
 
 /// Answers at once if there is something, else when there is, or after `ask.wait`.
 pub fn follow(manager: &Manager, ask: &Ask, caller: &dyn Caller) -> Result<(Following, Vec<u8>), Fault> {
     let run = manager.get(ask.run).ok_or_else(|| Fault::not_found(format!("run r{} is not kept any more", ask.run)))?;
+    manager.attach(&run, ask.reader.as_deref());
     let end = Instant::now() + ask.wait;
     let mut is_waiting = false;
     loop {
         let generation = run.generation();
-        let (mut following, bytes) = look(&run, ask.from)?;
+        let (mut following, bytes) = look(&run, ask)?;
         // Whoever restarts it holds its turn until the new run is there.
         let is_being_replaced = following.is_final && manager.is_being_started(&run.meta.label);
         if !is_being_replaced {
@@ -84,25 +119,30 @@ pub fn follow(manager: &Manager, ask: &Ask, caller: &dyn Caller) -> Result<(Foll
         following.is_leaving = manager.is_leaving();
         let is_done = following.is_final && !is_being_replaced;
         let left = end.saturating_duration_since(Instant::now());
-        if !bytes.is_empty() || is_done || following.is_leaving || left.is_zero() || caller.is_gone() {
+        let is_news = following.next > ask.from || ask.knows_trouble != following.trouble.is_some() && !ask.with_bytes;
+        following.is_busy = !is_waiting && !is_news && !is_done && !left.is_zero() && !caller.may_wait();
+        if following.is_busy && ask.with_bytes {
+            std::thread::sleep(BUSY.min(left)); // commands up to 0.4 know of no pause
+        }
+        if is_news || is_done || following.is_leaving || following.is_busy || left.is_zero() || caller.is_gone() {
             following.is_final = is_done;
             return Ok((following, bytes));
-        }
-        if !is_waiting && !caller.may_wait() {
-            return Err(Fault::conflict("too many requests are waiting at this server; try again in a moment"));
         }
         is_waiting = true;
         run.wait(generation, left);
     }
 }
 
-fn look(run: &Run, from: u64) -> Result<(Following, Vec<u8>), Fault> {
+fn look(run: &Run, ask: &Ask) -> Result<(Following, Vec<u8>), Fault> {
     // Before the log: what it says of the end holds for what is read then.
     let is_over = run.is_over();
     let status = run.status();
     let read = || -> std::io::Result<(u64, Vec<u8>, u64)> {
         let log = Log::open(run.dir.path(), Stream::Combined)?;
-        let from = from.max(log.start());
+        let from = ask.from.max(log.start());
+        if !ask.with_bytes {
+            return Ok((from, Vec::new(), log.end()));
+        }
         let mut bytes = vec![0; CHUNK.min(log.end().saturating_sub(from) as usize)];
         let n = log.read_at(from, &mut bytes)?;
         // Whole records, so that a gap, should the next ones be gone before they are asked for, lies between two lines.
@@ -110,7 +150,7 @@ fn look(run: &Run, from: u64) -> Result<(Following, Vec<u8>), Fault> {
         Ok((from, bytes, log.end()))
     };
     let (from, bytes, end) = read().map_err(|error| unreadable(run, &error))?;
-    let next = from + bytes.len() as u64;
+    let next = if ask.with_bytes { from + bytes.len() as u64 } else { end.max(from) };
     let last = status.leader_bytes.filter(|_| status.leader_ended.is_some());
     let following = Following {
         run: run.id,
@@ -123,6 +163,9 @@ fn look(run: &Run, from: u64) -> Result<(Following, Vec<u8>), Fault> {
         signal: status.signal,
         successor: None,
         is_leaving: false,
+        directory: run.dir.path().file_name().and_then(|name| name.to_str()).map(encode),
+        trouble: status.trouble.as_deref().filter(|_| !is_over).map(encode),
+        is_busy: false,
     };
     Ok((following, bytes))
 }

@@ -109,6 +109,9 @@ pub struct RunRequest {
     pub if_running: String,
     /// The same request sent again starts nothing a second time.
     pub idempotency_key: Option<String>,
+    /// The lease of the command that is going to read it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reader: Option<String>,
 }
 
 impl Service for Routes {
@@ -183,6 +186,7 @@ fn failure(fault: &Fault) -> Response {
         Kind::Invalid => 400,
         Kind::NotFound => 404,
         Kind::Conflict | Kind::Ending => 409,
+        Kind::Busy => 503,
         Kind::Failed => 500,
     };
     answer(status, &json!({"error": fault.text}))
@@ -210,9 +214,9 @@ fn run(routes: &Routes, request: &Request) -> Result<Response, Fault> {
         "replace" => IfRunning::Replace,
         other => return Err(Fault::invalid(format!("'if_running' cannot be '{other}'"))),
     };
-    let RunRequest { argv, working_directory, environment, label, idempotency_key, .. } = wanted;
+    let RunRequest { argv, working_directory, environment, label, idempotency_key, reader, .. } = wanted;
     let working_directory = PathBuf::from(working_directory.0);
-    let request = manager::Request { argv, working_directory, environment, label, idempotency_key };
+    let request = manager::Request { argv, working_directory, environment, label, idempotency_key, reader };
     let started = routes.manager.start(request, if_running)?;
     let mut value = json!(manager::overview(&started.run));
     value["number"] = json!(started.run.id);

@@ -3,8 +3,10 @@
 //! Bytes stay bytes. Per read of up to 64 KiB there is one stamp (what was read together arrived together) and one write
 //! per file. A line of any length is written as it comes; only a line that is still open is held back, for
 //! `PATIENCE` or until it is long, so that lines written in pieces stay whole and a prompt is visible all the same.
-//! When a file cannot be written nothing more is read: the child waits on its pipe, and nothing is lost.
+//! When a file cannot be written, or must not be rotated yet because a reader needs what would go (see
+//! [`readers`](super::readers)), nothing more is read: the child waits on its pipe, and nothing is lost.
 
+use super::readers::Readers;
 use crate::log::Stream;
 use crate::log::record::{Part, push_prefix};
 use crate::log::rotate::LogFile;
@@ -71,6 +73,8 @@ impl Batch {
 pub struct Capture {
     sources: [Source; 2],
     logs: [LogFile; 3],
+    /// Those who read `combined.log` while it is written.
+    readers: Readers,
     /// Lines of the child begun in each log.
     lines: [u64; 3],
     buffer: Vec<u8>,
@@ -85,12 +89,14 @@ pub struct Capture {
 }
 
 impl Capture {
-    /// Creates the three logs; `cap` is the size of a file at which it is rotated, in bytes, 0 for never.
-    pub fn create(dir: &Path, cap: u64) -> io::Result<Capture> {
+    /// Creates the three logs; `cap` is the size of a file at which it is rotated, in bytes, 0 for never. `readers` are
+    /// waited for before that.
+    pub fn create(dir: &Path, cap: u64, readers: Readers) -> io::Result<Capture> {
         let log = |stream: Stream| LogFile::create(dir.join(stream.file_name()), cap);
         Ok(Capture {
             sources: Default::default(),
             logs: [log(Stream::Stdout)?, log(Stream::Stderr)?, log(Stream::Combined)?],
+            readers,
             lines: [0; 3],
             buffer: Vec::new(),
             batch: Batch::default(),
@@ -126,14 +132,20 @@ impl Capture {
     /// When [`tick`](Self::tick) has something to do.
     pub fn deadline(&self) -> Option<Instant> {
         if self.is_stalled() {
-            return Some(Instant::now() + RETRY);
+            let disk = self.is_refused().then(|| Instant::now() + RETRY);
+            return [disk, self.readers.deadline()].into_iter().flatten().min();
         }
         let prompt = self.sources.iter().filter_map(|source| source.held_since).min().map(|since| since + PATIENCE);
         [prompt, self.busy_since.map(|since| since + QUIET)].into_iter().flatten().min()
     }
 
+    /// Whether something waits to be written.
     pub fn is_stalled(&self) -> bool {
         self.logs.iter().any(LogFile::is_stalled)
+    }
+    /// Whether that is because the disk refused it, and not for a reader.
+    fn is_refused(&self) -> bool {
+        self.logs.iter().any(|log| log.is_stalled() && log.trouble().is_some())
     }
     /// Sizes of the logs since the start of the run, in bytes.
     pub fn bytes(&self) -> [u64; 3] {
@@ -147,8 +159,19 @@ impl Capture {
         self.lost
     }
     /// What holds up capturing.
-    pub fn trouble(&self) -> Option<&io::Error> {
-        self.logs.iter().find_map(LogFile::trouble)
+    pub fn trouble(&self) -> Option<String> {
+        self.logs.iter().find_map(LogFile::trouble).map(io::Error::to_string).or_else(|| self.readers.trouble())
+    }
+
+    /// The run is to be stopped: its readers are not waited for long.
+    pub fn hurry_readers(&mut self) {
+        self.readers.hurry();
+    }
+
+    /// Nothing can be written any more but what is in the pipes: the logs take that without rotation, so that it waits for
+    /// no reader.
+    pub fn stop_rotating(&mut self) {
+        self.logs.iter_mut().for_each(LogFile::lift_cap);
     }
 
     /// One read of stream `s`. True if a log may have grown, or the stream ended.
@@ -181,11 +204,7 @@ impl Capture {
     /// log may have grown.
     pub fn tick(&mut self) -> bool {
         let before = self.logs[COMBINED].end();
-        for log in &mut self.logs {
-            if log.is_stalled() {
-                log.retry();
-            }
-        }
+        self.retry();
         for s in 0..2 {
             if self.sources[s].held_since.is_some_and(|since| since.elapsed() >= PATIENCE) {
                 self.release(s);
@@ -195,6 +214,22 @@ impl Capture {
             self.shrink();
         }
         self.logs[COMBINED].end() != before
+    }
+
+    /// Writes what could not be written, if it can be now.
+    fn retry(&mut self) {
+        let is_needed = self.logs[COMBINED].is_stalled() && self.is_read_yet(0);
+        for (i, log) in self.logs.iter_mut().enumerate() {
+            if log.is_stalled() && !(i == COMBINED && is_needed) {
+                log.retry();
+            }
+        }
+    }
+
+    /// Whether `combined.log` would have to be rotated for `more` bytes, and a reader still needs what would go.
+    fn is_read_yet(&mut self, more: usize) -> bool {
+        let log = &self.logs[COMBINED];
+        log.is_full(more) && self.readers.need(log.start())
     }
 
     /// Reads what has been written up to now, without waiting, and lets go of unfinished lines. How much that is is asked
@@ -335,7 +370,11 @@ impl Capture {
             return;
         }
         self.logs[s].append(batch.own());
-        self.logs[COMBINED].append(&batch.combined);
+        if self.is_read_yet(batch.combined.len()) {
+            self.logs[COMBINED].keep(&batch.combined);
+        } else {
+            self.logs[COMBINED].append(&batch.combined);
+        }
         batch.clear();
     }
 
@@ -365,7 +404,7 @@ mod tests {
             let dir = std::env::temp_dir().join(format!("persistproc-capture-{name}-{}", std::process::id()));
             let _ = std::fs::remove_dir_all(&dir);
             std::fs::create_dir_all(&dir).unwrap();
-            let mut capture = Capture::create(&dir, cap).unwrap();
+            let mut capture = Capture::create(&dir, cap, Readers::new(dir.clone(), 1)).unwrap();
             let (out, out_end) = io::pipe().unwrap();
             let (err, err_end) = io::pipe().unwrap();
             capture.attach([File::from(OwnedFd::from(out)), File::from(OwnedFd::from(err))]).unwrap();

@@ -13,6 +13,7 @@
 
 mod capture;
 pub mod orphans;
+mod readers;
 mod tree;
 
 use crate::log::stamp::now_ms;
@@ -22,6 +23,7 @@ use crate::rundir::{
 };
 use crate::sys::{self, Reaped};
 use capture::Capture;
+use readers::Readers;
 use std::ffi::OsString;
 use std::fs::File;
 use std::io::{self, Read, Write};
@@ -145,7 +147,8 @@ impl Shim {
         let signals = sys::signals_as_bytes(&[sys::SIGCHLD, sys::SIGTERM, sys::SIGINT, sys::SIGHUP, sys::SIGXFSZ])?;
         let ctl = sys::open_fifo_both(&dir.ctl())?;
         let events = sys::open_fifo_both(&dir.events())?;
-        let mut capture = Capture::create(dir.path(), max_log_bytes)?;
+        let readers = Readers::new(dir.path().to_path_buf(), named.number().unwrap_or(0));
+        let mut capture = Capture::create(dir.path(), max_log_bytes, readers)?;
         let mut status =
             Status { version: FORMAT, shim: std::process::id() as i32, started: now_ms(), ..Status::default() };
         let unborn = |status: &mut Status, error: &io::Error| {
@@ -331,6 +334,8 @@ impl Shim {
     /// Nobody can write any more: what is in the pipes now is all there will ever be.
     fn drain_finally(&mut self) {
         let begun = Instant::now();
+        self.capture.stop_rotating();
+        self.capture.tick();
         self.capture.drain();
         while self.capture.is_stalled() && begun.elapsed() < LAST_HOPE {
             self.publish(); // the trouble
@@ -354,6 +359,7 @@ impl Shim {
     fn ask(&mut self, grace: Duration) {
         let leader_lives = self.status.leader_ended.is_none();
         self.look_at = None; // somebody waits for the end now
+        self.capture.hurry_readers();
         self.stop.ask(&self.tree, leader_lives, grace, &mut self.report);
     }
 
@@ -448,7 +454,7 @@ impl Shim {
         self.status.lines = self.capture.lines();
         self.status.lost_bytes = self.capture.lost();
         if self.status.ended.is_none() {
-            self.status.trouble = self.capture.trouble().map(io::Error::to_string);
+            self.status.trouble = self.capture.trouble();
         }
         self.status.stop = self.stop.is_wanted().then(|| self.report.clone());
         self.publish_at = None;

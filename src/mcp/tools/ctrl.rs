@@ -185,6 +185,7 @@ fn start(arguments: &Arguments, context: &Context) -> Result<Control, Fault> {
         environment,
         label: arguments.text("label").map(String::from),
         idempotency_key: None,
+        reader: None,
     };
     let twin = if added.is_empty() { context.manager.running(&request) } else { None };
     let started = context.manager.start(request, IfRunning::Refuse);
