@@ -172,11 +172,14 @@ impl Batch {
         mut log: &'a [u8],
         out: &mut impl FnMut(Stream, Vec<u8>) -> Result<(), E>,
     ) -> Result<&'a [u8], E> {
-        while let Some(stream) = whole_line_of(log) {
-            let Some(newline) = memchr::memchr(b'\n', &log[PREFIX..]) else { break };
-            let end = PREFIX + newline + 1;
-            self.add(stream, &log[PREFIX..end], out)?;
-            log = &log[end..];
+        let whole = log;
+        let mut begin = 0;
+        for newline in memchr::memchr_iter(b'\n', whole) {
+            // A newline within the prefix is none that ends a record.
+            let Some(stream) = whole_line_of(log).filter(|_| newline >= begin + PREFIX) else { break };
+            self.add(stream, &log[PREFIX..newline + 1 - begin], out)?;
+            begin = newline + 1;
+            log = &whole[begin..];
         }
         Ok(log)
     }

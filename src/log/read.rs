@@ -287,7 +287,7 @@ impl Log {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::log::record::{Part, push_prefix};
+    use crate::log::record::{Part, prefix};
     use crate::log::rotate::LogFile;
     use crate::log::stamp::Stamper;
 
@@ -315,8 +315,7 @@ mod tests {
         }
     }
     fn record(stamper: &mut Stamper, i: u64) -> Vec<u8> {
-        let mut out = Vec::new();
-        push_prefix(&mut out, stamper.stamp(i * 1000), false, Part::Whole);
+        let mut out = prefix(stamper.stamp(i * 1000), false, Part::Whole).to_vec();
         out.extend_from_slice(format!("line {i} {}\n", "x".repeat((i % 97) as usize)).as_bytes());
         out
     }

@@ -87,13 +87,13 @@ pub fn parse(line: &[u8], file: Stream) -> Option<Record<'_>> {
     Some(Record { ms, stream, part, text: &line[PREFIX..] })
 }
 
-/// Appends stamp and separator of a record; `stamp` is that of stdout.
-pub fn push_prefix(out: &mut Vec<u8>, stamp: &[u8; STAMP], marks_stderr: bool, part: Part) {
+/// Stamp and separator of a record; `stamp` is that of stdout.
+pub fn prefix(stamp: &[u8; STAMP], marks_stderr: bool, part: Part) -> [u8; PREFIX] {
     let mut prefix = [0; PREFIX];
     prefix[..STAMP - 1].copy_from_slice(&stamp[..STAMP - 1]);
     prefix[STAMP - 1] = if marks_stderr { b'z' } else { b'Z' };
     prefix[STAMP] = part.separator();
-    out.extend_from_slice(&prefix);
+    prefix
 }
 
 /// Whether a line of the child begins at this record of a log file. Only its first [`PREFIX`] bytes are looked at.
@@ -110,8 +110,7 @@ mod tests {
         let stamp = b"2026-01-02T03:04:05.678Z";
         for part in [Part::Whole, Part::First, Part::Middle, Part::Last] {
             for stderr in [false, true] {
-                let mut line = Vec::new();
-                push_prefix(&mut line, stamp, stderr, part);
+                let mut line = prefix(stamp, stderr, part).to_vec();
                 line.extend_from_slice(b"text + more");
                 let record = parse(&line, Stream::Combined).unwrap();
                 assert_eq!(record.stream, if stderr { Stream::Stderr } else { Stream::Stdout });

@@ -304,7 +304,7 @@ pub fn stamped_line(selected: &Selected, names: &[String]) -> Vec<u8> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::log::record::{Part, push_prefix};
+    use crate::log::record::{Part, prefix};
     use crate::log::rotate::LogFile;
     use crate::log::stamp::Stamper;
     use crate::manager::watch::Run;
@@ -363,9 +363,9 @@ mod tests {
             let text = format!("{}{}", self.number, if random.below(4) == 0 { " match" } else { "" });
             let stamp = *self.stamper.stamp(self.ms);
             let (mut combined, mut own) = (Vec::new(), Vec::new());
-            push_prefix(&mut combined, &stamp, s == 1, part);
+            combined.extend_from_slice(&prefix(&stamp, s == 1, part));
             if part.begins() {
-                push_prefix(&mut own, &stamp, false, Part::Whole);
+                own.extend_from_slice(&prefix(&stamp, false, Part::Whole));
             }
             for log in [&mut combined, &mut own] {
                 log.extend_from_slice(text.as_bytes());

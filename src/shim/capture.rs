@@ -8,11 +8,11 @@
 
 use super::readers::Readers;
 use crate::log::Stream;
-use crate::log::record::{Part, push_prefix};
+use crate::log::record::{PREFIX, Part, prefix};
 use crate::log::rotate::LogFile;
 use crate::log::stamp::{STAMP, Stamper, now_ms};
 use crate::sys;
-use memchr::memchr;
+use memchr::memchr_iter;
 use std::fs::File;
 use std::io::{self, Read};
 use std::os::fd::{AsRawFd, RawFd};
@@ -282,21 +282,23 @@ impl Capture {
     fn feed(&mut self, s: usize, bytes: &[u8]) {
         let stamp = self.stamp();
         let mut batch = std::mem::take(&mut self.batch);
-        let mut rest = bytes;
-        while let Some(newline) = memchr(b'\n', rest) {
-            let (line, after) = rest.split_at(newline + 1);
+        let prefixes = [s == STDERR, false].map(|marks_stderr| prefix(&stamp, marks_stderr, Part::Whole));
+        let mut begin = 0;
+        for newline in memchr_iter(b'\n', bytes) {
+            let line = &bytes[begin..=newline];
             if self.sources[s].is_between_lines() {
-                self.push_whole(&mut batch, s, &stamp, line);
+                self.push_whole(&mut batch, s, &prefixes, line);
             } else {
-                self.push(&mut batch, s, &stamp, &line[..newline], true);
+                self.push(&mut batch, s, &stamp, &bytes[begin..newline], true);
             }
-            rest = after;
+            begin = newline + 1;
             if batch.combined.len() >= BATCH {
                 self.write(&mut batch, s);
             }
         }
         self.write(&mut batch, s);
         self.batch = batch;
+        let rest = &bytes[begin..];
         if !rest.is_empty() {
             let source = &mut self.sources[s];
             source.held.extend_from_slice(rest);
@@ -320,17 +322,17 @@ impl Capture {
     }
 
     /// Puts a whole line, with its newline, into the batch: as [`push`](Self::push) would, but nearly every line comes
-    /// this way, so it is short.
-    fn push_whole(&mut self, batch: &mut Batch, s: usize, stamp: &[u8; STAMP], line: &[u8]) {
+    /// this way, so it is short. `prefixes` are those of combined.log and of the stream's own file.
+    fn push_whole(&mut self, batch: &mut Batch, s: usize, prefixes: &[[u8; PREFIX]; 2], line: &[u8]) {
         self.lines[s] += 1;
         self.lines[COMBINED] += 1;
         if batch.combined.is_empty() {
             batch.is_split = s == STDERR;
         }
-        push_prefix(&mut batch.combined, stamp, s == STDERR, Part::Whole);
+        batch.combined.extend_from_slice(&prefixes[0]);
         batch.combined.extend_from_slice(line);
         if batch.is_split {
-            push_prefix(&mut batch.own, stamp, false, Part::Whole);
+            batch.own.extend_from_slice(&prefixes[1]);
             batch.own.extend_from_slice(line);
         }
     }
@@ -347,14 +349,14 @@ impl Capture {
             // Only the first record of a batch can be part of a line.
             batch.is_split = s == STDERR || part != Part::Whole;
         }
-        push_prefix(&mut batch.combined, stamp, s == STDERR, part);
+        batch.combined.extend_from_slice(&prefix(stamp, s == STDERR, part));
         batch.combined.extend_from_slice(&source.held);
         batch.combined.extend_from_slice(text);
         batch.combined.push(b'\n');
         if batch.is_split {
             // Here a line goes on where it stopped, and ends when the child ends it.
             if part.begins() {
-                push_prefix(&mut batch.own, stamp, false, Part::Whole);
+                batch.own.extend_from_slice(&prefix(stamp, false, Part::Whole));
             }
             batch.own.extend_from_slice(&source.held);
             batch.own.extend_from_slice(text);
