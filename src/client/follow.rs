@@ -104,6 +104,8 @@ struct Lines {
     until: Option<String>,
     deadline: Option<Instant>,
     writer: Writer,
+    /// Output is missing.
+    has_gap: bool,
 }
 
 impl Lines {
@@ -123,13 +125,19 @@ impl Lines {
         arguments.insert("is_forward".into(), json!(true));
         // Without a wait of its own it is one for anything at all.
         arguments.insert("wait_for".into(), json!(until.as_deref().unwrap_or("")));
-        Ok(Lines { link, arguments, read, until, deadline, writer: Writer::start()? })
+        Ok(Lines { link, arguments, read, until, deadline, writer: Writer::start()?, has_gap: false })
     }
 
     fn go(&mut self) -> Result<u8, Trouble> {
+        // Who trusts the exit code is not to take a part for the whole.
+        self.follow().map(|code| code.max(self.has_gap.into()))
+    }
+
+    fn follow(&mut self) -> Result<u8, Trouble> {
         let (mut has_matched, mut is_first) = (false, true);
         loop {
             self.read.note(&self.link);
+            self.has_gap |= self.read.has_gap;
             let bytes = std::mem::take(&mut self.read.bytes);
             match self.writer.print(bytes, self.deadline.map(|end| end + LAST_TAKEN))? {
                 Printed::All => {}

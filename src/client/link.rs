@@ -62,6 +62,8 @@ pub struct Reading {
     pub open: Option<Stream>,
     /// There was more than what was asked for.
     pub is_cut: bool,
+    /// Some of what was asked for is not kept any more.
+    pub has_gap: bool,
 }
 
 impl Reading {
@@ -69,9 +71,9 @@ impl Reading {
         self.cursor.parse().map_err(|_| Trouble::Refused("unexpected response of the server".into()))
     }
 
-    /// Tells of restarts and of what is not kept any more.
+    /// Tells of restarts, and of what is not kept any more, which everybody is told.
     pub fn note(&self, link: &Link) {
-        if !self.note.is_empty() && !link.config.is_quiet {
+        if !self.note.is_empty() && (self.has_gap || !link.config.is_quiet) {
             terminal::note(&self.note);
         }
     }
@@ -280,7 +282,8 @@ impl Link {
         let [cursor, waited, note] = ["persistproc-cursor", "persistproc-waited", "persistproc-note"].map(header);
         let is_cut = answer.head.header("persistproc-cut").is_some();
         let open = answer.head.header("persistproc-open").and_then(Stream::from_name);
-        Ok(Reading { bytes: answer.body, cursor, waited, note, open, is_cut })
+        let has_gap = answer.head.header("persistproc-gone").is_some();
+        Ok(Reading { bytes: answer.body, cursor, waited, note, open, is_cut, has_gap })
     }
 
     /// How far the log of a run reaches behind an offset, as soon as it does, or after `wait`. Servers up to 0.4 send its

@@ -101,7 +101,7 @@ pub fn follow(
     let mut wrapper = Wrapper {
         link,
         lease,
-        has_gap: false,
+        has_gap: read.has_gap,
         label: String::new(),
         run: place.run,
         pid: 0,

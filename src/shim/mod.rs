@@ -243,7 +243,6 @@ impl Shim {
         let timeout = self.deadline().map(|at| at.saturating_duration_since(Instant::now()));
         let [out, err, ctl, signalled] =
             sys::poll_readable([out, err, self.ctl.as_raw_fd(), self.signals.as_raw_fd()], timeout);
-        let was_in_trouble = self.capture.trouble().is_some();
         // Two pipes do not tell their order. With both ready it is mostly the end of a program, whose last words, on
         // stderr, say why: so stdout comes first.
         let grew = (out && self.capture.read(0)) | (err && self.capture.read(1)) | self.capture.tick();
@@ -254,8 +253,8 @@ impl Shim {
         if self.ring_at.is_some_and(|at| at <= Instant::now()) {
             self.ring(LOG_GREW);
         }
-        if self.capture.trouble().is_some() != was_in_trouble {
-            self.publish(); // the disk is full, or well again
+        if self.capture.trouble() != self.status.trouble {
+            self.publish(); // the disk is full, a reader is slow, or all is well again
         }
         if ctl {
             self.obey();
