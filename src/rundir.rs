@@ -4,6 +4,7 @@
 //! ```text
 //! runs/000012.npm_run_dev/
 //!   meta.json    what was started, written once by the server, before the shim exists
+//!   order.json   what a server has promised to do with it, see Order; there only meanwhile
 //!   status.json  how it goes, rewritten by the shim; always SIZE bytes, see Status::write
 //!   lock         flock(2)ed as long as the shim lives: taken = alive, no pid games
 //!   ctl          FIFO, server → shim: lines `stop GRACE_MS`, `signal N`, `input HEX`, each at most PIPE_BUF bytes
@@ -88,6 +89,24 @@ pub struct Meta {
     /// Of the request that started it, so that the same request sent again does not start it twice.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub idempotency_key: Option<String>,
+}
+
+/// `order.json`: a stop or a restart, written down before it begins, so that the next server finishes it should this one be
+/// killed.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Order {
+    pub version: u32,
+    /// Between asking nicely and killing, in milliseconds.
+    pub grace: u64,
+    /// Of the request, so that the same one sent again is known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub idempotency_key: Option<String>,
+    /// The run that is to take its place: this is a restart.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub next: Option<Meta>,
+    /// It has been carried out.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub is_done: bool,
 }
 
 /// `status.json`. Times are milliseconds since 1970.
@@ -200,6 +219,9 @@ impl RunDir {
     fn meta(&self) -> PathBuf {
         self.0.join("meta.json")
     }
+    fn order(&self) -> PathBuf {
+        self.0.join("order.json")
+    }
     fn status(&self) -> PathBuf {
         self.0.join("status.json")
     }
@@ -251,6 +273,24 @@ impl RunDir {
 
     pub fn read_meta(&self) -> Result<Meta, Unreadable> {
         read_json(&self.meta())
+    }
+
+    /// Writes an order in the place of the one before. It is there as a whole or not at all.
+    pub fn write_order(&self, order: &Order) -> io::Result<()> {
+        let new = self.0.join("order.new");
+        let mut options = OpenOptions::new();
+        let mut file = sys::open_regular(&new, options.write(true).create(true).truncate(true).mode(0o600))?;
+        file.write_all(&serde_json::to_vec(order)?)?;
+        fs::rename(new, self.order())
+    }
+
+    pub fn read_order(&self) -> Result<Order, Unreadable> {
+        read_json(&self.order())
+    }
+
+    /// There is nothing to be done any more.
+    pub fn remove_order(&self) {
+        let _ = fs::remove_file(self.order()); // at worst it is found to be done by the next server
     }
 
     /// The status, as of now. One that is being overwritten in place may be read half; then it is read again.

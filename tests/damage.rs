@@ -89,8 +89,8 @@ fn files_of_a_newer_version_are_left_alone_and_reported() {
     let _server = sandbox.serve();
     assert_eq!(states(&sandbox), []);
     assert!(log(&sandbox).contains("newer persistproc (format 99)"), "{}", log(&sandbox));
-    for i in 0..52 {
-        sandbox.run(&["start", "--label", &format!("n{i}"), "true"]).ok();
+    for _ in 0..52 {
+        sandbox.run(&["--label", "n", "true"]).ok();
     }
     wait_until("old runs to go", || sandbox.runs().len() <= 51);
     assert_eq!(fs::read_to_string(run.join("meta.json")).unwrap(), newer);

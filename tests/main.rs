@@ -24,6 +24,7 @@ mod naming;
 mod orphans;
 mod other_users;
 mod output;
+mod promises;
 mod readers;
 mod reaping;
 mod refusals;

@@ -267,18 +267,22 @@ fn logs_are_bounded_and_what_is_kept_has_no_gap() {
 }
 
 #[test]
-fn a_wrapper_that_is_left_behind_by_rotation_says_how_much_is_missing() {
+fn a_follower_for_which_the_run_does_not_wait_says_how_much_is_missing_and_fails() {
     let sandbox = Sandbox::new();
-    let mut command = sandbox.command(&["seq", "1", "400000"]);
-    let mut wrapper = spawn(command.env("PERSISTPROC_MAX_LOG_BYTES", "100000"));
-    let mut out = wrapper.stdout.take().unwrap();
-    // Nobody reads what the wrapper writes until the process has ended.
-    wait_until("its end", || sandbox.runs().len() == 1 && sandbox.status(0)["state"] == "exited");
+    let mut command = sandbox.command(&["start", "--label", "p", "sh", "-c", "echo 0; read go; seq 1 400000"]);
+    finish(spawn(command.env("PERSISTPROC_MAX_LOG_BYTES", "100000")), DEADLINE).ok();
+    let mut follower = sandbox.spawn(&["output", "p", "--follow"]);
+    let mut out = follower.stdout.take().unwrap();
+    // What it writes is not read until the process has ended.
+    let leases = || std::fs::read_dir(sandbox.runs()[0].join("readers")).map_or(0, Iterator::count);
+    wait_until("it to follow", || leases() == 1);
+    sandbox.tool_ok("ctrl", json!({"action": "input", "command_or_label": "p", "text": "go"}));
+    wait_until("its end", || sandbox.status(0)["state"] == "exited");
     let mut text = String::new();
     out.read_to_string(&mut text).unwrap();
-    let ended = finish(wrapper, DEADLINE).ok();
-    assert!(ended.stderr.contains("bytes of the log are no longer kept"), "{}", ended.stderr);
-    let numbers: Vec<u32> = text.lines().map(|line| line.parse().unwrap()).collect();
+    let ended = finish(follower, DEADLINE);
+    assert!(ended.code == 1 && ended.stderr.contains("bytes of the log are no longer kept"), "{ended:?}");
+    let numbers: Vec<u32> = text.lines().map(|line| line[25..].parse().unwrap()).collect();
     assert!(numbers.windows(2).all(|pair| pair[0] < pair[1]) && numbers.last() == Some(&400_000));
 }
 

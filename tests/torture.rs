@@ -2,9 +2,12 @@
 //! the short tests of the other files call the same ones.
 #![allow(clippy::print_stdout)]
 
+mod loads;
+
 use crate::support::*;
 use serde_json::{Value, json};
 use std::io::{BufRead, BufReader, Read};
+use std::path::Path;
 use std::process::Command;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::JoinHandle;
@@ -41,6 +44,28 @@ fn check_lines(reader: impl Read, seen: &AtomicU64) -> Result<u64, String> {
     Err(format!("it ended after {next} lines"))
 }
 
+/// Checks what is kept of a log, from the first whole line on; as [`check_lines`].
+fn check_kept(run: &Path) -> Result<u64, String> {
+    let mut kept = Vec::new();
+    for name in ["stdout.log.1", "stdout.log"] {
+        let file = std::fs::read(run.join(name)).unwrap_or_default();
+        // Without the line that says where the file begins: a line of the child may go on behind it.
+        kept.extend_from_slice(if file.starts_with(b"# persistproc") { &file[64..] } else { &file });
+    }
+    let mut next = None;
+    for line in kept.split(|&byte| byte == b'\n').filter_map(|line| std::str::from_utf8(line.get(25..)?).ok()) {
+        match (line.split_once(' '), next) {
+            (Some(("end", count)), Some(next)) if count == format!("{next}") => return Ok(next),
+            (Some((number, rest)), _) if rest.len() == 52 && next.is_none_or(|next| number == format!("{next}")) => {
+                next = Some(number.parse::<u64>().map_err(|error| error.to_string())? + 1);
+            }
+            _ if next.is_none() => {}
+            _ => return Err(format!("in place of line {next:?}: '{line}'")),
+        }
+    }
+    Err(format!("it ended before line {next:?}"))
+}
+
 /// What killing servers came to.
 pub struct Kills {
     pub lines: u64,
@@ -56,11 +81,7 @@ pub struct Kills {
 pub fn kill_servers_under_load(kills: usize) -> Kills {
     const RUNS: usize = 5;
     let sandbox = Sandbox::new();
-    let command = |words: &[&str]| {
-        let mut command = sandbox.command(words);
-        command.env("PERSISTPROC_MAX_LOG_BYTES", "0");
-        command
-    };
+    let command = |words: &[&str]| sandbox.command(words);
     finish(spawn(&mut command(&["serve", "--background", "-q"])), DEADLINE).ok();
     let begun = Instant::now();
     let seen: &'static AtomicU64 = Box::leak(Box::default());
@@ -106,8 +127,7 @@ pub fn kill_servers_under_load(kills: usize) -> Kills {
         let shown = reader.join().unwrap().unwrap_or_else(|problem| panic!("wrapper {i}: {problem}"));
         let ended = wrapper.end(DEADLINE);
         assert_eq!(ended.code, 40 + i as i32, "{}", ended.stderr);
-        let log = std::fs::File::open(sandbox.runs()[i].join("stdout.log")).unwrap();
-        assert_eq!(check_lines(WithoutStamps::new(log), &AtomicU64::new(0)), Ok(shown), "the log of run {i}");
+        assert_eq!(check_kept(&sandbox.runs()[i]), Ok(shown), "the log of run {i}");
         assert_eq!(sandbox.status(i)["lines"][0], shown + 1);
         lines += shown;
     }
@@ -168,31 +188,6 @@ fn copy(command: &Command) -> Command {
     copy
 }
 
-/// The bytes of a child out of its own log, as they are read.
-struct WithoutStamps<R>(BufReader<R>, Vec<u8>);
-
-impl<R: Read> WithoutStamps<R> {
-    fn new(log: R) -> Self {
-        WithoutStamps(BufReader::with_capacity(1 << 18, log), Vec::new())
-    }
-}
-
-impl<R: Read> Read for WithoutStamps<R> {
-    fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
-        while self.1.is_empty() {
-            let mut line = Vec::new();
-            if self.0.read_until(b'\n', &mut line)? == 0 {
-                return Ok(0);
-            }
-            self.1 = line[25..].to_vec();
-        }
-        let n = self.1.len().min(buffer.len());
-        buffer[..n].copy_from_slice(&self.1[..n]);
-        self.1.drain(..n);
-        Ok(n)
-    }
-}
-
 /// The most memory of its own that each of some processes had while this was alive, in kB.
 pub struct Memory {
     stop: std::sync::Arc<AtomicBool>,
@@ -232,9 +227,7 @@ pub fn anonymous(pid: i32) -> Option<u64> {
 #[track_caller]
 pub fn flood(script: &str, bytes: u64) -> ([u64; 3], f64) {
     let sandbox = Sandbox::new();
-    // Without rotation, so that whoever is slower than the shim is not left behind.
-    let server = Guard(spawn(sandbox.command(&["serve", "-q"]).env("PERSISTPROC_MAX_LOG_BYTES", "0")));
-    sandbox.wait_for_server();
+    let server = sandbox.serve();
     let mut wrapper = Guard(sandbox.spawn(&["-q", "sh", "-c", &format!("read go; {script}")]));
     let mut out = wrapper.0.stdout.take().unwrap();
     let counted = std::thread::spawn(move || count(&mut out));

@@ -4,8 +4,8 @@
 //!
 //! Every request is answered, whatever happens to the server. One that was not obeyed for certain (nobody listened) is
 //! sent once there is a server again. One whose answer was cut off is sent a second time only if that changes nothing:
-//! reading and the protocol's own requests. `ctrl` may have been obeyed, and a second start or restart is worse than an
-//! error that says how to find out.
+//! reading, the protocol's own requests, and starts, stops and restarts, which servers obey once by the key that they get
+//! here. Input and signals may have been obeyed, and a second one is worse than an error that says how to find out.
 //!
 //! Notifications end here: the server has no use for them. Only a cancelled request is one that the bridge must act on:
 //! it hangs up, by which the server notices, and says nothing. In both eras: the handshake revisions allow it, and a

@@ -2,9 +2,10 @@
 //! a second time, and what its sender is told if it gets no answer.
 
 use super::link::Header;
+use super::new_key;
 use crate::mcp::protocol::{KEY_VERSION, encode_header, routing_header};
 use crate::mcp::rpc::{self, Error, Message, Request, code};
-use crate::mcp::tools::{self, META_DIRECTORY};
+use crate::mcp::tools::{self, META_DIRECTORY, META_KEY};
 use serde_json::{Map, Value, json};
 use std::time::Duration;
 
@@ -20,6 +21,9 @@ impl Errand {
     pub fn one(mut request: Request, project: Option<&str>) -> Errand {
         if request.method == "tools/call" {
             place(&mut request.params, project);
+            if Call(&request.params).is_written_down() {
+                name(&mut request.params);
+            }
         }
         Errand::One(request)
     }
@@ -92,7 +96,8 @@ impl Errand {
     /// Whether it may be sent again, `elapsed` after it was sent: then its time is what is left of it.
     pub fn can_be_repeated(&mut self, elapsed: Duration) -> bool {
         let Some(call) = self.call() else { return matches!(self, Errand::One(_)) };
-        if !call.is_read_only() || call.is_wait_for_anything_new() {
+        let is_safe = call.is_read_only() && !call.is_wait_for_anything_new();
+        if !is_safe && !call.is_written_down() {
             return false;
         }
         let left = call.is_wait().then(|| call.timeout().saturating_sub(elapsed.as_secs()));
@@ -149,6 +154,14 @@ fn place(params: &mut Map<String, Value>, project: Option<&str>) {
     }
 }
 
+/// Names the call, unless its sender did so: the next server knows it by that, should it come again.
+fn name(params: &mut Map<String, Value>) {
+    let meta = params.entry("_meta").or_insert_with(|| json!({}));
+    if let Some(meta) = meta.as_object_mut() {
+        meta.entry(META_KEY).or_insert_with(|| json!(new_key()));
+    }
+}
+
 /// The parameters of `tools/call`.
 struct Call<'a>(&'a Map<String, Value>);
 
@@ -160,6 +173,12 @@ impl Call<'_> {
     fn is_read_only(&self) -> bool {
         let is_it = |tool: &Value| Some(&tool["name"]) == self.0.get("name");
         tools::definitions().iter().any(|tool| is_it(tool) && tool["annotations"]["readOnlyHint"] == true)
+    }
+    /// Whether servers write down what it wants before they do it, so that it can be sent again. Input and signals go to
+    /// the program at once.
+    fn is_written_down(&self) -> bool {
+        let action = self.argument("action").and_then(Value::as_str);
+        self.0.get("name").is_some_and(|name| name == "ctrl") && matches!(action, Some("start" | "restart" | "stop"))
     }
     fn is_wait(&self) -> bool {
         self.argument("wait_for").is_some()
@@ -197,8 +216,10 @@ mod tests {
             (call("output", json!({"command_or_label": "web"})), true),
             (call("output", json!({"wait_for": "x", "after": "c", "timeout": 45})), true),
             (call("output", json!({"wait_for": "x", "after": null})), false),
-            (call("ctrl", json!({"action": "start"})), false),
-            (call("ctrl", json!({"action": "stop"})), false),
+            (call("ctrl", json!({"action": "start"})), true),
+            (call("ctrl", json!({"action": "stop"})), true),
+            (call("ctrl", json!({"action": "input"})), false),
+            (call("ctrl", json!({"action": "signal"})), false),
             (call("unknown", json!({})), false),
             (errand("tools/call", json!({})), false),
             (Errand::batch(vec![json!({"jsonrpc": "2.0", "id": 1, "method": "ping"})], None), false),

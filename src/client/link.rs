@@ -1,12 +1,12 @@
 //! The way to the server: finding it by the socket in the data directory, starting it when none answers, and calling it.
 
-use super::{Trouble, query, terminal};
+use super::{Trouble, new_key, query, terminal};
 use crate::agents::is_of_agent;
 use crate::config::Config;
 use crate::http::client::{Answer, Call, Client, Endpoint, Hangup};
 use crate::http::head::{decode, encode};
 use crate::log::Stream;
-use crate::mcp::tools::{META_DIRECTORY, META_JSON};
+use crate::mcp::tools::{META_DIRECTORY, META_JSON, META_KEY};
 use crate::output::cursor::Cursor;
 use crate::procs;
 use crate::server::follow::{Ask, Following, HEADER};
@@ -35,6 +35,8 @@ const HANDOVER: Duration = Duration::from_secs(75);
 /// How long a server may take to say who it is; [`HANDOVER`] if it may be about to take the place of an older one, whose
 /// socket it has already.
 const ANSWERS: Duration = Duration::from_secs(15);
+/// How long to bring a call of `ctrl` to the next server, and the one after that.
+const CONTROL: Duration = Duration::from_secs(60);
 /// How long to look for the server of somebody who was faster.
 const COMING: Duration = Duration::from_secs(1);
 const AGAIN: Duration = Duration::from_millis(10);
@@ -236,7 +238,30 @@ impl Link {
 
     /// Calls a tool and gives back its result as JSON.
     pub fn call_tool(&mut self, name: &str, arguments: &Map<String, Value>) -> Result<Value, Trouble> {
-        let mut meta = json!({META_JSON: true});
+        self.call(name, arguments, json!({META_JSON: true}))
+    }
+
+    /// Calls `ctrl`. Should the server go before it answers, the next one is asked for the same: it finishes what the one
+    /// before had begun, and by the key of the call it is obeyed once.
+    pub fn control(&mut self, arguments: &Map<String, Value>) -> Result<Value, Trouble> {
+        let meta = json!({META_JSON: true, META_KEY: new_key()});
+        let begun = Instant::now();
+        let mut was_sent = false;
+        loop {
+            let answer = self.call("ctrl", arguments, meta.clone());
+            was_sent |= self.is_cut;
+            if answer.is_ok() || !was_sent || !self.is_gone() || begun.elapsed() > CONTROL {
+                return answer;
+            }
+            if self.config.autostart {
+                self.ensure_server()?;
+            } else if !self.comes_up() {
+                return answer;
+            }
+        }
+    }
+
+    fn call(&mut self, name: &str, arguments: &Map<String, Value>, mut meta: Value) -> Result<Value, Trouble> {
         if let Ok(directory) = std::env::current_dir() {
             meta[META_DIRECTORY] = json!(directory.to_string_lossy());
         }

@@ -26,6 +26,7 @@ use link::Link;
 use serde_json::{Map, Value, json};
 use std::ffi::OsString;
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 pub use link::start_server;
@@ -134,6 +135,12 @@ fn directory_named(directory: &OsString) -> Result<PathBuf, Trouble> {
     if path.is_absolute() { Ok(path) } else { Ok(own_directory()?.join(path)) }
 }
 
+/// Names a request, on this machine and for long enough.
+fn new_key() -> String {
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    format!("{}.{}.{}", std::process::id(), now_ms(), NEXT.fetch_add(1, Ordering::Relaxed))
+}
+
 /// The request that runs `argv` as this shell would have: in this directory, with this environment.
 fn run_request(argv: Vec<OsString>, given: &Given, if_running: &str) -> Result<RunRequest, Trouble> {
     let working_directory = given.working_directory.as_ref().map_or_else(own_directory, directory_named)?;
@@ -150,7 +157,7 @@ fn run_request(argv: Vec<OsString>, given: &Given, if_running: &str) -> Result<R
         environment: inherited.chain(added).collect(),
         label: given.label.clone(),
         if_running: if_running.into(),
-        idempotency_key: Some(format!("{}.{}", std::process::id(), now_ms())),
+        idempotency_key: Some(new_key()),
         reader: None,
     })
 }
@@ -193,7 +200,7 @@ fn control(link: &mut Link, action: &str, target: &Target, given: &Given, is_jso
     if !asked.is_empty() {
         arguments.insert("timeout".into(), json!(0)); // it is waited for here
     }
-    let answer = link.call_tool("ctrl", &arguments)?;
+    let answer = link.control(&arguments)?;
     ready::report(link, &answer, &asked, is_json)
 }
 

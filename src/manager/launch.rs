@@ -11,7 +11,8 @@ use crate::words::{self, Word};
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, Read};
 use std::os::fd::{AsRawFd, OwnedFd};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command};
@@ -199,16 +200,57 @@ fn explain(meta: &Meta, errno: i32, text: &str) -> String {
 
 /// A file that is there and still "not found" lacks the interpreter that its first line names.
 fn missing_file(path: &Path, directory: &Path) -> String {
-    let mut start = Vec::new();
-    let read = sys::read_regular(path).and_then(|file| file.take(256).read_to_end(&mut start));
-    if read.is_err() {
+    if !path.exists() {
         return format!("there is no such file, seen from {}", directory.display());
     }
-    let first = String::from_utf8_lossy(&start);
-    match first.strip_prefix("#!").and_then(|line| line.split_ascii_whitespace().next().map(String::from)) {
+    match interpreter(path) {
         Some(interpreter) => format!("its interpreter {interpreter}, named in its first line, was not found"),
         None => "the loader that it was linked for was not found".into(),
     }
+}
+
+/// Whether the program of a run can be started, as far as its file tells. What is not certain is left to the system.
+pub fn check_program(meta: &Meta) -> Result<(), Fault> {
+    let Some(program) = meta.argv.first().map(Word::as_path) else { return Ok(()) };
+    let directory = meta.working_directory.as_path();
+    let refuse = |errno| Err(Fault::failed(explain(meta, errno, "")));
+    let is_candidate = |path: &PathBuf| path.metadata().is_ok_and(|file| file.is_file() && is_executable(&file));
+    let path = if program.as_os_str().as_bytes().contains(&b'/') {
+        directory.join(program)
+    } else {
+        let Some((_, paths)) = meta.environment.iter().find(|(name, _)| name.0 == "PATH") else { return Ok(()) };
+        let found = std::env::split_paths(&paths.0).map(|entry| directory.join(entry).join(program)).find(is_candidate);
+        match found {
+            Some(path) => path,
+            None => return refuse(sys::ENOENT),
+        }
+    };
+    match path.metadata() {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => refuse(sys::ENOENT),
+        Ok(file) if file.is_dir() || !is_executable(&file) => refuse(sys::EACCES),
+        Ok(file) if file.len() == 0 && file.is_file() => refuse(sys::ENOEXEC),
+        Ok(_) if interpreter(&path).is_some_and(|interpreter| !directory.join(interpreter).exists()) => {
+            refuse_interpreter(meta, &path, directory)
+        }
+        _ => Ok(()),
+    }
+}
+
+fn refuse_interpreter(meta: &Meta, path: &Path, directory: &Path) -> Result<(), Fault> {
+    let program = meta.argv.first().map_or(String::new(), Word::shown);
+    Err(Fault::failed(format!("cannot start '{program}': {}", missing_file(path, directory))))
+}
+
+fn is_executable(file: &fs::Metadata) -> bool {
+    file.permissions().mode() & 0o111 != 0
+}
+
+/// What the first line of a script names as its interpreter.
+fn interpreter(path: &Path) -> Option<String> {
+    let mut start = Vec::new();
+    sys::read_regular(&path.canonicalize().ok()?).ok()?.take(256).read_to_end(&mut start).ok()?;
+    let first = String::from_utf8_lossy(&start);
+    first.strip_prefix("#!")?.lines().next()?.split_ascii_whitespace().next().map(String::from)
 }
 
 /// The directory in which a command is to run, absolute and without links, or why it cannot.

@@ -3,7 +3,7 @@
 
 use crate::fault::Fault;
 use std::fmt;
-use std::sync::{Condvar, Mutex, MutexGuard};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::time::Duration;
 
 /// How long a request waits for another one. Less than a client waits for its answer (60 s), so that it hears why.
@@ -38,19 +38,19 @@ pub struct Locks {
 }
 
 /// A lock that is held until this is dropped, also by a panic.
-pub struct LockGuard<'a> {
-    locks: &'a Locks,
+pub struct LockGuard {
+    locks: Arc<Locks>,
     key: LockKey,
 }
 
 impl Locks {
     /// Waits until no other request holds `key`, for at most 45 s.
-    pub fn lock(&self, key: LockKey) -> Result<LockGuard<'_>, Fault> {
+    pub fn lock(self: &Arc<Self>, key: LockKey) -> Result<LockGuard, Fault> {
         self.lock_within(key, LOCK_TIMEOUT)
     }
 
     /// The same with a limit of the caller's.
-    pub fn lock_within(&self, key: LockKey, limit: Duration) -> Result<LockGuard<'_>, Fault> {
+    pub fn lock_within(self: &Arc<Self>, key: LockKey, limit: Duration) -> Result<LockGuard, Fault> {
         let waited = self.released.wait_timeout_while(self.held(), limit, |held| held.contains(&key));
         let (mut held, timeout) = waited.unwrap_or_else(|poisoned| poisoned.into_inner());
         if timeout.timed_out() {
@@ -60,7 +60,8 @@ impl Locks {
             )));
         }
         held.push(key.clone());
-        Ok(LockGuard { locks: self, key })
+        drop(held);
+        Ok(LockGuard { locks: self.clone(), key })
     }
 
     /// Whether a request holds `key`.
@@ -74,7 +75,7 @@ impl Locks {
     }
 }
 
-impl Drop for LockGuard<'_> {
+impl Drop for LockGuard {
     fn drop(&mut self) {
         self.locks.held().retain(|other| *other != self.key);
         self.locks.released.notify_all();
@@ -92,7 +93,7 @@ mod tests {
 
     #[test]
     fn one_request_at_a_time_holds_a_key_and_different_keys_do_not_disturb_each_other() {
-        let locks = Locks::default();
+        let locks = Arc::new(Locks::default());
         let inside = AtomicUsize::new(0);
         let other = locks.lock(label("other")).unwrap();
         std::thread::scope(|scope| {
@@ -113,7 +114,7 @@ mod tests {
 
     #[test]
     fn no_label_is_the_key_of_something_else() {
-        let locks = Locks::default();
+        let locks = Arc::new(Locks::default());
         let keys = [LockKey::Input(1), LockKey::Orphans(1), LockKey::Input(2)];
         let labels = keys.iter().map(|key| label(&key.to_string()));
         let all: Vec<LockKey> = keys.iter().cloned().chain(labels).collect();

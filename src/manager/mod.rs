@@ -11,6 +11,7 @@ mod locks;
 pub mod lookup;
 mod lost;
 mod messages;
+mod orders;
 pub mod registry;
 mod start_gate;
 pub mod watch;
@@ -99,7 +100,7 @@ pub struct About {
 
 pub struct Manager {
     registry: Arc<Registry>,
-    locks: Locks,
+    locks: Arc<Locks>,
     about: About,
     max_log_bytes: u64,
     start_gate: StartGate,
@@ -110,8 +111,8 @@ impl Manager {
     /// Finds all runs below `data_dir`. `notify` gets what belongs into the server's log.
     pub fn open(data_dir: &Path, max_log_bytes: u64, about: About, notify: Notify) -> io::Result<Manager> {
         let registry = Registry::open(data_dir.join("runs"), notify)?;
-        let (locks, start_gate, is_leaving) = Default::default();
-        Ok(Manager { registry, locks, about, max_log_bytes, start_gate, is_leaving })
+        let (start_gate, is_leaving) = Default::default();
+        Ok(Manager { registry, locks: Arc::default(), about, max_log_bytes, start_gate, is_leaving })
     }
 
     /// Starts a command, or does what `if_running` says. Errors name what was missing.
@@ -135,20 +136,15 @@ impl Manager {
         // Without a label of its own it is also found under another one.
         let unnamed = || self.live_run(same).filter(|_| request.label.is_none());
         let live = self.live_run(|run| run.meta.label == label).or_else(unnamed);
-        let restart = match (&live, if_running) {
+        let replaced = match (&live, if_running) {
             (None, _) => None,
-            (Some(live), IfRunning::Replace) => {
-                let restart = self.start_gate.restart()?;
-                self.stop(live, GRACE)?;
-                Some(restart)
-            }
+            (Some(live), IfRunning::Replace) => Some(live.clone()),
             (Some(live), IfRunning::Attach) if same(live) && !live.is_over() => {
                 self.attach(live, request.reader.as_deref());
                 return Ok(Started { run: live.clone(), is_new: false });
             }
             (Some(live), _) => return Err(already_running(live, &request.argv, &working_directory)),
         };
-        let previous = restart.as_ref().and(live).map(|live| live.id);
         let meta = Meta {
             version: FORMAT,
             argv: request.argv,
@@ -156,11 +152,14 @@ impl Manager {
             environment: request.environment,
             label,
             created: now_ms(),
-            previous,
+            previous: replaced.as_ref().map(|live| live.id),
             max_log_bytes: self.max_log_bytes,
             idempotency_key: request.idempotency_key,
         };
-        self.launch_and_unlock(guard, meta, request.reader.as_deref(), restart)
+        match replaced {
+            Some(live) => self.replace(guard, &live, meta, GRACE, request.reader.as_deref()),
+            None => self.launch_and_unlock(guard, meta, request.reader.as_deref(), None),
+        }
     }
 
     /// A live run of the same command in the same directory, whatever its label.
@@ -189,13 +188,18 @@ impl Manager {
     /// The run that a request started through a server that is gone. One whose shim was not born with it does not count.
     fn started_by(&self, key: &str) -> Option<Arc<Run>> {
         let runs = self.registry.all();
-        let run = runs.into_iter().find(|run| run.meta.idempotency_key.as_deref() == Some(key))?;
+        let run = runs.into_iter().rev().find(|run| run.meta.idempotency_key.as_deref() == Some(key))?;
+        self.is_born(&run).then_some(run)
+    }
+
+    /// Whether the shim of a run has started its command, which it may be about to do.
+    fn is_born(&self, run: &Run) -> bool {
         let end = Instant::now() + BIRTH;
         while run.status().pid == 0 && !run.is_over() && Instant::now() < end {
             let generation = run.generation();
             run.wait(generation, end.saturating_duration_since(Instant::now()));
         }
-        (run.status().pid != 0).then_some(run)
+        run.status().pid != 0
     }
 
     /// From now on the reader with this lease is known to read `run`. It reads all the same if that fails.
@@ -225,7 +229,7 @@ impl Manager {
 
     /// Ends everything below a run, asks first and kills after `grace`. Asking again, or for a run that has ended, does
     /// no harm. An error names the survivors.
-    pub fn stop(&self, run: &Run, grace: Duration) -> Result<Stopped, Fault> {
+    fn stop_now(&self, run: &Run, grace: Duration) -> Result<Stopped, Fault> {
         let polite = Instant::now() + grace;
         let end = polite + BEYOND_GRACE;
         if run.is_over() {
@@ -253,33 +257,6 @@ impl Manager {
             }
             run.wait(generation, left);
         }
-    }
-
-    /// Stops the process of `run` if it runs, and starts the same command again in its place. If another request has done
-    /// that since `run` was looked up, the result of that is this one's too.
-    pub fn restart(&self, run: &Run, grace: Duration) -> Result<Started, Fault> {
-        let label = run.meta.label.clone();
-        let guard = self.locks.lock(LockKey::Label(label.clone()))?;
-        let newest = self.registry.all().into_iter().rev().find(|other| other.meta.label == label);
-        let newest = newest.ok_or_else(|| Fault::not_found(format!("'{label}' is not kept any more")))?;
-        if newest.meta.working_directory != run.meta.working_directory {
-            return Err(label_was_taken(run, &newest));
-        }
-        if newest.id > run.id && !newest.is_over() {
-            return Ok(Started { run: newest, is_new: false });
-        }
-        let meta = newest.dir.read_meta().map_err(|problem| {
-            let what = describe_unreadable(&problem);
-            Fault::failed(format!("'{label}' cannot be started again: its meta.json {what}"))
-        })?;
-        // Before anything is stopped: a process must not be lost because it cannot be started again.
-        let restart = self.start_gate.restart()?;
-        launch::working_directory(newest.meta.working_directory.as_path())?;
-        self.stop(&newest, grace)?;
-        let previous = Some(newest.id);
-        let meta =
-            Meta { created: now_ms(), previous, max_log_bytes: self.max_log_bytes, idempotency_key: None, ..meta };
-        self.launch_and_unlock(guard, meta, None, Some(restart))
     }
 
     /// No more starts from now on; those that have begun are waited for, so that [`live`](Self::live) then tells all.
@@ -329,7 +306,8 @@ impl Manager {
 
     /// The run that took the place of run `id`, if one did.
     pub fn successor(&self, id: u64) -> Option<Arc<Run>> {
-        self.registry.all().into_iter().find(|run| run.meta.previous == Some(id))
+        // The newest: one that was never born, because its server was killed, was started again.
+        self.registry.all().into_iter().rev().find(|run| run.meta.previous == Some(id))
     }
 
     /// Whether a request is just starting or restarting the process of this label.

@@ -188,6 +188,7 @@ impl Ready {
         let manager = Manager::open(&holder.data_dir, config.max_log_bytes, about, notify)
             .map_err(|error| failed("cannot read the runs", error))?;
         let manager = Arc::new(manager);
+        manager.resume_orders();
         let routes = Routes {
             manager: manager.clone(),
             gate: Arc::new(Gate::Private),
@@ -385,7 +386,7 @@ impl Desk {
         let threadless: Vec<Arc<Run>> = waiting.iter().filter(|run| !self.stop_in_thread(run)).cloned().collect();
         for run in threadless {
             // The system has no room for a thread. All were asked, so one after the other takes no longer.
-            let result = self.manager.stop(&run, GRACE);
+            let result = self.manager.stop(&run, GRACE, None);
             waiting.retain(|other| other.id != run.id);
             problems.extend(result.err().map(|fault| fault.text));
         }
@@ -416,7 +417,7 @@ impl Desk {
     fn stop_in_thread(&self, run: &Arc<Run>) -> bool {
         let (manager, run, events) = (self.manager.clone(), run.clone(), self.events.clone());
         let id = run.id;
-        let stop = move || drop(events.send(Event::Stopped(id, manager.stop(&run, GRACE).map(drop))));
+        let stop = move || drop(events.send(Event::Stopped(id, manager.stop(&run, GRACE, None).map(drop))));
         std::thread::Builder::new().name("stop".into()).spawn(stop).is_ok()
     }
 }

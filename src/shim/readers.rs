@@ -94,7 +94,7 @@ impl Readers {
             let idle = now - since;
             let is_stopped = || procs::look_up(pid).is_some_and(|process| process.state == b'T');
             let is_late = |is_stopped| idle >= patience(position.kind, is_stopped, self.is_in_stop);
-            if !is_late(false) && !(is_late(true) && is_stopped()) {
+            if !(is_late(false) || is_late(true) && is_stopped()) {
                 found = found.or(Some(pid));
             }
         }

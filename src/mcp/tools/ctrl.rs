@@ -67,6 +67,7 @@ pub struct Verdict {
 pub fn call(arguments: &Arguments, context: &Context) -> Result<Answer, Fault> {
     refuse_unused(arguments)?;
     let grace = if arguments.flag("force") { Duration::ZERO } else { GRACE };
+    let key = context.idempotency_key.as_deref();
     let found = || context.manager.find(&meant(arguments, context)?);
     let done = |action: &'static str, run: Arc<Run>| Control {
         action,
@@ -79,14 +80,15 @@ pub fn call(arguments: &Arguments, context: &Context) -> Result<Answer, Fault> {
     let control = match arguments.text("action") {
         Some("start") => start(arguments, context)?,
         Some("stop") => {
-            let run = found()?;
-            let stopped = context.manager.stop(&run, grace)?;
+            // Sent again, it means the run that it meant before, and not one that has its label now.
+            let run = key.and_then(|key| context.manager.stopped_by(key)).map_or_else(found, Ok)?;
+            let stopped = context.manager.stop(&run, grace, key)?;
             Control { stopped: Some(stopped), ..done("stop", run) }
         }
         Some("restart") => {
             let old = found()?;
             let until = until(arguments)?;
-            let run = context.manager.restart(&old, grace)?.run;
+            let run = context.manager.restart(&old, grace, key)?.run;
             let verdict = verdict(&run, until, arguments, context)?;
             Control { verdict: Some(verdict), ..done("restart", run) }
         }
@@ -184,12 +186,13 @@ fn start(arguments: &Arguments, context: &Context) -> Result<Control, Fault> {
         working_directory: PathBuf::from(directory),
         environment,
         label: arguments.text("label").map(String::from),
-        idempotency_key: None,
+        idempotency_key: context.idempotency_key.clone(),
         reader: None,
     };
     let twin = if added.is_empty() { context.manager.running(&request) } else { None };
     let started = context.manager.start(request, IfRunning::Refuse);
     let started = started.map_err(|fault| with_cursor(fault, context))?;
+    let twin = twin.filter(|twin| twin.id != started.run.id); // this call may have come before
     let verdict = verdict(&started.run, until, arguments, context)?;
     Ok(Control { action: "start", run: started.run, stopped: None, verdict: Some(verdict), cursor: None, twin })
 }

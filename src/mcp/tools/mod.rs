@@ -27,15 +27,19 @@ pub struct Context<'a> {
     pub wants_json: bool,
     /// Where the caller is, if it said so.
     near: Option<String>,
+    /// Names the call, so that it is obeyed once if it is sent again.
+    pub idempotency_key: Option<String>,
 }
 
-/// Members of `params._meta` by which our own command line asks for JSON, and says where it is.
+/// Members of `params._meta` by which our own command line asks for JSON, says where it is, and names a call of `ctrl`, which
+/// is obeyed once if it comes again.
 pub const META_JSON: &str = "persistproc/json";
 pub const META_DIRECTORY: &str = "persistproc/directory";
+pub const META_KEY: &str = "persistproc/key";
 
 impl<'a> Context<'a> {
     pub fn new(manager: &'a Manager, caller: &'a dyn Caller) -> Context<'a> {
-        Context { manager, caller: OneCall::of(caller), wants_json: false, near: None }
+        Context { manager, caller: OneCall::of(caller), wants_json: false, near: None, idempotency_key: None }
     }
 
     /// The same for a caller in this directory.
@@ -49,6 +53,7 @@ impl<'a> Context<'a> {
         Context {
             wants_json: member(META_JSON) == Some(&Value::Bool(true)),
             near: member(META_DIRECTORY).and_then(Value::as_str).map(String::from),
+            idempotency_key: member(META_KEY).and_then(Value::as_str).map(String::from),
             manager: self.manager,
             caller: self.caller.another(),
         }

@@ -1,0 +1,174 @@
+//! A stop or a restart that was asked for is carried out, once, whatever happens to the server; and nothing is stopped for
+//! a restart that cannot start it again.
+
+use crate::support::*;
+use serde_json::{Value, json};
+use std::path::PathBuf;
+use std::process::Child;
+use std::time::{Duration, Instant};
+
+/// A program that notes its start and takes 0.3 s to end.
+const SLOW: &str = "#!/bin/sh
+trap 'sleep 0.3; exit 0' TERM
+echo >> births
+echo up
+while :; do sleep 0.05; done
+";
+
+fn births(sandbox: &Sandbox) -> u64 {
+    std::fs::metadata(sandbox.work().join("births")).map_or(0, |file| file.len())
+}
+
+fn orders(sandbox: &Sandbox) -> Vec<PathBuf> {
+    sandbox.runs().iter().map(|run| run.join("order.json")).filter(|order| order.exists()).collect()
+}
+
+/// Pids of the leaders that live.
+fn live(sandbox: &Sandbox) -> Vec<i64> {
+    let runs = 0..sandbox.runs().len();
+    let statuses = runs.map(|run| sandbox.status(run)).filter(|status| status["state"] == "running");
+    statuses.map(|status| status["pid"].as_i64().unwrap()).filter(|pid| is_alive(*pid as i32)).collect()
+}
+
+/// Kills the server with -9, `delay` after `command` has begun.
+fn kill_during(sandbox: &Sandbox, words: &[&str], delay: Duration) -> Child {
+    let server = wait_for("a server", || sandbox.pid_of_server());
+    let command = sandbox.spawn(words);
+    let begun = Instant::now();
+    // Not a wait for something: the moments of the kills are what is tried.
+    std::thread::sleep(delay.saturating_sub(begun.elapsed()));
+    assert!(signal(server, libc::SIGKILL));
+    command
+}
+
+/// Servers killed during restarts: how many processes were lost, or started more than once.
+pub fn restarts_with_kills(rounds: u64) -> u64 {
+    let sandbox = Sandbox::new();
+    sandbox.script("slow", SLOW);
+    let wrapper = Guard(sandbox.spawn(&["-q", "--label", "web", "./slow"]));
+    wait_until("its start", || births(&sandbox) == 1);
+    let mut wrong = 0;
+    for round in 0..rounds {
+        let before = births(&sandbox);
+        let delay = Duration::from_micros(round * 450_000 / rounds);
+        let ended = finish(kill_during(&sandbox, &["-q", "restart", "web"], delay), DEADLINE);
+        // Killed before the request came there: then nobody has promised anything.
+        let is_refused = ended.code == 3;
+        assert!(ended.code == 0 || is_refused, "round {round}: {ended:?}");
+        sandbox.run(&["-q", "start", "--label", "other", "true"]);
+        wait_until("its last word", || orders(&sandbox).is_empty());
+        let expected = before + u64::from(!is_refused);
+        wait_until("one that lives", || live(&sandbox).len() == 1);
+        wrong += u64::from(births(&sandbox) != expected);
+    }
+    assert!(is_alive(wrapper.pid()), "the wrapper goes on with the new run");
+    wrong
+}
+
+#[test]
+fn a_restart_is_finished_by_the_next_server_and_happens_once() {
+    assert_eq!(restarts_with_kills(10), 0);
+}
+
+#[test]
+fn a_stop_is_finished_by_the_next_server() {
+    let sandbox = Sandbox::new();
+    sandbox.script("slow", SLOW);
+    for round in 0..6 {
+        let before = births(&sandbox);
+        sandbox.run(&["-q", "start", "--label", "web", "./slow"]).ok();
+        wait_until("its start", || births(&sandbox) == before + 1);
+        let ended = finish(kill_during(&sandbox, &["-q", "stop", "web"], Duration::from_millis(round * 60)), DEADLINE);
+        if ended.code == 3 {
+            sandbox.run(&["-q", "start", "true"]).ok();
+            sandbox.run(&["-q", "stop", "web"]).ok();
+        } else {
+            ended.ok();
+        }
+        assert_eq!(live(&sandbox), Vec::<i64>::new(), "round {round}");
+        assert_eq!(births(&sandbox), before + 1, "round {round}");
+    }
+}
+
+#[test]
+fn a_stop_that_is_sent_again_does_not_reach_a_newer_run_of_the_label() {
+    let sandbox = Sandbox::new();
+    let _server = sandbox.serve();
+    let call = |action: &str| {
+        let call = json!({"jsonrpc": "2.0", "id": 1, "method": "tools/call", "params": {"name": "ctrl",
+            "arguments": {"action": action, "command_or_label": "web"}, "_meta": {"persistproc/key": action}}});
+        sandbox.http(&post("/mcp", sandbox.port, "", &call.to_string())).json()["result"].clone()
+    };
+    sandbox.run(&["start", "--label", "web", "sleep", "1000"]).ok();
+    assert_ne!(call("stop")["isError"], true);
+    sandbox.run(&["start", "--label", "web", "sleep", "1000"]).ok();
+    assert_ne!(call("stop")["isError"], true);
+    assert_eq!(live(&sandbox).len(), 1);
+    // A restart neither.
+    let first = call("restart");
+    let runs = sandbox.runs().len();
+    assert_eq!((call("restart")["isError"].clone(), sandbox.runs().len()), (first["isError"].clone(), runs));
+}
+
+#[test]
+fn what_is_done_or_refused_leaves_no_order_behind() {
+    let sandbox = Sandbox::new();
+    sandbox.script("slow", SLOW);
+    sandbox.run(&["start", "--label", "web", "./slow"]).ok();
+    wait_until("its start", || births(&sandbox) == 1);
+    sandbox.run(&["restart", "web"]).ok();
+    assert_eq!(orders(&sandbox), Vec::<PathBuf>::new());
+    wait_until("its start", || births(&sandbox) == 2);
+    // The server ends while it restarts: nothing is started later.
+    let restart = sandbox.spawn(&["--no-autostart", "restart", "web"]);
+    wait_until("the order", || !orders(&sandbox).is_empty());
+    sandbox.run(&["shutdown"]).ok();
+    finish(restart, DEADLINE);
+    assert_eq!((orders(&sandbox), live(&sandbox)), (Vec::new(), Vec::new()));
+    let _server = sandbox.serve();
+    let births_then = births(&sandbox);
+    assert!(sandbox.run(&["list"]).ok().out().contains("terminated") && births(&sandbox) == births_then);
+}
+
+/// Makes it impossible to start `web` again.
+type Break = fn(&Sandbox);
+
+#[test]
+fn a_program_that_cannot_be_started_again_is_left_running_and_it_is_said_why() {
+    let interpreter = |sandbox: &Sandbox| sandbox.work().join("shell");
+    const BREAKS: [(&str, Break); 5] = [
+        ("no such file", |s| std::fs::remove_file(s.work().join("web")).unwrap()),
+        ("not executable", |s| {
+            use std::os::unix::fs::PermissionsExt;
+            std::fs::set_permissions(s.work().join("web"), std::fs::Permissions::from_mode(0o644)).unwrap();
+        }),
+        ("cannot run this file", |s| std::fs::write(s.work().join("web"), "").unwrap()),
+        ("its interpreter", |s| std::fs::remove_file(s.work().join("shell")).unwrap()),
+        ("does not exist", |s| std::fs::rename(s.work(), s.root.join("moved")).unwrap()),
+    ];
+    for (why, spoil) in BREAKS {
+        let sandbox = Sandbox::new();
+        let _server = sandbox.serve();
+        std::os::unix::fs::symlink("/bin/sh", interpreter(&sandbox)).unwrap();
+        sandbox.script("web", &format!("#!{}\necho up\nread never\n", interpreter(&sandbox).display()));
+        sandbox.run(&["start", "--label", "web", "./web"]).ok();
+        let pid = sandbox.status(0)["pid"].clone();
+        spoil(&sandbox);
+        let text = |answer: (String, bool)| {
+            assert!(answer.1, "{}", answer.0);
+            answer.0
+        };
+        let told = text(sandbox.tool("ctrl", json!({"action": "restart", "command_or_label": "web"})));
+        assert!(told.contains(why) && told.contains(&format!("'web' goes on as it was (PID {pid})")), "{told}");
+        assert_eq!(live(&sandbox), [pid.as_i64().unwrap()], "{why}");
+        let listed: Value = sandbox.status(0);
+        assert_eq!(listed["stop"], Value::Null, "{why}: it was not even asked to stop");
+        if sandbox.work().exists() {
+            let ended = sandbox.run(&["run", "--fresh", "--label", "web", "./web"]);
+            assert!(ended.code == 1 && ended.stderr.contains(why), "{ended:?}");
+            assert_eq!(live(&sandbox), [pid.as_i64().unwrap()], "{why}");
+        } else {
+            std::fs::rename(sandbox.root.join("moved"), sandbox.work()).unwrap();
+        }
+    }
+}
