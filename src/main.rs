@@ -27,13 +27,15 @@
 //! | `config` | port, paths, limits |
 //! | `rundir` | the directory of a run: the contract between shims and servers |
 //! | `log` | how logs are written, rotated and read |
-//! | `agents` | which variables tell that an AI agent is at work |
+//! | `lease` | how far readers are: what must not be rotated away or removed yet |
+//! | `agents`, `attributes` | which variables tell that an AI agent is at work; umask, limits and the like of the caller |
 //! | `procs`, `fault`, `words` | processes of the machine, why something failed, words as bytes |
 //! | `sys` | system calls: the only `unsafe` |
 //!
 //! No lock is held across I/O, every wait has an end, and news goes up only as an event or a condition variable.
 
 mod agents;
+mod attributes;
 mod cli;
 mod client;
 mod config;
@@ -60,12 +62,19 @@ use std::process::ExitCode;
 
 fn main() -> ExitCode {
     let words: Vec<OsString> = std::env::args_os().skip(1).collect();
+    attributes::take_over(umask_of_starter(&words));
     // Two roles are not for users: their words are fixed, and come from ourselves.
     ExitCode::from(match words.first().and_then(|word| word.to_str()) {
         Some("__shim") => shim::main(words.into_iter().skip(1).collect()) as u8,
         Some("__serve") => serve_in_background(&words[1..]),
         _ => obey(words),
     })
+}
+
+/// `--umask N` behind the other words of `__serve`.
+fn umask_of_starter(words: &[OsString]) -> Option<u32> {
+    let at = words.iter().position(|word| word == "--umask").filter(|_| words[0] == "__serve")?;
+    words.get(at + 1)?.to_str()?.parse().ok()
 }
 
 /// Does what a user asks for, or says why not: the exit code.
@@ -115,7 +124,7 @@ fn start_in_background(config: &Config) -> Result<u8, Trouble> {
     Ok(0)
 }
 
-/// `__serve PORT|none DATA_DIR [--trust-all-users]`: a server without a terminal. Its starter reads one line, `ok PORT` (0
+/// `__serve PORT|none DATA_DIR [--trust-all-users] [--umask N]`: a server without a terminal. Its starter reads one line, `ok PORT` (0
 /// if there is none) with a warning behind it if there is one, or `err TEXT`.
 fn serve_in_background(words: &[OsString]) -> u8 {
     // It lives for days: a pipe of its starter that it kept would never end for its reader.
@@ -127,7 +136,7 @@ fn serve_in_background(words: &[OsString]) -> u8 {
         port: words.first().and_then(|word| word.to_str()?.parse().ok()),
         no_tcp: words.first().is_some_and(|word| word == "none"),
         data_dir: words.get(1).map(Into::into),
-        trusts_all_users: words.get(2).is_some_and(|word| word == "--trust-all-users"),
+        trusts_all_users: words.iter().skip(2).any(|word| word == "--trust-all-users"),
         ..Flags::default()
     };
     let ready = config::resolve(flags, |name| std::env::var_os(name))

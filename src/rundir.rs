@@ -13,6 +13,7 @@
 //!   shim.log     what a shim that broke had to say
 //! ```
 
+use crate::attributes::Attributes;
 use crate::sys;
 use crate::words::Word;
 use serde::{Deserialize, Serialize};
@@ -89,6 +90,9 @@ pub struct Meta {
     /// Of the request that started it, so that the same request sent again does not start it twice.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub idempotency_key: Option<String>,
+    /// Of the shell where it was asked for; `None` in files of versions up to 0.4.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub attributes: Option<Attributes>,
 }
 
 /// `order.json`: a stop or a restart, written down before it begins, so that the next server finishes it should this one be

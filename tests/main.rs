@@ -1,6 +1,7 @@
 //! Tests on the real binary: real children, real sockets, a free port and a temporary data directory each. A file per
 //! promise; `support` is what they share.
 
+mod attributes;
 mod support;
 
 mod agents;

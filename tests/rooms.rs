@@ -4,22 +4,37 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Room → rooms that its `use` lines may name. The order is the way down.
-const ROOMS: [(&str, &[&str]); 18] = [
-    ("main", &["cli", "client", "config", "fault", "server", "shim", "sys"]),
+const ROOMS: [(&str, &[&str]); 19] = [
+    ("main", &["attributes", "cli", "client", "config", "fault", "server", "shim", "sys"]),
     (
         "client",
-        &["agents", "cli", "config", "http", "lease", "log", "mcp", "output", "procs", "server", "sys", "words"],
+        &[
+            "agents",
+            "attributes",
+            "cli",
+            "config",
+            "http",
+            "lease",
+            "log",
+            "mcp",
+            "output",
+            "procs",
+            "server",
+            "sys",
+            "words",
+        ],
     ),
     ("cli", &["config", "words"]),
-    ("server", &["config", "fault", "http", "log", "manager", "mcp", "output", "procs", "sys", "words"]),
-    ("mcp", &["agents", "fault", "log", "manager", "output", "rundir", "sys", "words"]),
+    ("server", &["attributes", "config", "fault", "http", "log", "manager", "mcp", "output", "procs", "sys", "words"]),
+    ("mcp", &["agents", "attributes", "fault", "log", "manager", "output", "rundir", "sys", "words"]),
     ("output", &["fault", "log", "manager", "words"]),
-    ("manager", &["fault", "lease", "log", "procs", "rundir", "shim", "sys", "words"]),
-    ("shim", &["lease", "log", "procs", "rundir", "sys"]),
+    ("manager", &["attributes", "fault", "lease", "log", "procs", "rundir", "shim", "sys", "words"]),
+    ("shim", &["attributes", "lease", "log", "procs", "rundir", "sys"]),
     ("http", &["sys"]),
     ("config", &[]),
-    ("rundir", &["sys", "words"]),
+    ("rundir", &["attributes", "sys", "words"]),
     ("log", &["sys"]),
+    ("attributes", &["sys"]),
     ("lease", &["sys"]),
     ("agents", &[]),
     ("procs", &["sys"]),
@@ -93,7 +108,7 @@ fn some_things_are_done_in_one_place() {
     /// What, the rooms that may, and what it looks like in code.
     const PLACES: [(&str, &[&str], &[&str]); 6] = [
         ("system calls", &["sys"], &["unsafe ", "libc::"]),
-        ("JSON", &["cli", "client", "manager", "mcp", "rundir", "server", "words"], &["serde_json"]),
+        ("JSON", &["attributes", "cli", "client", "manager", "mcp", "rundir", "server", "words"], &["serde_json"]),
         ("sockets", &["http", "server"], &["TcpStream", "TcpListener", "UnixStream"]),
         ("parsing HTTP", &["http"], &["httparse"]),
         ("signalling processes", &["shim"], &["sys::kill"]),

@@ -2,6 +2,7 @@
 
 use super::{Trouble, new_key, query, terminal};
 use crate::agents::is_of_agent;
+use crate::attributes;
 use crate::config::Config;
 use crate::http::client::{Answer, Call, Client, Endpoint, Hangup};
 use crate::http::head::{decode, encode};
@@ -423,6 +424,8 @@ pub fn start_server(config: &Config) -> Result<Started, Trouble> {
     let port = if config.tcp { config.port.to_string() } else { "none".into() };
     command.arg("__serve").arg(port).arg(&config.data_dir);
     command.args(config.trusts_all_users.then_some("--trust-all-users"));
+    let umask = attributes::own().umask;
+    command.args(umask.iter().flat_map(|umask| ["--umask".to_string(), umask.to_string()]));
     command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null());
     // It serves everybody and outlives the agent whose shell this may be.
     for (name, _) in std::env::vars_os().filter(|(name, value)| is_of_agent(name, value)) {

@@ -16,6 +16,7 @@ mod terminal;
 mod writer;
 
 use crate::agents::is_of_agent;
+use crate::attributes;
 use crate::cli::{Command, Given, Mistake, Parsed, Target};
 use crate::config::{self, Config, Format};
 use crate::http::head::encode;
@@ -159,6 +160,7 @@ fn run_request(argv: Vec<OsString>, given: &Given, if_running: &str) -> Result<R
         if_running: if_running.into(),
         idempotency_key: Some(new_key()),
         reader: None,
+        attributes: Some(attributes::own()),
     })
 }
 

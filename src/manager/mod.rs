@@ -16,6 +16,7 @@ pub mod registry;
 mod start_gate;
 pub mod watch;
 
+use crate::attributes::Attributes;
 use crate::fault::Fault;
 use crate::lease;
 use crate::log::stamp::{format_ms, now_ms};
@@ -62,6 +63,7 @@ pub struct Request {
     pub idempotency_key: Option<String>,
     /// The lease of the command that is going to read it, see [`lease`].
     pub reader: Option<String>,
+    pub attributes: Attributes,
 }
 
 /// What to do if it runs already.
@@ -155,6 +157,7 @@ impl Manager {
             previous: replaced.as_ref().map(|live| live.id),
             max_log_bytes: self.max_log_bytes,
             idempotency_key: request.idempotency_key,
+            attributes: Some(request.attributes),
         };
         match replaced {
             Some(live) => self.replace(guard, &live, meta, GRACE, request.reader.as_deref()),

@@ -216,5 +216,6 @@ fn substitute(dir: &RunDir) -> Meta {
         previous: None,
         max_log_bytes: 0,
         idempotency_key: None,
+        attributes: None,
     }
 }

@@ -425,6 +425,7 @@ mod tests {
             previous: None,
             max_log_bytes: 0,
             idempotency_key: None,
+            attributes: None,
         };
         (dir.clone(), Arc::new(Run::new(1, RunDir(dir), meta)))
     }

@@ -3,6 +3,7 @@
 use super::follow::{self, Ask};
 use super::gate::{Gate, check_is_json};
 use super::{Event, Holder, LAST_REQUESTS, Leave};
+use crate::attributes::{self, Attributes};
 use crate::fault::{Fault, Kind};
 use crate::http::head::{Head, decode, encode};
 use crate::http::server::{Request, Response, Service, Waiting};
@@ -112,6 +113,9 @@ pub struct RunRequest {
     /// The lease of the command that is going to read it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reader: Option<String>,
+    /// Of the process that asks; not told by commands up to 0.4.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub attributes: Option<Attributes>,
 }
 
 impl Service for Routes {
@@ -214,9 +218,10 @@ fn run(routes: &Routes, request: &Request) -> Result<Response, Fault> {
         "replace" => IfRunning::Replace,
         other => return Err(Fault::invalid(format!("'if_running' cannot be '{other}'"))),
     };
-    let RunRequest { argv, working_directory, environment, label, idempotency_key, reader, .. } = wanted;
+    let RunRequest { argv, working_directory, environment, label, idempotency_key, reader, attributes, .. } = wanted;
+    let attributes = attributes.unwrap_or_else(attributes::of_server);
     let working_directory = PathBuf::from(working_directory.0);
-    let request = manager::Request { argv, working_directory, environment, label, idempotency_key, reader };
+    let request = manager::Request { argv, working_directory, environment, label, idempotency_key, reader, attributes };
     let started = routes.manager.start(request, if_running)?;
     let mut value = json!(manager::overview(&started.run));
     value["number"] = json!(started.run.id);

@@ -5,8 +5,8 @@
 //! finds everything in the directory of the run (see [`rundir`](crate::rundir)). News is told in this order: log files,
 //! `status.json`, one byte into `events`; then, at the very end, the lock goes with the process.
 //!
-//! It is started as `persistproc __shim --max-log-bytes N RUNDIR PROGRAM [ARG…]` and inherits everything else, so that
-//! nothing has to be parsed or looked up here: directory and environment are the child's; fd 0 is the `lock` file,
+//! It is started as `persistproc __shim --max-log-bytes N [--attributes JSON] RUNDIR PROGRAM [ARG…]` and inherits everything
+//! else, so that nothing has to be looked up here: directory and environment are the child's; fd 0 is the `lock` file,
 //! locked already; fd 1 is a pipe for one line, `ok PID` or `err ERRNO TEXT`; fd 2 is `shim.log`.
 //!
 //! Models: conmon and containerd's shim, and s6-supervise for "control by a FIFO, state by a file".
@@ -16,6 +16,7 @@ pub mod orphans;
 mod readers;
 mod tree;
 
+use crate::attributes::Attributes;
 use crate::log::stamp::now_ms;
 use crate::procs;
 use crate::rundir::{
@@ -85,6 +86,8 @@ pub fn main(arguments: Vec<OsString>) -> i32 {
 
 struct Order {
     max_log_bytes: u64,
+    /// What the child gets from the shell where it was asked for.
+    attributes: Option<Attributes>,
     dir: RunDir,
     program: OsString,
     arguments: Vec<OsString>,
@@ -97,9 +100,15 @@ impl Order {
             return None;
         }
         let max_log_bytes = words.next()?.to_str()?.parse().ok()?;
+        let mut word = words.next()?;
+        let mut attributes = None;
+        if word == "--attributes" {
+            attributes = Some(Attributes::parse(words.next()?.to_str()?)?);
+            word = words.next()?;
+        }
         // Absolute, because the shim leaves the child's directory.
-        let dir = RunDir(Some(PathBuf::from(words.next()?)).filter(|path| path.is_absolute())?);
-        Some(Order { max_log_bytes, dir, program: words.next()?, arguments: words.collect() })
+        let dir = RunDir(Some(PathBuf::from(word)).filter(|path| path.is_absolute())?);
+        Some(Order { max_log_bytes, attributes, dir, program: words.next()?, arguments: words.collect() })
     }
 }
 
@@ -140,7 +149,7 @@ struct Shim {
 impl Shim {
     /// Everything that can fail comes before the child, so that a child never runs without being captured.
     fn start(order: Order) -> io::Result<Shim> {
-        let Order { max_log_bytes, dir: named, program, arguments } = order;
+        let Order { max_log_bytes, attributes, dir: named, program, arguments } = order;
         let (dir, home) = named.pinned()?;
         // Handlers, not ignored signals: those would be inherited. XFSZ would end us at a file size limit, which is
         // handled as a full disk; INT and HUP are not meant for us.
@@ -160,9 +169,11 @@ impl Shim {
         number(&mut status);
         dir.write_status(&status)?;
 
-        // No pre_exec, no current_dir: std then takes posix_spawn. stdin is a pipe that stays open and silent, like a
-        // terminal at which nobody types: watchers such as esbuild's end at its end of file.
-        let spawned = Command::new(&program)
+        // stdin is a pipe that stays open and silent, like a terminal at which nobody types: watchers such as esbuild's end
+        // at its end of file.
+        let mut command = Command::new(&program);
+        attributes.into_iter().for_each(|attributes: Attributes| attributes.handed().to_child(&mut command));
+        let spawned = command
             .args(&arguments)
             .env(MARK, named.path())
             .process_group(0)

@@ -6,9 +6,11 @@
 //! macOS differs where it must: no subreaper, no pidfd, no `close_range`. What that costs is said at each place.
 #![allow(unsafe_code)]
 
+mod attributes;
 mod files;
 mod socket;
 
+pub use attributes::{Handed, LIMITS, limit, niceness, set_umask, unblock_signals};
 pub use files::{mkfifo, open_fifo_both, open_fifo_reader, open_fifo_writer, open_regular, read_regular};
 #[cfg(target_os = "linux")]
 pub use socket::ask_sock_diag;
@@ -22,7 +24,7 @@ use std::time::Duration;
 
 pub use libc::{
     E2BIG, EACCES, EAGAIN, EMFILE, ENFILE, ENOENT, ENOEXEC, ENOMEM, ENXIO, EPERM, SIGCHLD, SIGCONT, SIGHUP, SIGINT,
-    SIGKILL, SIGTERM, SIGXFSZ,
+    SIGKILL, SIGPIPE, SIGTERM, SIGXFSZ,
 };
 
 /// geteuid(2).

@@ -2,6 +2,7 @@
 
 use super::{Answer, Arguments, Context, seconds, target};
 use crate::agents::is_of_agent;
+use crate::attributes;
 use crate::fault::Fault;
 use crate::log::Stream;
 use crate::manager::lookup::{Selector, Target};
@@ -188,6 +189,7 @@ fn start(arguments: &Arguments, context: &Context) -> Result<Control, Fault> {
         label: arguments.text("label").map(String::from),
         idempotency_key: context.idempotency_key.clone(),
         reader: None,
+        attributes: attributes::of_server(),
     };
     let twin = if added.is_empty() { context.manager.running(&request) } else { None };
     let started = context.manager.start(request, IfRunning::Refuse);
