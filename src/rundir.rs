@@ -148,6 +148,9 @@ pub struct Status {
     /// Why it could not be started.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub error: Option<StartError>,
+    /// What became of input; not told by shims up to 0.4.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub input: Option<InputReport>,
     /// Counts how often the shim has written this file, so that of two readers the one with the older status knows it. 0:
     /// written by 0.3.0, or by a server after the end of the shim.
     #[serde(default)]
@@ -155,6 +158,14 @@ pub struct Status {
     /// When this was written, and so when the shim was certainly alive.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub alive: Option<Moment>,
+}
+
+/// Bytes for the stdin of the program since the start of the run.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct InputReport {
+    pub received: u64,
+    /// Those among them for which there was no room, because the program does not read.
+    pub dropped: u64,
 }
 
 /// A moment on the clock by which the system says when processes started.
@@ -361,8 +372,8 @@ fn read_json<T: serde::de::DeserializeOwned>(path: &Path) -> Result<T, Unreadabl
     struct Versioned {
         version: u32,
     }
-    // Larger than any that we write: an environment and an argument list are at most a few MiB.
-    const LARGEST: u64 = 16 << 20;
+    // Larger than any that we write: arguments and environment are at most 6 MiB, of which JSON may make six times as much.
+    const LARGEST: u64 = 48 << 20;
     let damaged = |error: &dyn std::fmt::Display| Unreadable::Damaged(error.to_string());
     // In one piece: a thread keeps small pieces that it freed for itself, and there is one thread per live run.
     let mut bytes = Vec::with_capacity(2 * SIZE);
@@ -408,6 +419,7 @@ mod tests {
                 survivors: vec![i32::MIN; 100],
             }),
             error: Some(StartError { errno: i32::MIN, text: long }),
+            input: Some(InputReport { received: u64::MAX, dropped: u64::MAX }),
             sequence: u64::MAX,
             alive: Some(Moment { boot: u64::MAX, tick: u64::MAX }),
         };

@@ -215,3 +215,25 @@ fn a_list_has_one_line_a_process_and_the_address_that_still_answers() {
     wait_until("it listens no more", || line().ends_with(" closed"));
     assert!(!line().contains("http://"));
 }
+
+#[test]
+fn input_that_is_not_read_is_told_to_be_dropped_and_how_much() {
+    let sandbox = Sandbox::new();
+    sandbox.run(&["start", "--label", "deaf", "sleep", "1000"]).ok();
+    let text = "x".repeat(16_000);
+    let send = || sandbox.tool("ctrl", json!({"action": "input", "command_or_label": "deaf", "text": text}));
+    // Its pipe holds 64 KiB, and its shim as much.
+    let mut taken = 0;
+    let (refused, is_error) = wait_for("a refusal", || {
+        let (answer, is_error) = send();
+        taken += u64::from(!is_error);
+        is_error.then_some((answer, is_error))
+    });
+    assert!(is_error && refused.contains("does not read its input") && refused.contains("were dropped"), "{refused}");
+    // A pipe is full a little earlier, because its pages are.
+    assert!((7..=8).contains(&taken), "{taken}: {refused}");
+    let status = sandbox.status(0);
+    let [received, dropped] = ["received", "dropped"].map(|name| status["input"][name].as_u64().unwrap());
+    assert!(received == (taken + 1) * 16_001 && (1..=16_001).contains(&dropped), "{status}");
+    assert!(refused.contains(&format!("{dropped} of these 16001 bytes")), "{refused}");
+}

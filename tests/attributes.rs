@@ -175,3 +175,48 @@ fn a_program_is_put_into_the_control_group_of_its_shell() {
     assert!(table.lines().any(|line| line.starts_with("0::/persistproc-test-")), "{table}");
     assert!(!other.contains("persistproc-test-"), "{other}");
 }
+
+#[test]
+fn an_environment_that_the_system_takes_is_taken_whatever_is_in_it() {
+    let sandbox = Sandbox::new();
+    // A string has at most 128 KiB (execve(2)); as JSON, control characters take six times their room.
+    let value = "\u{1}".repeat(120_000);
+    let mut command = sandbox.command(&["-q", "--label", "large", "sh", "-c", "echo ${#V0} ${#V11}"]);
+    (0..12).for_each(|i| drop(command.env(format!("V{i}"), &value)));
+    assert_eq!(finish(spawn(&mut command), DEADLINE).ok().out(), "120000 120000\n");
+    let mut restart = sandbox.command(&["-q", "restart", "large"]);
+    assert_eq!(finish(spawn(&mut restart), DEADLINE).code, 0);
+}
+
+#[test]
+fn a_server_that_cannot_live_is_not_started_again_and_again() {
+    if !cfg!(target_os = "linux") {
+        return skipped("only Linux limits the address space");
+    }
+    let sandbox = Sandbox::new();
+    let ended = finish(spawn(&mut from_shell(&sandbox, "ulimit -v 30000;", "echo works")), DEADLINE);
+    let started = ended.stderr.matches("started a server").count();
+    assert!(started <= 3 && (ended.code == 0 || !ended.stderr.is_empty()), "{ended:?}");
+    // Too little for the threads of a server, and enough for a command.
+    for kilobytes in [8000, 12_000, 16_000, 20_000] {
+        let ended =
+            finish(spawn(&mut from_shell(&sandbox, &format!("ulimit -v {kilobytes};"), "echo works")), DEADLINE);
+        assert!(ended.stderr.matches("started a server").count() <= 3, "{kilobytes}: {ended:?}");
+    }
+}
+
+#[test]
+fn without_proc_it_is_said_what_is_missing() {
+    let sandbox = Sandbox::new();
+    let mut words = Command::new("unshare");
+    words.args(["-r", "-m", "sh", "-c", &format!("mount -t tmpfs none /proc && exec {BINARY} echo works")]);
+    words.stdin(std::process::Stdio::null()).current_dir(sandbox.work());
+    words.env("PERSISTPROC_DATA_DIR", sandbox.data()).env("PERSISTPROC_PORT", sandbox.port.to_string());
+    words.stdout(std::process::Stdio::piped()).stderr(std::process::Stdio::piped());
+    let Ok(child) = words.spawn() else { return skipped("there is no unshare") };
+    let ended = finish(child, DEADLINE);
+    if ended.stderr.contains("unshare:") || ended.stderr.contains("mount:") {
+        return skipped(&ended.stderr);
+    }
+    assert!(ended.code == 3 && ended.stderr.contains("/proc is not mounted"), "{ended:?}");
+}

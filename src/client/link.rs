@@ -50,6 +50,11 @@ const EXCHANGE: Duration = Duration::from_secs(15);
 const BUSY: Duration = Duration::from_secs(120);
 const BUSY_PAUSE: Duration = Duration::from_secs(1);
 
+/// Servers that are started one after the other, each because the one before has ended.
+const STARTS: u32 = 3;
+/// Asks whether there is a server.
+const HEALTH: &str = "/health";
+
 /// Stack of a thread that only waits for a process.
 const REAPER_STACK: usize = 64 << 10;
 
@@ -93,12 +98,22 @@ pub struct Link {
     pub is_cut: bool,
     /// As of the last call: it was sent, and nothing came back.
     pub is_unanswered: bool,
+    /// Servers that were started since one answered.
+    starts: u32,
 }
 
 impl Link {
     pub fn new(config: Config) -> Link {
         let client = Client::new(Endpoint::Unix(config.data_dir.join(SOCKET)), verify_user);
-        Link { config, client, is_nobody_there: false, was_reached: false, is_cut: false, is_unanswered: false }
+        Link {
+            config,
+            client,
+            is_nobody_there: false,
+            was_reached: false,
+            is_cut: false,
+            is_unanswered: false,
+            starts: 0,
+        }
     }
 
     /// What ends the calls of this link from another thread.
@@ -151,6 +166,9 @@ impl Link {
             let version = answer.head.header("server").and_then(|name| name.split_once('/'));
             self.compare_versions(version.map_or("", |(_, version)| version));
             self.compare_ports();
+            if target != HEALTH {
+                self.starts = 0;
+            }
             return Ok(answer);
         }
         Err(Trouble::Unreachable(format!(
@@ -351,7 +369,7 @@ impl Link {
     }
 
     fn is_up(&mut self) -> bool {
-        let call = Call { method: "GET", target: "/health", ..Call::default() };
+        let call = Call { method: "GET", target: HEALTH, ..Call::default() };
         self.client.send(&call, Duration::from_secs(2)).is_ok()
     }
 
@@ -361,7 +379,7 @@ impl Link {
         let is_older = place::holder(&self.config.data_dir).is_some_and(|holder| handover::is_older(&holder));
         let patience = if is_older { HANDOVER } else { ANSWERS };
         loop {
-            match self.send("GET", "/health", b"", patience) {
+            match self.send("GET", HEALTH, b"", patience) {
                 Ok(answer) if answer.head.status == 200 => return Ok(()),
                 Ok(answer) => {
                     let json = serde_json::from_slice(&answer.body).ok();
@@ -376,6 +394,14 @@ impl Link {
     }
 
     fn start_server(&mut self) -> Result<(), Trouble> {
+        if self.starts >= STARTS {
+            let log = self.config.data_dir.join("server.log");
+            return Err(Trouble::Unreachable(format!(
+                "each server that was started has ended at once, as under a limit that is too low (`ulimit -a`); {} may say why",
+                log.display()
+            )));
+        }
+        self.starts += 1;
         match start_server(&self.config) {
             Ok(started) => started.tell(&self.config),
             // Another command may have been faster; then its server, which may not answer yet, is as good.
@@ -433,7 +459,8 @@ pub fn start_server(config: &Config) -> Result<Started, Trouble> {
     }
     // It lives on: a pipe of our caller that it kept would never end for whoever reads it.
     sys::close_on_exec_all();
-    let mut server = command.spawn().map_err(|error| failed(error.to_string()))?;
+    let no_program = |error: io::Error| failed(procs::missing().map_or(error.to_string(), String::from));
+    let mut server = command.spawn().map_err(no_program)?;
     let mut said = Vec::new();
     let end = Instant::now() + HANDOVER;
     let mut pipe = server.stdout.take();
@@ -481,6 +508,11 @@ pub fn refusal(status: u16, json: Option<&Value>, body: &[u8]) -> Trouble {
     let text = json.and_then(|json| json["error"].as_str().or(json["error"]["message"].as_str()));
     let text = text.map_or_else(|| String::from_utf8_lossy(body).trim().to_string(), String::from);
     let text = text.lines().next().unwrap_or("").to_string();
+    if status == 413 {
+        return Trouble::Refused(
+            "the request is too large for the server: shorten the arguments or the environment of the command".into(),
+        );
+    }
     if text.is_empty() && status == 503 {
         return Trouble::Refused("the server has no room for another connection; try again in a moment".into());
     }

@@ -6,6 +6,7 @@
 use crate::attributes::Attributes;
 use crate::fault::Fault;
 use crate::log::stamp::now_ms;
+use crate::procs;
 use crate::rundir::{FORMAT, MARK, Meta, RunDir, StartError, Status};
 use crate::sys;
 use crate::words::{self, Word};
@@ -172,6 +173,7 @@ fn explain_spawn(error: &io::Error) -> String {
     match error.raw_os_error() {
         Some(sys::E2BIG) => "its arguments and environment are longer than the system allows".into(),
         Some(errno @ (sys::EAGAIN | sys::ENOMEM)) => no_room(errno),
+        Some(sys::ENOENT) => procs::missing().map_or(error.to_string(), String::from),
         Some(sys::EMFILE | sys::ENFILE) => {
             format!("too many open files ({error}); stop some processes, or raise `ulimit -n` and restart the server")
         }

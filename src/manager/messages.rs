@@ -4,8 +4,8 @@ use super::locks::LockKey;
 use super::watch::Run;
 use super::{Manager, describe_end};
 use crate::fault::Fault;
-use crate::rundir::{MESSAGE, State};
-use crate::shim::orphans;
+use crate::rundir::{InputReport, MESSAGE, State};
+use crate::shim::{self, orphans};
 use crate::sys;
 use std::io::{self, Write};
 use std::time::{Duration, Instant};
@@ -29,12 +29,14 @@ impl Manager {
         }
         check_live(run)?;
         let _guard = self.locks.lock(LockKey::Input(run.id))?;
+        run.look();
+        let before = run.status().input;
         let end = Instant::now() + MESSAGE_TAKEN;
         for part in bytes.chunks((MESSAGE - VERB) / 2) {
             let hex: String = part.iter().map(|byte| format!("{byte:02x}")).collect();
             deliver(run, &format!("input {hex}\n"), end)?;
         }
-        Ok(())
+        before.map_or(Ok(()), |before| confirm_input(run, before, bytes.len() as u64, end))
     }
 
     /// Sends a signal to the leader of a live process.
@@ -42,6 +44,36 @@ impl Manager {
         check_live(run)?;
         deliver(run, &format!("signal {number}\n"), Instant::now() + MESSAGE_TAKEN)
     }
+}
+
+/// Waits until the shim says that it has got input, and whether it had room for all of it. What ended meanwhile has no use
+/// for input.
+fn confirm_input(run: &Run, before: InputReport, length: u64, end: Instant) -> Result<(), Fault> {
+    loop {
+        let generation = run.generation();
+        let now = run.status().input.unwrap_or_default();
+        if now.received >= before.received + length || run.is_over() {
+            let dropped = now.dropped.saturating_sub(before.dropped);
+            return if dropped == 0 { Ok(()) } else { Err(not_read(run, dropped, length)) };
+        }
+        let left = end.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            return Err(Fault::failed(format!(
+                "the shim of '{}' (PID {}) has not said that it got the input; it may be stopped or starved",
+                run.meta.label,
+                run.status().shim
+            )));
+        }
+        run.wait(generation, left);
+    }
+}
+
+fn not_read(run: &Run, dropped: u64, length: u64) -> Fault {
+    Fault::conflict(format!(
+        "'{}' does not read its input: {} kB wait for it already, and {dropped} of these {length} bytes were dropped",
+        run.meta.label,
+        shim::INPUT_MAX >> 10
+    ))
 }
 
 /// Asks the shim to stop its run, and tries to until `end`. If there is no way to send it a message, by a signal.

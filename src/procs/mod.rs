@@ -59,6 +59,12 @@ impl Process {
     }
 }
 
+/// What to say if the table of processes is not there, without which nothing can be started or found.
+pub fn missing() -> Option<&'static str> {
+    let is_missing = cfg!(target_os = "linux") && std::fs::symlink_metadata("/proc/self/exe").is_err();
+    is_missing.then_some("/proc is not mounted here, and persistproc cannot work without it")
+}
+
 /// All living descendants of `root`, without those that `skip` names and all that is below these.
 pub fn below(root: i32, skip: impl Fn(&Process) -> bool) -> Vec<Process> {
     select_below(everybody().unwrap_or_default(), vec![root], skip)

@@ -20,7 +20,7 @@ use crate::attributes::Attributes;
 use crate::log::stamp::now_ms;
 use crate::procs;
 use crate::rundir::{
-    FORMAT, LOG_GREW, MARK, MESSAGE, Moment, RunDir, STATUS_CHANGED, StartError, State, Status, StopReport,
+    FORMAT, InputReport, LOG_GREW, MARK, MESSAGE, Moment, RunDir, STATUS_CHANGED, StartError, State, Status, StopReport,
 };
 use crate::sys::{self, Reaped};
 use capture::Capture;
@@ -49,7 +49,7 @@ const LAST_HOPE: Duration = Duration::from_secs(5);
 /// than the reading. What comes after a pause rings at once.
 const RINGS: Duration = Duration::from_millis(1);
 /// Input that the child does not read: how much is kept for it, in bytes, and how often it is offered.
-const INPUT_MAX: usize = 64 << 10;
+pub const INPUT_MAX: usize = 64 << 10;
 const INPUT_RETRY: Duration = Duration::from_millis(50);
 
 /// The role behind `__shim`; `arguments` as in the module's comment. Returns the exit code of the process.
@@ -192,6 +192,7 @@ impl Shim {
             }
         };
         status.error = None;
+        status.input = Some(InputReport::default());
         status.pid = child.id() as i32;
         let input = Input { pipe: child.stdin.take(), pending: Vec::new() };
         if let Some(pipe) = &input.pipe {
@@ -399,8 +400,13 @@ impl Shim {
     fn take_input(&mut self, hex: &str) {
         let digits: Vec<u8> = hex.chars().filter_map(|c| c.to_digit(16).map(|d| d as u8)).collect();
         let bytes = digits.chunks_exact(2).map(|pair| pair[0] << 4 | pair[1]);
+        self.offer_input(); // what can go makes room
         let room = INPUT_MAX.saturating_sub(self.input.pending.len());
+        let report = self.status.input.get_or_insert_default();
+        report.received += bytes.len() as u64;
+        report.dropped += bytes.len().saturating_sub(room) as u64;
         self.input.pending.extend(bytes.take(room));
+        self.publish(); // it is waited for
     }
 
     fn offer_input(&mut self) {
