@@ -117,6 +117,6 @@ mod tests {
         };
         assert_eq!(Attributes::parse(&some.text()), Some(some));
         assert_eq!(Attributes::parse(&Attributes::default().text()), Some(Attributes::default()));
-        assert_eq!((Attributes::default().text(), Attributes::parse("[]")), ("{}".into(), None));
+        assert_eq!((Attributes::default().text(), Attributes::parse("7")), ("{}".into(), None));
     }
 }

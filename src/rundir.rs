@@ -8,7 +8,8 @@
 //!   status.json  how it goes, rewritten by the shim; always SIZE bytes, see Status::write
 //!   lock         flock(2)ed as long as the shim lives: taken = alive, no pid games
 //!   ctl          FIFO, server → shim: lines `stop GRACE_MS`, `signal N`, `input HEX`, each at most PIPE_BUF bytes
-//!   events       FIFO, shim → server: a doorbell of single bytes, `m` (a log grew) or `s` (the status changed)
+//!   events       FIFO, shim → server: a doorbell of single bytes, `m` (a log grew) or `s` (the status changed); and, should
+//!                the disk not take the status, `j` and the status itself, up to a newline
 //!   stdout.log stderr.log combined.log (+ .1)      see `log`
 //!   shim.log     what a shim that broke had to say
 //! ```
@@ -36,6 +37,8 @@ pub const MARK: &str = "PERSISTPROC_RUN";
 /// The doorbell's two tones.
 pub const LOG_GREW: u8 = b'm';
 pub const STATUS_CHANGED: u8 = b's';
+/// Begins a status in the same FIFO. Servers up to 0.4 hear bells in it, which do no harm.
+pub const STATUS_FOLLOWS: u8 = b'j';
 
 /// What a run is doing, or how it ended.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -334,6 +337,17 @@ impl RunDir {
             .or_else(|error| if put_aside(&new) | put_aside(&self.status()) { replace() } else { Err(error) })
             .or_else(|_| write(&mut OpenOptions::new(), &self.status()))
     }
+}
+
+/// A status as it goes through the `events` FIFO, at once: it is shorter than PIPE_BUF.
+pub fn message(status: &Status) -> io::Result<Vec<u8>> {
+    let text = padded(status)?;
+    Ok([&[STATUS_FOLLOWS], text.trim_ascii_end(), b"\n"].concat())
+}
+
+/// The status in such a message, without its first byte and its newline.
+pub fn parse_message(text: &[u8]) -> Option<Status> {
+    serde_json::from_slice(text).ok().filter(|status: &Status| status.version <= FORMAT)
 }
 
 /// Renames what a program has put into the place of a file, if that is so.

@@ -137,7 +137,7 @@ fn a_killed_shim_makes_its_run_lost_and_disturbs_nobody_else() {
     signal(sandbox.status(1)["shim"].as_i64().unwrap() as i32, libc::SIGKILL);
     let ended = wrapper.end(DEADLINE);
     assert_eq!(ended.code, 1);
-    assert!(ended.stderr.contains("nobody knows how it ended"), "{}", ended.stderr);
+    assert!(ended.stderr.contains("it is not known how 'victim' ended"), "{}", ended.stderr);
     let listed = sandbox.run(&["--format", "json", "list"]).ok().json();
     let states: Vec<&str> =
         listed["processes"].as_array().unwrap().iter().map(|p| p["status"].as_str().unwrap()).collect();

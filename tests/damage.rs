@@ -105,7 +105,8 @@ fn the_data_directory_may_vanish_under_a_server_without_ending_it() {
     let ended = sandbox.run(&["true"]);
     assert!(ended.code == 1 && ended.stderr.contains("--data-dir"), "{ended:?}");
     sandbox.run(&["list"]).ok();
-    sandbox.run(&["output", "gone"]).ok();
+    let ended = sandbox.run(&["output", "gone"]);
+    assert!(ended.code == 1 && ended.stderr.contains("was removed or moved away"), "{ended:?}");
 }
 
 /// Counts into the log, with a name from its environment, until it is told to end.

@@ -10,6 +10,7 @@ mod commands;
 mod crash;
 mod cursor;
 mod damage;
+mod disk;
 mod eras;
 mod escapes;
 mod floods;

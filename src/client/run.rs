@@ -319,7 +319,7 @@ impl Wrapper {
     fn end(&mut self, following: &Following) -> Result<u8, Trouble> {
         match (following.exit_code, following.signal) {
             _ if following.state == "lost" => Err(Trouble::Refused(format!(
-                "the process that watched over '{}' was killed, so nobody knows how it ended",
+                "it is not known how '{}' ended: the shim that watched over it was killed, or could not write it down",
                 self.label
             ))),
             (Some(code), _) => {

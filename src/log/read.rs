@@ -67,7 +67,7 @@ pub struct Log {
 }
 
 impl Log {
-    /// Opens the log of `stream` in the directory of a run. A log that is not there yet, or was deleted, is empty.
+    /// Opens the log of `stream` in the directory of a run. One that is not there is empty, and says so.
     pub fn open(run: &Path, stream: Stream) -> io::Result<Log> {
         let path = run.join(stream.file_name());
         let of = |segments: Vec<Segment>, end: u64| {
@@ -120,6 +120,11 @@ impl Log {
     pub fn size(run: &Path, stream: Stream) -> u64 {
         let path = run.join(stream.file_name());
         [previous(&path), path].iter().filter_map(|path| std::fs::metadata(path).ok()).map(|file| file.len()).sum()
+    }
+
+    /// Whether there is no file: it is not there yet, or was removed.
+    pub fn is_missing(&self) -> bool {
+        self.segments.is_empty()
     }
 
     /// The first offset that is kept.

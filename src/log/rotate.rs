@@ -4,8 +4,16 @@
 //! says where in the run it starts. The line is there before the file gets its name, so no reader ever sees a file
 //! without knowing its place. A record never begins with `#`, so the line cannot be mistaken.
 //! A file is cut between two writes, which may be in the middle of a line of the child; readers join the two files.
+//!
+//! People empty logs, move them away, or let logrotate(8) do it. So before each write it is looked whether the file is still
+//! the one that was written, as long as it was (two system calls, about a microsecond). If not, a new one begins in its
+//! place, whose first line tells readers exactly how much went with the other.
+//!
+//! Where no new file can be made, because the file system has no inode left, the oldest one is used again; and without one
+//! the file grows until it is as large as both may be together.
 
-use std::fs::{File, OpenOptions};
+use crate::sys;
+use std::fs::{File, Metadata, OpenOptions};
 use std::io::{self, Write};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
@@ -40,15 +48,20 @@ pub struct LogFile {
     kept: u64,
     /// Bytes a file may hold; 0 = no limit. One write is never divided, so a smaller cap than that counts as it.
     cap: u64,
+    /// Where in the present file its records begin.
+    head: u64,
     /// What the disk would not take, in order. Whoever writes stops reading while there is something.
     unwritten: Vec<u8>,
     trouble: Option<io::Error>,
+    /// What is wrong although the disk takes what is written.
+    remark: Option<String>,
 }
 
 impl LogFile {
     /// Creates the file, mode 0600.
     pub fn create(path: PathBuf, cap: u64) -> io::Result<LogFile> {
-        Ok(LogFile { file: create(&path)?, path, end: 0, kept: 0, cap, unwritten: Vec::new(), trouble: None })
+        let (unwritten, trouble, remark) = Default::default();
+        Ok(LogFile { file: create(&path)?, path, end: 0, kept: 0, cap, head: 0, unwritten, trouble, remark })
     }
 
     /// Appends `bytes`, or keeps them for [`retry`](Self::retry) if that fails. An error is never lost data.
@@ -94,9 +107,16 @@ impl LogFile {
     }
 
     fn write(&mut self, bytes: &[u8]) -> usize {
-        if self.is_full(bytes.len()) {
-            // If it fails (disk full) the old file goes on growing; the write that follows says what is wrong.
-            let _ = self.rotate();
+        self.revive();
+        if self.is_full(bytes.len())
+            && let Err(error) = self.rotate()
+        {
+            let older = std::fs::metadata(previous(&self.path)).map_or(0, |file| file.len());
+            if older + self.kept + bytes.len() as u64 > 2 * self.cap {
+                self.trouble = Some(error);
+                return 0;
+            }
+            self.remark = Some(format!("no new file can be begun for {}: {error}", self.name()));
         }
         let mut written = 0;
         while written < bytes.len() {
@@ -118,24 +138,45 @@ impl LogFile {
         self.begin_anew(|path| std::fs::rename(path, previous(path)))
     }
 
-    /// Goes on in a new file if somebody has removed this one, which would else grow where nobody sees it. The header
-    /// tells readers how much is gone with it.
+    /// Goes on in a new file if this one was removed, moved, replaced or emptied: else it would grow where it is not seen,
+    /// or hold what no reader could find by its offset.
     pub fn revive(&mut self) {
-        if self.file.metadata().is_ok_and(|file| file.nlink() == 0) {
-            let _ = self.begin_anew(|_| Ok(())); // without a directory to put it there is nothing to be done
+        if self.is_in_place() {
+            return;
         }
+        if let Err(error) = self.begin_anew(put_aside) {
+            self.remark = Some(format!("{} was removed or replaced, and cannot be made again: {error}", self.name()));
+        }
+    }
+
+    /// Whether the file has its name, and all that was written.
+    fn is_in_place(&self) -> bool {
+        let identity = |file: &Metadata| (file.dev(), file.ino());
+        let (Ok(file), Ok(named)) = (self.file.metadata(), self.path.symlink_metadata()) else { return false };
+        identity(&file) == identity(&named) && file.len() >= self.head + self.kept
+    }
+
+    fn name(&self) -> String {
+        self.path.file_name().unwrap_or_default().to_string_lossy().into_owned()
     }
 
     fn begin_anew(&mut self, put_away: impl FnOnce(&Path) -> io::Result<()>) -> io::Result<()> {
         let new = self.path.with_extension("new");
         let _ = std::fs::remove_file(&new);
-        let mut file = create(&new)?;
+        let mut file = create(&new).or_else(|error| self.recycle(&new).map_err(|_| error))?;
         file.write_all(header(self.end).as_bytes())?;
         put_away(&self.path)?;
         std::fs::rename(new, &self.path)?;
-        self.file = file;
-        self.kept = 0;
+        (self.file, self.kept, self.head, self.remark) = (file, 0, HEADER as u64, None);
         Ok(())
+    }
+
+    /// The file before this one, which would go in any case, as a new one.
+    fn recycle(&self, new: &Path) -> io::Result<File> {
+        std::fs::rename(previous(&self.path), new)?;
+        let file = sys::open_regular(new, OpenOptions::new().append(true))?;
+        file.set_len(0)?;
+        Ok(file)
     }
 
     /// Bytes written since the start of the run: the offset of the next one.
@@ -146,13 +187,25 @@ impl LogFile {
     pub fn is_stalled(&self) -> bool {
         !self.unwritten.is_empty()
     }
-    /// What the system said to the last write that failed, until one succeeds.
-    pub fn trouble(&self) -> Option<&io::Error> {
-        self.trouble.as_ref()
+    /// What the system said to the last write that failed, until one succeeds, or what else is wrong.
+    pub fn trouble(&self) -> Option<String> {
+        self.trouble.as_ref().map(io::Error::to_string).or_else(|| self.remark.clone())
+    }
+    /// Whether the last write failed.
+    pub fn is_refused(&self) -> bool {
+        self.is_stalled() && self.trouble.is_some()
     }
     /// Drops what could not be written and tells how much it was, in bytes.
     pub fn give_up(&mut self) -> u64 {
         std::mem::take(&mut self.unwritten).len() as u64
+    }
+}
+
+/// Leaves the name to a new file. What has taken it, unless that is nothing or empty, is kept under another one.
+fn put_aside(path: &Path) -> io::Result<()> {
+    match path.symlink_metadata() {
+        Ok(found) if !found.is_file() || found.len() > 0 => std::fs::rename(path, path.with_added_extension("foreign")),
+        _ => Ok(()),
     }
 }
 
@@ -164,6 +217,73 @@ fn create(path: &Path) -> io::Result<File> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::log::Stream;
+    use crate::log::tail::{Next, Tail};
+
+    fn directory(name: &str) -> PathBuf {
+        let dir = std::env::temp_dir().join(format!("persistproc-rotate-{name}-{}", std::process::id()));
+        let _ = std::fs::remove_dir_all(&dir);
+        std::fs::create_dir_all(&dir).unwrap();
+        dir
+    }
+
+    #[test]
+    fn whatever_becomes_of_the_file_what_is_written_later_is_found_and_the_rest_counted() {
+        type Spoil = fn(&Path);
+        let spoils: [(&str, Spoil); 6] = [
+            ("emptied", |path| drop(File::create(path).unwrap())),
+            ("removed", |path| std::fs::remove_file(path).unwrap()),
+            ("moved", |path| std::fs::rename(path, path.with_extension("moved")).unwrap()),
+            ("replaced", |path| {
+                std::fs::remove_file(path).unwrap();
+                std::fs::write(path, "foreign").unwrap();
+            }),
+            ("a directory", |path| {
+                std::fs::remove_file(path).unwrap();
+                std::fs::create_dir_all(path.join("full")).unwrap();
+            }),
+            ("a FIFO", |path| {
+                std::fs::remove_file(path).unwrap();
+                sys::mkfifo(path).unwrap();
+            }),
+        ];
+        for (name, spoil) in spoils {
+            let dir = directory(&name.replace(' ', "-"));
+            let path = dir.join("combined.log");
+            let mut log = LogFile::create(path.clone(), 0).unwrap();
+            log.append(b"one\n");
+            spoil(&path);
+            log.append(b"two\n");
+            log.append(b"three\n");
+            let mut tail = Tail::new(&dir, Stream::Combined, 0);
+            let mut buffer = [0; 100];
+            assert_eq!(tail.read(&mut buffer).unwrap(), Next::Gone(4), "{name}");
+            assert_eq!(tail.read(&mut buffer).unwrap(), Next::Bytes(10), "{name}");
+            assert_eq!((&buffer[..10], log.end(), log.trouble()), (&b"two\nthree\n"[..], 14, None), "{name}");
+            let foreign = dir.join("combined.log.foreign").exists();
+            assert_eq!(foreign, ["replaced", "a directory", "a FIFO"].contains(&name), "{name}");
+            std::fs::remove_dir_all(dir).unwrap();
+        }
+    }
+
+    #[test]
+    fn a_log_that_cannot_be_rotated_stays_within_its_bound_and_says_why() {
+        let dir = directory("bound");
+        // Nothing can be made here: what stands in the place of the new file is not to be removed.
+        std::fs::create_dir_all(dir.join("combined.new/full")).unwrap();
+        let mut log = LogFile::create(dir.join("combined.log"), 1000).unwrap();
+        for written in [900, 1800] {
+            log.append(&[b'x'; 900]);
+            assert_eq!((log.end(), log.is_refused()), (written, false));
+        }
+        assert!(log.trouble().unwrap().contains("no new file can be begun for combined.log"), "{:?}", log.trouble());
+        log.append(&[b'y'; 900]);
+        assert!(log.end() == 1800 && log.is_refused());
+        std::fs::remove_dir_all(dir.join("combined.new")).unwrap();
+        log.retry();
+        assert_eq!((log.end(), log.is_stalled(), log.trouble()), (2700, false, None));
+        std::fs::remove_dir_all(dir).unwrap();
+    }
 
     #[test]
     fn a_header_has_a_fixed_length_and_is_read_back() {

@@ -102,14 +102,24 @@ fn problem_of(run: &Run) -> Option<String> {
 /// What is wrong with a run, in a few words.
 pub fn problem(status: &Status) -> Option<String> {
     let trouble = status.trouble.as_deref();
-    let unknown = || trouble.unwrap_or("its shim was killed, so nobody knows how it ended").to_string();
+    let unknown = || {
+        trouble
+            .unwrap_or(
+                "its shim ended and left no word of how the process ended: it was killed, or the disk took no more",
+            )
+            .to_string()
+    };
     let why = trouble.map_or(String::new(), |trouble| format!(" ({trouble})"));
     let missing = || format!("{} bytes of output were lost{why}", status.lost_bytes);
     let error = status.error.as_ref().map(|error| error.text.clone());
     error
         .or_else(|| (status.state == State::Lost).then(unknown))
         .or_else(|| (status.lost_bytes > 0).then(missing))
-        .or_else(|| trouble.map(|trouble| format!("output is held up: {trouble}")))
+        .or_else(|| trouble.map(|trouble| held_up(status, trouble)))
+}
+
+fn held_up(status: &Status, trouble: &str) -> String {
+    if status.state.is_live() { format!("output is held up: {trouble}") } else { trouble.into() }
 }
 
 /// `exited with code 1`, `was ended by SIGKILL`, `could not be started: …`: the end of a run, for people and models.

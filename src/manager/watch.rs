@@ -6,7 +6,9 @@
 
 use crate::log::Stream;
 use crate::log::read::Log;
-use crate::rundir::{Meta, RunDir, STATUS_CHANGED, StartError, State, Status, Unreadable};
+use crate::rundir::{
+    Meta, RunDir, STATUS_CHANGED, STATUS_FOLLOWS, StartError, State, Status, Unreadable, parse_message,
+};
 use crate::shim::orphans;
 use crate::sys;
 use std::io::{self, Read};
@@ -116,10 +118,22 @@ impl Run {
     }
 
     /// What is kept of one of its logs; of a live run without a record that is just being written.
+    /// `NotFound` if it was removed or moved away.
     pub fn log(&self, stream: Stream) -> io::Result<Log> {
         let is_over = self.is_over(); // before the log: who is gone then writes no more
-        let log = Log::open(self.dir.path(), stream)?;
+        let log = self.whole_log(stream)?;
         if is_over { Ok(log) } else { log.without_torn() }
+    }
+
+    /// The same with a record that is just being written.
+    pub fn whole_log(&self, stream: Stream) -> io::Result<Log> {
+        let log = Log::open(self.dir.path(), stream)?;
+        if log.is_missing() && self.status().bytes[stream.index()] > 0 {
+            let path = self.dir.path().join(stream.file_name());
+            let text = format!("{} was removed or moved away", path.display());
+            return Err(io::Error::new(io::ErrorKind::NotFound, text));
+        }
+        Ok(log)
     }
 
     /// Starts the thread that follows the events of the shim, or, if that is gone already, takes the final status.
@@ -183,14 +197,20 @@ impl Run {
                 Err(_) => return,
             }
         };
-        let mut tones = [0; 64];
+        let mut tones = [0; 512];
+        let mut told = Told::default();
         // What rang before the FIFO was open is caught up with here.
         let _ = self.refresh(false);
         loop {
             match bell.read(&mut tones) {
                 Ok(0) => return,
-                Ok(n) if tones[..n].contains(&STATUS_CHANGED) => drop(self.refresh(false)),
-                Ok(_) => self.notify(),
+                Ok(n) => {
+                    let heard = told.hear(&tones[..n]);
+                    if let Some(status) = heard.status {
+                        let _ = self.take(Some(Arc::new(status)), None, false, false);
+                    }
+                    if heard.is_changed { drop(self.refresh(false)) } else { self.notify() }
+                }
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(_) => return,
             }
@@ -204,6 +224,11 @@ impl Run {
             std::thread::sleep(EXHAUSTED);
         }
         let _ = self.refresh(true);
+        // What only we know is there for the next server, if the disk takes it now.
+        let known = self.status();
+        if known.sequence > 0 && !matches!(self.dir.read_status(), Ok(written) if written.sequence >= known.sequence) {
+            let _ = self.dir.write_status(&known);
+        }
     }
 
     fn lock(&self) -> MutexGuard<'_, Seen> {
@@ -238,7 +263,13 @@ impl Run {
         // What was known before its directory was removed is better than nothing.
         let read = read.or_else(|| (is_removed && seen.status.pid > 0).then(|| without_directory(&seen.status)));
         if shim_gone {
-            seen.status = conclude(read, problem.as_deref());
+            // What the shim has told and could not write is newer than what is written.
+            let written = read.as_ref().map_or(0, |read| read.sequence);
+            let is_known = seen.status.sequence > written && seen.status.pid > 0;
+            seen.status = match is_known {
+                true => conclude(Some(seen.status.clone()), None),
+                false => conclude(read, problem.as_deref()),
+            };
             seen.is_over = true;
         } else {
             match read {
@@ -368,6 +399,42 @@ impl Run {
     }
 }
 
+/// What comes through the `events` FIFO, in pieces as they are read.
+#[derive(Default)]
+struct Told {
+    /// The beginning of a status.
+    message: Option<Vec<u8>>,
+}
+
+#[derive(Default)]
+struct Heard {
+    is_changed: bool,
+    /// The last one that was sent.
+    status: Option<Status>,
+}
+
+impl Told {
+    /// No message is longer.
+    const LONGEST: usize = 4096;
+
+    fn hear(&mut self, bytes: &[u8]) -> Heard {
+        let mut heard = Heard::default();
+        for &byte in bytes {
+            match (&mut self.message, byte) {
+                (None, STATUS_FOLLOWS) => self.message = Some(Vec::new()),
+                (None, byte) => heard.is_changed |= byte == STATUS_CHANGED,
+                (Some(message), b'\n') => {
+                    heard.status = parse_message(message).or(heard.status.take());
+                    self.message = None;
+                }
+                (Some(message), byte) if message.len() < Told::LONGEST => message.push(byte),
+                (Some(_), _) => self.message = None,
+            }
+        }
+        heard
+    }
+}
+
 // A status is large for the stack of a thread that does nearly nothing but wait, of which there is one per live run: so
 // it goes around as an `Arc`, and these are not to become part of their callers.
 
@@ -389,7 +456,7 @@ pub fn may_have_left_somebody(dir: &RunDir) -> bool {
 #[inline(never)]
 fn conclude(read: Option<Arc<Status>>, problem: Option<&str>) -> Arc<Status> {
     let unborn = || {
-        let text = "its server was killed before it could start it".into();
+        let text = "it has no status: its server was killed before it could start it, or the disk took none".into();
         Status { error: Some(StartError { errno: 0, text }), ..Status::default() }
     };
     // A shim that could not start its command says when that ended. Without it the shim was killed, and perhaps between

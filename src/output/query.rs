@@ -342,6 +342,7 @@ mod tests {
                 previous: None,
                 max_log_bytes: cap,
                 idempotency_key: None,
+                attributes: None,
             };
             Sample {
                 logs: Stream::ALL.map(log),

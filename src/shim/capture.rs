@@ -145,7 +145,7 @@ impl Capture {
     }
     /// Whether that is because the disk refused it, and not for a reader.
     fn is_refused(&self) -> bool {
-        self.logs.iter().any(|log| log.is_stalled() && log.trouble().is_some())
+        self.logs.iter().any(LogFile::is_refused)
     }
     /// Sizes of the logs since the start of the run, in bytes.
     pub fn bytes(&self) -> [u64; 3] {
@@ -160,7 +160,7 @@ impl Capture {
     }
     /// What holds up capturing.
     pub fn trouble(&self) -> Option<String> {
-        self.logs.iter().find_map(LogFile::trouble).map(io::Error::to_string).or_else(|| self.readers.trouble())
+        self.logs.iter().find_map(LogFile::trouble).or_else(|| self.readers.trouble())
     }
 
     /// The run is to be stopped: its readers are not waited for long.
@@ -528,11 +528,11 @@ mod tests {
         let mut rig = Rig::new("removed", 0);
         rig.say(0, b"one\n");
         std::fs::remove_file(rig.dir.join(Stream::Stdout.file_name())).unwrap();
-        rig.say(0, b"two\n"); // into a file without a name
+        rig.say(0, b"two\n");
         rig.capture.revive_logs();
         rig.say(0, b"three\n");
         let file = rig.file(Stream::Stdout);
-        assert_eq!(crate::log::rotate::parse_header(&file), Some(2 * 25 + 8));
+        assert_eq!(crate::log::rotate::parse_header(&file), Some(25 + 4));
         assert!(file.ends_with(b"Z three\n"));
         assert_eq!(rig.rebuilt()[0], b"one\ntwo\nthree\n", "the others are as they were");
     }

@@ -20,7 +20,8 @@ use crate::attributes::Attributes;
 use crate::log::stamp::now_ms;
 use crate::procs;
 use crate::rundir::{
-    FORMAT, InputReport, LOG_GREW, MARK, MESSAGE, Moment, RunDir, STATUS_CHANGED, StartError, State, Status, StopReport,
+    self, FORMAT, InputReport, LOG_GREW, MARK, MESSAGE, Moment, RunDir, STATUS_CHANGED, StartError, State, Status,
+    StopReport,
 };
 use crate::sys::{self, Reaped};
 use capture::Capture;
@@ -43,6 +44,8 @@ const COUNTS: Duration = Duration::from_secs(1);
 const LOOK_IN_STOP: Duration = Duration::from_millis(100);
 /// A status that could not be written is tried again after this.
 const REPUBLISH: Duration = Duration::from_millis(500);
+/// How often to look whether a server has read a status that was sent to it.
+const TAKEN: Duration = Duration::from_millis(5);
 /// With the run over and the disk still full: how long to hope.
 const LAST_HOPE: Duration = Duration::from_secs(5);
 /// While output comes, the doorbell rings at most this often: under a flood, waking the server for every read costs more
@@ -134,6 +137,8 @@ struct Shim {
     /// The beginning of a message from `ctl` whose end has not been read.
     heard: Vec<u8>,
     events: File,
+    /// The last status that could not be written was sent.
+    is_sent: bool,
     /// Nobody of the run is left.
     alone: bool,
     /// The leader is gone, and what it wrote is not all read yet.
@@ -216,6 +221,7 @@ impl Shim {
             ctl,
             heard: Vec::new(),
             events,
+            is_sent: false,
             alone: false,
             drain_due: false,
             publish_at: None,
@@ -243,9 +249,16 @@ impl Shim {
         }
         self.status.ended = Some(now_ms());
         let begun = Instant::now();
-        // Without its directory there is nobody left to tell.
+        // Without its directory there is nobody left to tell. What went by the FIFO is told when a server has read it.
         while !self.publish() && self.dir.exists() && begun.elapsed() < LAST_HOPE {
-            std::thread::sleep(REPUBLISH);
+            let next = Instant::now() + REPUBLISH;
+            while self.is_sent && Instant::now() < next {
+                if sys::unread(&self.events) == 0 {
+                    return;
+                }
+                std::thread::sleep(TAKEN);
+            }
+            std::thread::sleep(next.saturating_duration_since(Instant::now()));
         }
     }
 
@@ -475,12 +488,18 @@ impl Shim {
         self.status.stop = self.stop.is_wanted().then(|| self.report.clone());
         self.publish_at = None;
         number(&mut self.status);
-        let written = self.dir.write_status(&self.status).is_ok();
-        if !written {
+        let written = self.dir.write_status(&self.status);
+        if written.is_err() {
+            self.send_status();
             self.publish_by(REPUBLISH);
         }
         self.ring(STATUS_CHANGED);
-        written
+        written.is_ok()
+    }
+
+    /// Tells the server the status by the FIFO, which needs no disk. It keeps it in memory.
+    fn send_status(&mut self) {
+        self.is_sent = rundir::message(&self.status).is_ok_and(|message| self.events.write(&message).is_ok());
     }
 }
 

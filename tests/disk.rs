@@ -1,0 +1,134 @@
+//! What becomes of a run whose disk goes bad, or whose logs are emptied, moved or replaced: what is known is told, what is
+//! written later is whole, and what is missing is said.
+
+use crate::support::*;
+use std::fs;
+use std::os::unix::fs::{PermissionsExt, chown};
+use std::path::Path;
+use std::process::Stdio;
+use std::time::{Duration, Instant};
+
+/// The directory of a run, and its status, cannot be written by their user any more.
+fn spoil(run: &Path) {
+    for (path, mode) in [(run.join("status.json"), 0o444), (run.to_path_buf(), 0o555)] {
+        chown(&path, Some(0), Some(0)).unwrap();
+        fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
+    }
+}
+
+#[test]
+fn how_a_process_ended_is_known_also_if_it_cannot_be_written_down() {
+    let sandbox = Sandbox::new();
+    let Some(user) = AnotherUser::new(&sandbox) else { return };
+    let wait = |code: u8| format!("trap 'exit 7' TERM; echo up; while [ ! -e go ]; do sleep 0.02; done; exit {code}");
+    user.run(&["start", "--label", "stopped", "sh", "-c", &wait(1)]).ok();
+    let mut wrapper = user.command_within("", &["--label", "shown", "sh", "-c", &wait(9)]);
+    let wrapper = Guard(spawn(&mut wrapper));
+    wait_until("both", || sandbox.runs().len() == 2 && (0..2).all(|run| sandbox.status(run)["lines"][0] == 1));
+    sandbox.runs().iter().for_each(|run| spoil(run));
+    let begun = Instant::now();
+    user.run(&["stop", "stopped"]).ok();
+    assert!(begun.elapsed() < Duration::from_secs(8), "{:?}", begun.elapsed());
+    fs::write(sandbox.work().join("go"), "").unwrap();
+    assert_eq!(wrapper.end(DEADLINE).code, 9);
+    let listed = user.run(&["--format", "json", "list"]).ok().json();
+    let told: Vec<_> =
+        listed["processes"].as_array().unwrap().iter().map(|p| (&p["status"], &p["exit_code"])).collect();
+    assert_eq!(told, [(&"terminated".into(), &7.into()), (&"exited".into(), &9.into())], "{listed}");
+    user.run(&["shutdown"]).ok();
+    // On disk is what could be written at last.
+    assert_eq!(sandbox.status(0)["state"], "running");
+}
+
+/// Counts until there is a file `enough`.
+const COUNT: &str = "i=1; while [ ! -e enough ]; do echo $i; i=$((i+1)); sleep 0.002; done; echo end $i";
+
+type Spoil = fn(&Path);
+
+/// What people and logrotate(8) do to logs.
+const SPOILS: [(&str, Spoil); 6] = [
+    ("emptied", |log| drop(fs::File::create(log).unwrap())),
+    ("copied and truncated", |log| {
+        fs::copy(log, log.with_extension("copy")).unwrap();
+        fs::File::options().write(true).open(log).unwrap().set_len(0).unwrap();
+    }),
+    ("moved", |log| fs::rename(log, log.with_extension("moved")).unwrap()),
+    ("moved and created", |log| {
+        fs::rename(log, log.with_extension("moved")).unwrap();
+        fs::write(log, "").unwrap();
+    }),
+    ("removed", |log| fs::remove_file(log).unwrap()),
+    ("replaced by a directory", |log| {
+        fs::remove_file(log).unwrap();
+        fs::create_dir(log).unwrap();
+    }),
+];
+
+#[test]
+fn a_wrapper_that_keeps_up_misses_nothing_whatever_happens_to_the_log() {
+    for (what, spoil) in SPOILS {
+        let sandbox = Sandbox::new();
+        let out = sandbox.root.join("out");
+        let mut wrapper = sandbox.command(&["-q", "--label", "web", "sh", "-c", COUNT]);
+        wrapper.stdout(fs::File::create(&out).unwrap()).stderr(Stdio::piped());
+        let wrapper = Guard(wrapper.spawn().unwrap());
+        let shown = || fs::read_to_string(&out).unwrap().lines().count();
+        wait_until("some lines", || shown() > 20);
+        spoil(&sandbox.runs()[0].join("combined.log"));
+        let then = shown();
+        wait_until("more lines", || shown() > then + 50);
+        fs::write(sandbox.work().join("enough"), "").unwrap();
+        let ended = wrapper.end(DEADLINE);
+        let text = fs::read_to_string(&out).unwrap();
+        let numbers: Vec<usize> = text.lines().filter_map(|line| line.parse().ok()).collect();
+        let is_whole = numbers.iter().enumerate().all(|(i, number)| *number == i + 1);
+        let last = numbers.len();
+        assert!(text.ends_with(&format!("\n{last}\nend {}\n", numbers[last - 1] + 1)), "{what}: {text}");
+        // What was being written when it happened may be gone with the old file; then it is said.
+        let is_told = ended.stderr.contains("output is missing here");
+        assert_eq!((is_whole, ended.code), (!is_told, i32::from(is_told)), "{what}: {ended:?}");
+        let output = sandbox.run(&["output", "web", "--lines", "3"]).ok().out();
+        assert!(output.trim_end().ends_with(&format!("Z end {}", numbers[last - 1] + 1)), "{what}: {output}");
+    }
+}
+
+#[test]
+fn a_reader_that_is_behind_when_the_log_is_emptied_is_told_what_is_missing() {
+    let sandbox = Sandbox::new();
+    // More than the pipes of the wrapper hold, so that it is behind.
+    let script = format!("seq -f %0999.0f 1 3000; echo all; {COUNT}");
+    let mut wrapper = Guard(sandbox.spawn(&["-q", "--label", "web", "sh", "-c", &script]));
+    wait_until("all of it", || sandbox.runs().len() == 1 && sandbox.status(0)["lines"][0].as_u64() > Some(3001));
+    fs::File::create(sandbox.runs()[0].join("combined.log")).unwrap();
+    let lines = sandbox.status(0)["lines"][0].as_u64().unwrap();
+    wait_until("more lines", || sandbox.status(0)["lines"][0].as_u64() > Some(lines + 50));
+    fs::write(sandbox.work().join("enough"), "").unwrap();
+    let out = wrapper.0.stdout.take().unwrap();
+    let text = std::io::read_to_string(out).unwrap();
+    let ended = wrapper.end(DEADLINE);
+    assert!(ended.code == 1 && ended.stderr.contains("output is missing here"), "{ended:?}");
+    let (long, short): (Vec<&str>, Vec<&str>) = text.lines().partition(|line| line.len() > 20);
+    // At most the one in which it was when that happened is torn.
+    let whole = long.iter().filter(|line| line.len() == 999).count();
+    assert!(whole + 1 >= long.len() && whole < 3000, "{} of {}", whole, long.len());
+    let numbers: Vec<u64> = short.iter().filter_map(|line| line.parse().ok()).collect();
+    assert!(numbers.windows(2).all(|pair| pair[1] == pair[0] + 1) && !numbers.is_empty(), "{short:?}");
+    assert_eq!(*short.last().unwrap(), format!("end {}", numbers.last().unwrap() + 1));
+}
+
+#[test]
+fn a_log_that_is_missing_is_said_to_be_and_is_not_taken_for_an_empty_one() {
+    let sandbox = Sandbox::new();
+    sandbox.run(&["--label", "web", "echo", "up"]).ok();
+    sandbox.run(&["--label", "silent", "true"]).ok();
+    fs::remove_file(sandbox.runs()[0].join("combined.log")).unwrap();
+    for words in [&["output", "web"][..], &["output", "--follow", "web"], &["--format", "json", "output", "web"]] {
+        let ended = sandbox.run(words);
+        assert!(ended.code == 1 && ended.stderr.contains("combined.log was removed or moved away"), "{ended:?}");
+    }
+    let (text, is_error) = sandbox.tool("output", serde_json::json!({"command_or_label": "web"}));
+    assert!(is_error && text.contains("was removed or moved away"), "{text}");
+    // The others are there; and what never said anything is just silent.
+    assert!(sandbox.run(&["output", "--stream", "stdout", "web"]).ok().out().ends_with("Z up\n"));
+    assert_eq!(sandbox.run(&["output", "silent"]).ok().out(), "");
+}
