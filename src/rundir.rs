@@ -151,7 +151,10 @@ pub struct Status {
     /// Why it could not be started.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub error: Option<StartError>,
-    /// What became of input; not told by shims up to 0.4.
+    /// Not told by shims up to 0.4, as what follows.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pipes: Option<Pipes>,
+    /// What became of input.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub input: Option<InputReport>,
     /// Counts how often the shim has written this file, so that of two readers the one with the older status knows it. 0:
@@ -161,6 +164,15 @@ pub struct Status {
     /// When this was written, and so when the shim was certainly alive.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub alive: Option<Moment>,
+}
+
+/// The pipes between a shim and its program, by their inodes: unique as long as the system runs (see pipe(7)).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Pipes {
+    /// When they were made, as [`Moment::tick`].
+    pub since: u64,
+    pub input: u64,
+    pub outputs: [u64; 2],
 }
 
 /// Bytes for the stdin of the program since the start of the run.
@@ -433,6 +445,7 @@ mod tests {
                 survivors: vec![i32::MIN; 100],
             }),
             error: Some(StartError { errno: i32::MIN, text: long }),
+            pipes: Some(Pipes { since: u64::MAX, input: u64::MAX, outputs: [u64::MAX; 2] }),
             input: Some(InputReport { received: u64::MAX, dropped: u64::MAX }),
             sequence: u64::MAX,
             alive: Some(Moment { boot: u64::MAX, tick: u64::MAX }),

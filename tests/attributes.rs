@@ -12,10 +12,12 @@ fn from_shell(sandbox: &Sandbox, words: &str, arguments: &str) -> Command {
     let own = sandbox.command::<&str>(&[]);
     shell.args(["-c", &format!("{words} {BINARY} {arguments}")]).current_dir(sandbox.work());
     shell.stdin(std::process::Stdio::null());
-    own.get_envs().for_each(|(name, value)| match value {
-        Some(value) => drop(shell.env(name, value)),
-        None => drop(shell.env_remove(name)),
-    });
+    for (name, value) in own.get_envs() {
+        match value {
+            Some(value) => shell.env(name, value),
+            None => shell.env_remove(name),
+        };
+    }
     shell
 }
 
@@ -112,7 +114,9 @@ fn with_blocked_signals(command: &mut Command) {
     let block = || unsafe {
         let mut set: libc::sigset_t = std::mem::zeroed();
         libc::sigemptyset(&mut set);
-        [libc::SIGTERM, libc::SIGINT, libc::SIGUSR2].iter().for_each(|number| drop(libc::sigaddset(&mut set, *number)));
+        for number in [libc::SIGTERM, libc::SIGINT, libc::SIGUSR2] {
+            libc::sigaddset(&mut set, number);
+        }
         libc::sigprocmask(libc::SIG_SETMASK, &set, std::ptr::null_mut());
         Ok(())
     };
@@ -170,8 +174,7 @@ fn a_program_is_put_into_the_control_group_of_its_shell() {
     let words = format!("echo $$ > {group}/cgroup.procs;");
     let table = run(&sandbox, &words, "-q cat /proc/self/cgroup");
     let other = run(&sandbox, "", "-q --label other cat /proc/self/cgroup");
-    let removed = wait_for("the group to be empty", || std::fs::remove_dir(&group).ok());
-    assert_eq!(removed, ());
+    wait_until("the group to be empty", || std::fs::remove_dir(&group).is_ok());
     assert!(table.lines().any(|line| line.starts_with("0::/persistproc-test-")), "{table}");
     assert!(!other.contains("persistproc-test-"), "{other}");
 }
@@ -182,7 +185,7 @@ fn an_environment_that_the_system_takes_is_taken_whatever_is_in_it() {
     // A string has at most 128 KiB (execve(2)); as JSON, control characters take six times their room.
     let value = "\u{1}".repeat(120_000);
     let mut command = sandbox.command(&["-q", "--label", "large", "sh", "-c", "echo ${#V0} ${#V11}"]);
-    (0..12).for_each(|i| drop(command.env(format!("V{i}"), &value)));
+    command.envs((0..12).map(|i| (format!("V{i}"), &value)));
     assert_eq!(finish(spawn(&mut command), DEADLINE).ok().out(), "120000 120000\n");
     let mut restart = sandbox.command(&["-q", "restart", "large"]);
     assert_eq!(finish(spawn(&mut restart), DEADLINE).code, 0);

@@ -159,14 +159,32 @@ fn a_label_like_the_name_of_something_inside_blocks_nothing() {
     assert!(begun.elapsed() < Duration::from_secs(30), "the restart waited for itself");
 }
 
+/// Halts a process as a debugger does, so that no signal continues it; or lets it go on. From the same thread.
+#[cfg(target_os = "linux")]
+#[allow(unsafe_code)]
+fn halt(pid: i32, is_halted: bool) -> bool {
+    let null = std::ptr::null_mut::<libc::c_void>();
+    let call = |request: libc::c_uint| unsafe { libc::ptrace(request, pid, null, null) == 0 };
+    if !is_halted {
+        return call(libc::PTRACE_DETACH);
+    }
+    let mut status = 0;
+    call(libc::PTRACE_SEIZE)
+        && call(libc::PTRACE_INTERRUPT)
+        && unsafe { libc::waitpid(pid, &raw mut status, libc::__WALL) == pid }
+}
+
 #[test]
+#[cfg(target_os = "linux")]
 fn a_restart_that_has_begun_is_finished_before_a_server_leaves_however_long_it_takes() {
     let sandbox = Sandbox::new();
     let server = sandbox.serve();
     sandbox.run(&["start", "--label", "web", "sh", "-c", "read never"]).ok();
     let (pid, shim) = (sandbox.status(0)["pid"].as_i64().unwrap(), sandbox.status(0)["shim"].as_i64().unwrap());
     // A machine that is too busy to let the shim run.
-    signal(shim as i32, libc::SIGSTOP);
+    if !halt(shim as i32, true) {
+        return skipped("one may not trace here");
+    }
     let restart = sandbox.spawn(&["restart", "web"]);
     let log = || std::fs::read_to_string(sandbox.data().join("server.log")).unwrap();
     wait_until("the request", || std::fs::metadata(sandbox.runs()[0].join("ctl")).is_ok() && is_told(&sandbox));
@@ -177,7 +195,7 @@ fn a_restart_that_has_begun_is_finished_before_a_server_leaves_however_long_it_t
         let has_left = leave.try_wait().unwrap().is_some();
         (has_left || begun.elapsed() > Duration::from_millis(15_500)).then_some(has_left)
     });
-    signal(shim as i32, libc::SIGCONT);
+    assert!(halt(shim as i32, false));
     assert!(!has_left, "the server left between the stop and the start");
     finish(restart, DEADLINE).ok();
     finish(leave, DEADLINE).ok();
@@ -186,10 +204,46 @@ fn a_restart_that_has_begun_is_finished_before_a_server_leaves_however_long_it_t
 }
 
 /// Whether there is a message for the shim of the first run that it has not read.
+#[cfg(target_os = "linux")]
 #[allow(unsafe_code)]
 fn is_told(sandbox: &Sandbox) -> bool {
     use std::os::fd::AsRawFd;
     let ctl = std::fs::OpenOptions::new().read(true).write(true).open(sandbox.runs()[0].join("ctl")).unwrap();
     let mut polled = libc::pollfd { fd: ctl.as_raw_fd(), events: libc::POLLIN, revents: 0 };
     unsafe { libc::poll(&raw mut polled, 1, 0) == 1 }
+}
+
+#[test]
+fn a_daemon_that_has_left_its_session_and_its_environment_is_found_by_its_output() {
+    if !cfg!(target_os = "linux") {
+        return skipped("pipes of a process are told by /proc");
+    }
+    let sandbox = Sandbox::new();
+    let _server = sandbox.serve();
+    let mark = Mark::new(&sandbox, 70);
+    // Twice, so that its parent is gone as well.
+    let daemon = format!("(env -i setsid sh -c 'sleep {mark} & exec sleep {mark}' &); exec sleep {mark}");
+    lose(&sandbox, &["sh", "-c", &daemon], &mark.0, 3);
+    told_and_stopped(&sandbox, &mark.0);
+    assert_eq!(pids_with(&mark.0), Vec::<i32>::new());
+}
+
+#[test]
+fn what_holds_the_other_end_of_a_pipe_or_one_of_another_run_is_not_taken_for_a_part_of_it() {
+    let sandbox = Sandbox::new();
+    let _server = sandbox.serve();
+    let (mark, other) = (Mark::new(&sandbox, 71), Mark::new(&sandbox, 72));
+    // A pipeline of the user's, and another run.
+    let clean = format!("env -i setsid sleep {other} | env -i setsid sleep {other}");
+    let mut pipeline = std::process::Command::new("sh").args(["-c", &clean]).spawn().unwrap();
+    sandbox.run(&["start", "--label", "other", "sh", "-c", &format!("env -i setsid sleep {other}; true")]).ok();
+    // Two shells, and three that sleep.
+    wait_until("them", || pids_with(&other.0).len() == 5);
+    lose(&sandbox, &["sleep", &mark.0], &mark.0, 1);
+    told_and_stopped(&sandbox, &mark.0);
+    assert_eq!(pids_with(&other.0).len(), 5);
+    sandbox.run(&["stop", "other"]).ok();
+    assert_eq!(pids_with(&other.0).len(), 3);
+    drop(other);
+    pipeline.wait().unwrap();
 }

@@ -354,3 +354,85 @@ fn a_command_of_ours_inside_a_run_goes_with_it_whatever_its_words_and_a_server_d
     signal(other, libc::SIGTERM);
     wait_until("the end of the other server", || !is_alive(other));
 }
+
+#[test]
+fn a_run_whose_shim_is_stopped_is_stopped_all_the_same() {
+    let sandbox = Sandbox::new();
+    let _server = sandbox.serve();
+    let shim = |run: usize| sandbox.status(run)["shim"].as_i64().unwrap() as i32;
+    let m = mark(&sandbox, 60);
+    for (run, words) in
+        [&["stop", "tree"][..], &["stop", "--force", "tree"], &["restart", "tree"], &["shutdown"]].iter().enumerate()
+    {
+        if run < 3 {
+            start(&sandbox, &format!("exec sleep {m}"), &m, 1);
+        }
+        let stopped = shim(run);
+        signal(stopped, libc::SIGSTOP);
+        let state = || std::fs::read_to_string(format!("/proc/{stopped}/stat")).unwrap_or_default();
+        wait_until("it to be stopped", || !cfg!(target_os = "linux") || state().contains(") T "));
+        let begun = Instant::now();
+        sandbox.run(words).ok();
+        assert!(begun.elapsed() < Duration::from_secs(10), "{words:?}: {:?}", begun.elapsed());
+        assert_eq!(sandbox.status(run)["state"], "terminated", "{words:?}");
+    }
+    assert_eq!(pids_with(&m), Vec::<i32>::new());
+}
+
+#[test]
+fn a_program_with_a_name_of_ours_is_stopped_like_any_other() {
+    let sandbox = Sandbox::new();
+    let m = mark(&sandbox, 61);
+    let sleep = std::process::Command::new("sh").args(["-c", "command -v sleep"]).output().unwrap().stdout;
+    let sleep = String::from_utf8(sleep).unwrap().trim().to_string();
+    for name in ["persistproc-srv", "persistproc"] {
+        std::fs::copy(&sleep, sandbox.work().join(name)).unwrap();
+    }
+    // Names and words of a server and of a shim; and a lock that is not held.
+    std::fs::write(sandbox.work().join("server.lock"), "{\"pid\":1,").unwrap();
+    let script = format!(
+        "setsid ./persistproc-srv {m} 3< server.lock & setsid bash -c 'exec -a x ./persistproc {m}' & exec sleep {m}"
+    );
+    start(&sandbox, &script, &m, 3);
+    stop(&sandbox, &[], &m);
+}
+
+#[test]
+fn a_server_that_was_started_from_inside_a_run_is_not_stopped_with_it() {
+    let sandbox = Sandbox::new();
+    let other = sandbox.root.join("other");
+    let script =
+        format!("{BINARY} --data-dir {} --no-tcp -q start --label inner sleep 1000; read never", other.display());
+    sandbox.run(&["start", "--label", "tree", "sh", "-c", &script]).ok();
+    let inner = |words: &[&str]| {
+        let data = other.display().to_string();
+        sandbox.run(&[&["--data-dir", &data, "--no-autostart"], words].concat())
+    };
+    wait_until("the other server", || inner(&["list"]).out().contains("inner"));
+    sandbox.run(&["stop", "tree"]).ok();
+    assert!(inner(&["list"]).ok().out().contains("running"), "{}", inner(&["list"]).out());
+    inner(&["shutdown"]).ok();
+}
+
+#[test]
+#[cfg(target_os = "linux")]
+fn where_a_shim_may_not_adopt_what_double_forks_it_is_stopped_all_the_same() {
+    const PR_SET_CHILD_SUBREAPER: i32 = 36;
+    let sandbox = Sandbox::new();
+    let mut server = sandbox.command(&["serve", "-q"]);
+    forbid(&mut server, libc::SYS_prctl, PR_SET_CHILD_SUBREAPER, libc::EPERM);
+    let Ok(server) = server.stdout(std::process::Stdio::piped()).stderr(std::process::Stdio::piped()).spawn() else {
+        return skipped("no system call may be forbidden here");
+    };
+    let _server = Guard(server);
+    sandbox.wait_for_server();
+    let m = mark(&sandbox, 62);
+    let script = format!(
+        "(setsid sleep {m} &); (env -i sleep {m} &); (env -i setsid sleep {m} &); setsid sleep {m} & exec sleep {m}"
+    );
+    start(&sandbox, &script, &m, 5);
+    stop(&sandbox, &[], &m);
+    // The end of a program whose children have all ended is noticed.
+    sandbox.run(&["--label", "short", "sh", "-c", "(sleep 0.2 &); exit 3"]);
+    wait_until("its end", || sandbox.status(1)["state"] == "exited");
+}

@@ -40,8 +40,11 @@ use watch::Run;
 pub const GRACE: Duration = Duration::from_secs(8);
 /// What stopping may take beyond the grace: rounds of KILL, the last bytes onto a slow disk.
 const BEYOND_GRACE: Duration = Duration::from_secs(12);
+/// How long a shim may take to be gone when it was killed.
+const SHIM_DIES: Duration = Duration::from_secs(2);
 /// The longest stop: the shim takes all the time it has, is killed then, and its processes are left to us to kill.
-const STOP_MAX: Duration = GRACE.saturating_add(BEYOND_GRACE).saturating_add(orphans::KILLING_MAX);
+const STOP_MAX: Duration =
+    GRACE.saturating_add(BEYOND_GRACE).saturating_add(SHIM_DIES).saturating_add(orphans::KILLING_MAX);
 /// How long [`Manager::leave`] may take: the longest restart that can have begun. What waits for a server to leave has to
 /// wait longer than this.
 pub const LEAVE_MAX: Duration = STOP_MAX.saturating_add(launch::START_MAX);
@@ -239,7 +242,9 @@ impl Manager {
             return self.stop_orphans(run, polite, end);
         }
         let requests = run.status().stop.as_ref().map_or(0, |stop| stop.requests);
+        orphans::continue_shim(&run.dir, run.status().shim);
         ask_to_stop(run, grace, end)?;
+        let mut is_killed = false;
         loop {
             let generation = run.generation();
             let status = run.status();
@@ -251,10 +256,17 @@ impl Manager {
             if let Some(stop) = survivors {
                 return Err(not_gone(run, &stop.survivors));
             }
-            let left = end.saturating_duration_since(Instant::now());
+            orphans::continue_shim(&run.dir, status.shim);
+            let mut left = end.saturating_duration_since(Instant::now());
+            if left.is_zero() && !is_killed && orphans::kill_frozen_shim(&run.dir, status.shim).is_ok() {
+                is_killed = true;
+            }
+            if is_killed {
+                left = (end + SHIM_DIES).saturating_duration_since(Instant::now());
+            }
             if left.is_zero() {
                 return Err(Fault::failed(format!(
-                    "'{}' did not end in time; its shim (PID {}) may be stopped or starved",
+                    "'{}' did not end in time; its shim (PID {}) may be starved, or its control group frozen: see to that, and try again",
                     run.meta.label, status.shim
                 )));
             }

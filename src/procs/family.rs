@@ -1,8 +1,11 @@
 //! The processes of a run whose shim was killed. init(1) adopts them, so their parents no longer tell that they belong
-//! together. Two things do:
+//! together. Three things do:
 //!
 //! * the **mark**, a variable that each of them inherits, unless a process cleans or overwrites its environment;
-//! * the **session**, which the shim made and which a process leaves only for one of its own.
+//! * the **session**, which the shim made and which a process leaves only for one of its own;
+//! * the **pipes** between the shim and the program: a daemon that has left the other two often still has its output there.
+//!   Only the ends of the program count, and only in processes that are younger than the pipes: an older one, such as a
+//!   server of the desktop, can only have been handed them.
 //!
 //! The descendants of a process that has one of these belong to the run as well.
 //!
@@ -16,7 +19,7 @@
 //! Each look that proves the session to be the run's moves that moment forward, so that during a stop the children of
 //! processes that have just been killed are found, too.
 
-use super::{Process, everybody, platform, select_below};
+use super::{Process, all_processes, platform, select_below};
 use std::cell::Cell;
 use std::collections::BTreeSet;
 use std::io;
@@ -53,30 +56,53 @@ impl Session {
     }
 }
 
+/// The pipes of a run, by their inodes.
+#[derive(Clone, Copy, Debug)]
+pub struct Pipes {
+    /// When they were made, since the present start of the system; see [`super::now`].
+    pub since: u64,
+    pub input: u64,
+    pub outputs: [u64; 2],
+}
+
+impl Pipes {
+    /// Whether a process holds the program's end of one of them.
+    fn are_held_by(&self, process: &Process) -> bool {
+        let margin = MARGIN * platform::ticks_per_second() / 100;
+        process.start + margin >= self.since
+            && platform::pipes(process.pid).iter().any(|(inode, is_written)| match is_written {
+                true => self.outputs.contains(inode),
+                false => self.input == *inode,
+            })
+    }
+}
+
 /// What tells the processes of one run.
 #[derive(Debug)]
 pub struct Family {
     mark: String,
     session: Option<Session>,
+    pipes: Option<Pipes>,
 }
 
 impl Family {
     /// `mark` is `NAME=value`.
-    pub fn new(mark: String, session: Option<Session>) -> Family {
-        Family { mark, session }
+    pub fn new(mark: String, session: Option<Session>, pipes: Option<Pipes>) -> Family {
+        Family { mark, session, pipes }
     }
 
     /// All of them that live, without those that `skip` names and all that is below these. Another user's process is
     /// recognised only by root, or by its session. An error says that the system had no room for looking, which is no news.
     pub fn look(&self, skip: impl Fn(&Process) -> bool) -> io::Result<Vec<Process>> {
         let tick = super::now().map(|(_, tick)| tick);
-        let all = everybody()?;
+        let all = all_processes()?;
         let members = self.session.as_ref().map_or_else(BTreeSet::new, |session| session.members(&all, tick));
         let members = without_skipped(members, &all, &skip);
         let (holders, mut found, mut others) = (platform::Holders::of(&self.mark), Vec::new(), Vec::new());
         for process in all {
-            let is_own =
-                members.contains(&process.pid) || !process.is_dead() && holders.have(process.pid)? && !skip(&process);
+            let holds_pipes = || self.pipes.is_some_and(|pipes| pipes.are_held_by(&process));
+            let is_own = members.contains(&process.pid)
+                || !process.is_dead() && (holders.have(process.pid)? || holds_pipes()) && !skip(&process);
             if is_own { found.push(process) } else { others.push(process) }
         }
         found.extend(select_below(others, found.iter().map(|process| process.pid).collect(), skip));
@@ -151,7 +177,7 @@ mod tests {
         let id: i32 = line.trim().parse().unwrap();
         let (_, tick) = super::super::now().unwrap();
         let look = |tick: u64| {
-            let family = Family::new("PERSISTPROC_RUN=/nowhere".into(), Some(Session::new(id, tick)));
+            let family = Family::new("PERSISTPROC_RUN=/nowhere".into(), Some(Session::new(id, tick)), None);
             family.look(|_| false).unwrap().len()
         };
         let begun = std::time::Instant::now();

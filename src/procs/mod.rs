@@ -5,6 +5,13 @@
 
 pub mod family;
 pub mod owner;
+#[cfg(target_os = "linux")]
+#[path = "linux.rs"]
+mod platform;
+#[cfg(not(target_os = "linux"))]
+#[path = "elsewhere.rs"]
+mod platform;
+mod service;
 
 use std::cell::LazyCell;
 use std::collections::{BTreeMap, BTreeSet};
@@ -12,8 +19,8 @@ use std::ffi::CStr;
 use std::io;
 use std::path::PathBuf;
 
-/// Names of our processes, at most 15 bytes (prctl(2), `PR_SET_NAME`). Servers have one of their own, so that they are told
-/// from commands whatever the command lines of both are.
+/// Names of our processes, at most 15 bytes (prctl(2), `PR_SET_NAME`). Servers have one of their own, so that people tell
+/// them from commands, whatever the command lines of both are.
 pub const NAME: &CStr = c"persistproc";
 pub const SERVER_NAME: &CStr = c"persistproc-srv";
 
@@ -43,14 +50,9 @@ impl Process {
         matches!(self.state, b'Z' | b'X') && self.threads < 2
     }
 
-    /// Whether it is a server or a shim of ours. Where processes cannot be named (macOS) a server is known only by the word
-    /// `serve`.
+    /// Whether it is a server or a shim of ours, see [`service`].
     pub fn is_service(&self) -> bool {
-        let is_called = |name: &CStr| self.name.as_bytes() == name.to_bytes();
-        let role = || arguments(self.pid).get(1).cloned().unwrap_or_default();
-        let roles =
-            if cfg!(target_os = "linux") { &["__shim", "__serve"][..] } else { &["__shim", "__serve", "serve"] };
-        is_called(SERVER_NAME) || is_called(NAME) && roles.contains(&role().as_str())
+        service::is_one(self)
     }
 
     /// Whether `pid` still means the process that this was.
@@ -67,7 +69,7 @@ pub fn missing() -> Option<&'static str> {
 
 /// All living descendants of `root`, without those that `skip` names and all that is below these.
 pub fn below(root: i32, skip: impl Fn(&Process) -> bool) -> Vec<Process> {
-    select_below(everybody().unwrap_or_default(), vec![root], skip)
+    select_below(all_processes().unwrap_or_default(), vec![root], skip)
 }
 
 /// Those who are certainly not below a process, so that they need not be looked at each time: on a machine with hundreds
@@ -161,7 +163,7 @@ pub fn usage(roots: &[i32], skip: impl Fn(&Process) -> bool) -> Vec<Option<Usage
     if !cfg!(target_os = "linux") || roots.is_empty() {
         return vec![None; roots.len()];
     }
-    let all = everybody().unwrap_or_default();
+    let all = all_processes().unwrap_or_default();
     // Only if there is a socket at all: the system's table of them may be long.
     let listeners = LazyCell::new(platform::listeners);
     let of = |root: &i32| {
@@ -180,240 +182,6 @@ pub fn usage(roots: &[i32], skip: impl Fn(&Process) -> bool) -> Vec<Option<Usage
     roots.iter().map(of).collect()
 }
 
-#[cfg(target_os = "linux")]
-mod platform {
-    use super::Process;
-    use crate::sys;
-    use std::collections::{BTreeMap, BTreeSet};
-    use std::io::{self, BufRead, BufReader, Read};
-    use std::os::unix::fs::MetadataExt;
-    use std::path::PathBuf;
-
-    /// One line of /proc/PID/stat. The name stands in brackets and may itself hold brackets and blanks.
-    pub fn parse_stat(line: &str) -> Option<Process> {
-        let (head, tail) = line.split_at(line.rfind(')')?);
-        let (pid, name) = head.split_once(" (")?;
-        let mut fields = tail.get(2..)?.split(' ');
-        let state = *fields.next()?.as_bytes().first()?;
-        let parent = fields.next()?.parse().ok()?;
-        let group = fields.next()?.parse().ok()?;
-        let session = fields.next()?.parse().ok()?;
-        let threads = fields.nth(13)?.parse().ok()?;
-        let start = fields.nth(1)?.parse().ok()?;
-        Some(Process { pid: pid.parse().ok()?, parent, group, session, start, state, threads, name: name.into() })
-    }
-
-    fn stat_line(pid: i32) -> io::Result<String> {
-        let mut line = [0; 1024];
-        let n = std::fs::File::open(format!("/proc/{pid}/stat"))?.read(&mut line)?;
-        Ok(String::from_utf8_lossy(&line[..n]).into_owned())
-    }
-
-    /// What was read of somebody who may have ended: an error only if there was no room for looking.
-    fn unless_gone<T>(read: io::Result<T>) -> io::Result<Option<T>> {
-        match read {
-            Err(error) if sys::is_exhaustion(&error) => Err(error),
-            read => Ok(read.ok()),
-        }
-    }
-
-    /// Processor time in milliseconds, that of reaped children included, and resident memory in bytes.
-    pub fn cpu_and_memory(pid: i32) -> Option<(u64, u64)> {
-        let line = stat_line(pid).ok()?;
-        let fields: Vec<&str> = line.rsplit_once(") ")?.1.split(' ').collect();
-        let number = |i: usize| fields.get(i).and_then(|field| field.parse::<u64>().ok());
-        let ticks: u64 = (11..15).filter_map(number).sum();
-        Some((ticks * 1000 / sys::ticks_per_second(), number(21)? * sys::page_size()))
-    }
-
-    /// Sockets that listen, by their inodes. The tables begin with them (tcp_seq_start in the kernel's tcp_ipv4.c), so
-    /// what comes behind them, thousands of connections on a busy machine, is not read.
-    pub fn listeners() -> BTreeMap<u64, u16> {
-        let mut found = BTreeMap::new();
-        for table in ["/proc/net/tcp", "/proc/net/tcp6"] {
-            let Ok(file) = std::fs::File::open(table) else { continue };
-            // Small pieces, because the system makes as much of the table as is asked for.
-            let lines = BufReader::with_capacity(1024, file).lines().skip(1).map_while(Result::ok);
-            found.extend(lines.map_while(|line| parse_listener(&line)));
-        }
-        found
-    }
-
-    fn parse_listener(line: &str) -> Option<(u64, u16)> {
-        let fields: Vec<&str> = line.split_ascii_whitespace().collect();
-        let port = u16::from_str_radix(fields.get(1)?.rsplit_once(':')?.1, 16).ok()?;
-        if *fields.get(3)? == "0A" { Some((fields.get(9)?.parse().ok()?, port)) } else { None }
-    }
-
-    /// What a process has open: paths of files, `socket:[INODE]`, `pipe:[INODE]`.
-    pub fn open_files(pid: i32) -> Vec<PathBuf> {
-        let files = std::fs::read_dir(format!("/proc/{pid}/fd")).into_iter().flatten().flatten();
-        files.filter_map(|file| std::fs::read_link(file.path()).ok()).collect()
-    }
-
-    /// Inodes of the sockets that a process holds.
-    pub fn sockets(pid: i32) -> Vec<u64> {
-        let inode = |link: &PathBuf| link.to_str()?.strip_prefix("socket:[")?.strip_suffix(']')?.parse().ok();
-        open_files(pid).iter().filter_map(inode).collect()
-    }
-
-    pub fn look_up(pid: i32) -> Option<Process> {
-        parse_stat(&stat_line(pid).ok()?)
-    }
-
-    pub use crate::sys::ticks_per_second;
-
-    /// The first half of the random name that the system gives itself at its start, and the namespaces (numbers of 32 bits)
-    /// in which pids and the clock mean what they mean here; 0 for a kernel without them.
-    pub fn now() -> Option<(u64, u64)> {
-        let name = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").ok()?;
-        let digits: String = name.chars().filter(char::is_ascii_hexdigit).take(16).collect();
-        let namespace = |kind: &str| std::fs::metadata(format!("/proc/self/ns/{kind}")).map_or(0, |file| file.ino());
-        let boot = u64::from_str_radix(&digits, 16).ok()? ^ namespace("pid") ^ (namespace("time") << 32);
-        Some((boot, sys::ticks_since_boot()))
-    }
-
-    /// Everybody whose number is not among these, in the order of numbers.
-    pub fn each_but(known: &BTreeSet<i32>, mut see: impl FnMut(Process)) -> io::Result<()> {
-        for entry in unless_gone(std::fs::read_dir("/proc"))?.into_iter().flatten().flatten() {
-            let pid = entry.file_name().to_str().and_then(|name| name.parse().ok());
-            let Some(pid) = pid.filter(|pid| !known.contains(pid)) else { continue };
-            unless_gone(stat_line(pid))?.and_then(|line| parse_stat(&line)).into_iter().for_each(&mut see);
-        }
-        Ok(())
-    }
-
-    /// Whose environment holds a mark.
-    pub struct Holders<'a>(&'a str);
-
-    impl<'a> Holders<'a> {
-        pub fn of(mark: &'a str) -> Holders<'a> {
-            Holders(mark)
-        }
-        pub fn have(&self, pid: i32) -> io::Result<bool> {
-            let environment = unless_gone(std::fs::read(format!("/proc/{pid}/environ")))?.unwrap_or_default();
-            Ok(environment.split(|&b| b == 0).any(|entry| entry == self.0.as_bytes()))
-        }
-    }
-
-    pub fn arguments(pid: i32) -> Vec<String> {
-        let line = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
-        let line = line.strip_suffix(&[0]).unwrap_or(&line);
-        line.split(|&b| b == 0).map(|word| String::from_utf8_lossy(word).into_owned()).collect()
-    }
-
-    /// /proc/net/tcp tells the socket's inode, /proc/PID/fd who has it.
-    pub fn listener(port: u16) -> Option<(i32, String)> {
-        let own = listeners();
-        let listens = |socket: &u64| own.get(socket) == Some(&port);
-        let process = super::everybody().ok()?.into_iter().find(|process| sockets(process.pid).iter().any(listens))?;
-        Some((process.pid, process.name))
-    }
-}
-
-#[cfg(not(target_os = "linux"))]
-mod platform {
-    use super::Process;
-    use std::collections::BTreeSet;
-    use std::io;
-    use std::process::{Command, Stdio};
-
-    fn ps(arguments: &[&str]) -> String {
-        listed(arguments).map_or(String::new(), |(_, text)| text)
-    }
-
-    /// The pid of ps itself, which is a child of whoever asks, and what it says.
-    fn listed(arguments: &[&str]) -> io::Result<(i32, String)> {
-        let mut ps = Command::new("/bin/ps");
-        ps.args(arguments).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null());
-        let child = ps.spawn()?;
-        let pid = child.id() as i32;
-        let output = child.wait_with_output()?;
-        Ok((pid, String::from_utf8_lossy(&output.stdout).into_owned()))
-    }
-
-    /// `pid ppid pgid state Mon Nov 23 15:00:58 2026 name`: the start as text is as good an identity as a number.
-    fn parse(line: &str) -> Option<Process> {
-        let words: Vec<&str> = line.split_ascii_whitespace().collect();
-        let number = |i: usize| words.get(i)?.parse().ok();
-        let start = words.get(4..9)?.join(" ");
-        let hash =
-            start.bytes().fold(0xcbf2_9ce4_8422_2325_u64, |h, b| (h ^ u64::from(b)).wrapping_mul(0x100_0000_01b3));
-        Some(Process {
-            pid: number(0)?,
-            parent: number(1)?,
-            group: number(2)?,
-            session: 0,
-            start: hash,
-            state: *words.get(3)?.as_bytes().first()?,
-            threads: 1,
-            name: words.get(9)?.rsplit('/').next()?.into(),
-        })
-    }
-
-    const COLUMNS: &str = "pid=,ppid=,pgid=,state=,lstart=,comm=";
-
-    pub fn look_up(pid: i32) -> Option<Process> {
-        ps(&["-p", &pid.to_string(), "-o", COLUMNS]).lines().find_map(parse)
-    }
-
-    pub fn ticks_per_second() -> u64 {
-        1
-    }
-
-    /// Start times are no numbers here.
-    pub fn now() -> Option<(u64, u64)> {
-        None
-    }
-
-    pub fn each_but(known: &BTreeSet<i32>, see: impl FnMut(Process)) -> io::Result<()> {
-        let (own, all) = listed(&["-A", "-o", COLUMNS])?;
-        let is_wanted = |process: &Process| process.pid != own && !known.contains(&process.pid);
-        all.lines().filter_map(parse).filter(is_wanted).for_each(see);
-        Ok(())
-    }
-
-    /// Whose environment holds a mark, which may hold blanks, as the usual data directory does. One ps(1) tells all.
-    pub struct Holders(BTreeSet<i32>);
-
-    impl Holders {
-        pub fn of(mark: &str) -> Holders {
-            let mark = format!(" {mark} ");
-            let all = ps(&["-A", "-E", "-ww", "-o", "pid=,command="]);
-            let lines = all.lines().filter(|line| format!("{line} ").contains(&mark));
-            Holders(lines.filter_map(|line| line.split_ascii_whitespace().next()?.parse().ok()).collect())
-        }
-        pub fn have(&self, pid: i32) -> io::Result<bool> {
-            Ok(self.0.contains(&pid))
-        }
-    }
-
-    pub fn arguments(pid: i32) -> Vec<String> {
-        let line = ps(&["-ww", "-p", &pid.to_string(), "-o", "command="]);
-        line.split_ascii_whitespace().map(String::from).collect()
-    }
-
-    pub fn listener(_port: u16) -> Option<(i32, String)> {
-        None
-    }
-
-    pub fn listeners() -> std::collections::BTreeMap<u64, u16> {
-        Default::default()
-    }
-
-    pub fn open_files(_pid: i32) -> Vec<std::path::PathBuf> {
-        Vec::new()
-    }
-
-    pub fn sockets(_pid: i32) -> Vec<u64> {
-        Vec::new()
-    }
-
-    pub fn cpu_and_memory(_pid: i32) -> Option<(u64, u64)> {
-        None
-    }
-}
-
 /// The process with this number, if there is one.
 pub fn look_up(pid: i32) -> Option<Process> {
     platform::look_up(pid)
@@ -426,7 +194,7 @@ pub fn now() -> Option<(u64, u64)> {
 }
 
 /// An error only if the system had no room for looking.
-fn everybody() -> io::Result<Vec<Process>> {
+fn all_processes() -> io::Result<Vec<Process>> {
     let mut all = Vec::new();
     platform::each_but(&BTreeSet::new(), |process| all.push(process))?;
     Ok(all)

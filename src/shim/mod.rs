@@ -12,27 +12,32 @@
 //! Models: conmon and containerd's shim, and s6-supervise for "control by a FIFO, state by a file".
 
 mod capture;
+mod input;
 pub mod orphans;
 mod readers;
 mod tree;
+
+pub use input::MOST as INPUT_MAX;
 
 use crate::attributes::Attributes;
 use crate::log::stamp::now_ms;
 use crate::procs;
 use crate::rundir::{
-    self, FORMAT, InputReport, LOG_GREW, MARK, MESSAGE, Moment, RunDir, STATUS_CHANGED, StartError, State, Status,
-    StopReport,
+    self, FORMAT, InputReport, LOG_GREW, MARK, MESSAGE, Moment, Pipes, RunDir, STATUS_CHANGED, StartError, State,
+    Status, StopReport,
 };
 use crate::sys::{self, Reaped};
 use capture::Capture;
+use input::Input;
 use readers::Readers;
 use std::ffi::OsString;
 use std::fs::File;
 use std::io::{self, Read, Write};
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::unix::fs::MetadataExt;
 use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
-use std::process::{ChildStdin, Command, Stdio};
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 use tree::{Stop, Tree};
 
@@ -51,10 +56,6 @@ const LAST_HOPE: Duration = Duration::from_secs(5);
 /// While output comes, the doorbell rings at most this often: under a flood, waking the server for every read costs more
 /// than the reading. What comes after a pause rings at once.
 const RINGS: Duration = Duration::from_millis(1);
-/// Input that the child does not read: how much is kept for it, in bytes, and how often it is offered.
-pub const INPUT_MAX: usize = 64 << 10;
-const INPUT_RETRY: Duration = Duration::from_millis(50);
-
 /// The role behind `__shim`; `arguments` as in the module's comment. Returns the exit code of the process.
 pub fn main(arguments: Vec<OsString>) -> i32 {
     // Descriptors first, whatever comes: a shim lives for days, and as long as it kept a stranger's pipe, its reader would
@@ -67,13 +68,13 @@ pub fn main(arguments: Vec<OsString>) -> i32 {
     };
     sys::set_process_name(procs::NAME);
     let _ = sys::new_session();
-    let _ = sys::become_subreaper();
+    let is_subreaper = sys::become_subreaper().is_ok();
     // The same open file as the server's, so this only proves that it is ours. Kept until the process ends.
     if lock.try_lock().is_err() {
         let _ = writeln!(starter, "err 0 the lock of the run is not held");
         return 1;
     }
-    match Shim::start(order) {
+    match Shim::start(order, is_subreaper) {
         Ok(shim) => {
             let _ = writeln!(starter, "ok {}", shim.status.pid);
             drop(starter); // end of file for whoever started us
@@ -115,13 +116,6 @@ impl Order {
     }
 }
 
-/// Input on its way to the child's stdin, which it reads when it likes.
-struct Input {
-    /// `None` when the child has closed it.
-    pipe: Option<ChildStdin>,
-    pending: Vec<u8>,
-}
-
 struct Shim {
     dir: RunDir,
     /// What `dir` goes by.
@@ -153,7 +147,7 @@ struct Shim {
 
 impl Shim {
     /// Everything that can fail comes before the child, so that a child never runs without being captured.
-    fn start(order: Order) -> io::Result<Shim> {
+    fn start(order: Order, is_subreaper: bool) -> io::Result<Shim> {
         let Order { max_log_bytes, attributes, dir: named, program, arguments } = order;
         let (dir, home) = named.pinned()?;
         // Handlers, not ignored signals: those would be inherited. XFSZ would end us at a file size limit, which is
@@ -177,7 +171,7 @@ impl Shim {
         // stdin is a pipe that stays open and silent, like a terminal at which nobody types: watchers such as esbuild's end
         // at its end of file.
         let mut command = Command::new(&program);
-        attributes.into_iter().for_each(|attributes: Attributes| attributes.handed().to_child(&mut command));
+        attributes.into_iter().for_each(|attributes: Attributes| attributes.handed().apply(&mut command));
         let spawned = command
             .args(&arguments)
             .env(MARK, named.path())
@@ -199,15 +193,13 @@ impl Shim {
         status.error = None;
         status.input = Some(InputReport::default());
         status.pid = child.id() as i32;
-        let input = Input { pipe: child.stdin.take(), pending: Vec::new() };
-        if let Some(pipe) = &input.pipe {
-            sys::set_nonblocking(pipe, true)?;
-        }
+        let input = Input::new(child.stdin.take())?;
         let pipe = |end: Option<OwnedFd>| end.map(File::from).ok_or(io::ErrorKind::BrokenPipe);
-        capture
-            .attach([pipe(child.stdout.take().map(OwnedFd::from))?, pipe(child.stderr.take().map(OwnedFd::from))?])?;
+        let [out, err] = [pipe(child.stdout.take().map(OwnedFd::from))?, pipe(child.stderr.take().map(OwnedFd::from))?];
+        status.pipes = pipes(&input, &out, &err);
+        capture.attach([out, err])?;
         drop(child); // neither kills nor waits: `reap` owns every child from here on
-        let tree = Tree::new(status.pid, named.mark());
+        let tree = Tree::new(status.pid, named.mark(), status.pipes, is_subreaper);
         let mut shim = Shim {
             dir,
             _home: home,
@@ -286,20 +278,20 @@ impl Shim {
         }
         if signalled {
             self.on_signals();
-        } else if self.status.leader_ended.is_some() && !Tree::IS_EXACT {
+        } else if self.status.leader_ended.is_some() && !self.tree.is_exact() {
             self.reap(); // those who are not our children end without a signal to us
         }
         if self.drain_due {
             self.drain_leader();
         }
-        self.offer_input();
+        self.input.offer();
         if self.stop.tick(&self.tree, &mut self.report) || self.publish_at.is_some_and(|at| at <= Instant::now()) {
             self.publish();
         }
     }
 
     fn deadline(&self) -> Option<Instant> {
-        let input = (!self.input.pending.is_empty()).then(|| Instant::now() + INPUT_RETRY);
+        let input = self.input.deadline();
         let look = self.look_at.filter(|_| self.status.leader_ended.is_some());
         let times = [self.capture.deadline(), self.stop.deadline(), self.publish_at, self.ring_at, input, look];
         times.into_iter().flatten().min()
@@ -322,7 +314,7 @@ impl Shim {
                     break;
                 }
                 Reaped::NoChildren => {
-                    self.alone = Tree::IS_EXACT || self.may_look() && self.tree.is_empty();
+                    self.alone = self.tree.is_exact() || self.may_look() && self.tree.is_empty();
                     break;
                 }
             }
@@ -336,8 +328,9 @@ impl Shim {
     /// Whether it is time to look for others again, where that is slow: it asks ps(1), whose end is a signal to us, too.
     fn may_look(&mut self) -> bool {
         let now = Instant::now();
-        if Tree::IS_EXACT || self.look_at.is_none_or(|at| at <= now) {
-            self.look_at = (!Tree::IS_EXACT).then(|| now + if self.stop.is_wanted() { LOOK_IN_STOP } else { COUNTS });
+        if self.tree.is_exact() || self.look_at.is_none_or(|at| at <= now) {
+            self.look_at =
+                (!self.tree.is_exact()).then(|| now + if self.stop.is_wanted() { LOOK_IN_STOP } else { COUNTS });
             return true;
         }
         false
@@ -404,36 +397,11 @@ impl Shim {
                 ("signal", Ok(number)) if self.status.leader_ended.is_none() => {
                     let _ = sys::kill(self.status.pid, number as i32);
                 }
-                ("input", _) => self.take_input(value),
-                _ => {}
-            }
-        }
-    }
-
-    fn take_input(&mut self, hex: &str) {
-        let digits: Vec<u8> = hex.chars().filter_map(|c| c.to_digit(16).map(|d| d as u8)).collect();
-        let bytes = digits.chunks_exact(2).map(|pair| pair[0] << 4 | pair[1]);
-        self.offer_input(); // what can go makes room
-        let room = INPUT_MAX.saturating_sub(self.input.pending.len());
-        let report = self.status.input.get_or_insert_default();
-        report.received += bytes.len() as u64;
-        report.dropped += bytes.len().saturating_sub(room) as u64;
-        self.input.pending.extend(bytes.take(room));
-        self.publish(); // it is waited for
-    }
-
-    fn offer_input(&mut self) {
-        let Input { pipe, pending } = &mut self.input;
-        let Some(open) = pipe else { return pending.clear() };
-        while !pending.is_empty() {
-            match open.write(pending) {
-                Ok(n) => drop(pending.drain(..n)),
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
-                Err(_) => {
-                    *pipe = None;
-                    return pending.clear();
+                ("input", _) => {
+                    self.status.input = Some(self.input.take(value));
+                    self.publish(); // it is waited for
                 }
+                _ => {}
             }
         }
     }
@@ -501,6 +469,14 @@ impl Shim {
     fn send_status(&mut self) {
         self.is_sent = rundir::message(&self.status).is_ok_and(|message| self.events.write(&message).is_ok());
     }
+}
+
+/// By which what holds them open is known, should we be killed.
+fn pipes(input: &Input, out: &File, err: &File) -> Option<Pipes> {
+    let inode = |pipe: &File| pipe.metadata().ok().map(|pipe| pipe.ino());
+    let input = File::from(input.pipe()?.as_fd().try_clone_to_owned().ok()?);
+    let (_, since) = procs::now()?;
+    Some(Pipes { since, input: inode(&input)?, outputs: [inode(out)?, inode(err)?] })
 }
 
 /// To be done each time before the status is written.

@@ -52,6 +52,24 @@ pub fn stop(dir: &RunDir, status: &Status, grace: Duration) -> io::Result<StopRe
 /// Asks the living shim of a run to stop it, by signal: for when the FIFO for such messages is gone. `NotFound` if `shim`
 /// is not the process of that shim any more.
 pub fn ask_shim(dir: &RunDir, shim: i32) -> io::Result<()> {
+    signal_shim(dir, shim, sys::SIGTERM)
+}
+
+/// Continues the shim of a run, should somebody have stopped it (SIGSTOP): it does nothing that it is asked for until then.
+pub fn continue_shim(dir: &RunDir, shim: i32) {
+    if procs::look_up(shim).is_some_and(|process| process.state == b'T') {
+        let _ = signal_shim(dir, shim, sys::SIGCONT);
+    }
+}
+
+/// Kills the shim of a run if it cannot run: it is traced, or its control group is frozen, and so it stops nothing. What it
+/// leaves behind is [`stop`]ped then. `NotFound` if it runs, or is none.
+pub fn kill_frozen_shim(dir: &RunDir, shim: i32) -> io::Result<()> {
+    let is_frozen = procs::look_up(shim).is_some_and(|process| matches!(process.state, b'T' | b't' | b'D'));
+    if is_frozen { signal_shim(dir, shim, sys::SIGKILL) } else { Err(io::ErrorKind::NotFound.into()) }
+}
+
+fn signal_shim(dir: &RunDir, shim: i32, number: i32) -> io::Result<()> {
     let is_it = || {
         let words = procs::arguments(shim);
         words.get(1).is_some_and(|word| word == "__shim") && words.iter().any(|word| dir.path().as_os_str() == &**word)
@@ -59,5 +77,5 @@ pub fn ask_shim(dir: &RunDir, shim: i32) -> io::Result<()> {
     if !is_it() {
         return Err(io::ErrorKind::NotFound.into());
     }
-    sys::kill_exactly(shim, sys::SIGTERM, is_it)
+    sys::kill_exactly(shim, number, is_it)
 }

@@ -1,13 +1,13 @@
 //! Everybody below a run, and how they are made to go away: a state machine that the shim's loop calls, so that
 //! capturing goes on during the grace.
 //!
-//! Linux: the shim is a subreaper, so its subtree in /proc is everybody, whatever sessions and double forks they made.
-//! Elsewhere: the leader's process group and those who carry the run's mark in their environment. Of a shim that was killed:
-//! those who carry the mark or are in its session, see [`family`](crate::procs::family).
+//! Linux: the shim is a subreaper, so its subtree in /proc is all of them, whatever sessions and double forks they made.
+//! Elsewhere, where a sandbox does not let it be one, and of a shim that was killed: what carries the mark of the run, is in
+//! its session or holds its pipes, see [`family`](crate::procs::family).
 
-use crate::procs::family::{Family, Session};
+use crate::procs::family::{self, Family, Session};
 use crate::procs::{self, Process, Strangers};
-use crate::rundir::{RunDir, Status, StopReport};
+use crate::rundir::{Pipes, RunDir, Status, StopReport};
 use crate::sys;
 use std::cell::Cell;
 use std::io;
@@ -32,15 +32,21 @@ pub struct Tree {
     family: Family,
     /// The shim that looks is the one above them.
     is_ours: bool,
+    /// It is a subreaper: "no child is left" says that nothing of the run is left.
+    is_exact: bool,
 }
 
 impl Tree {
-    /// Whether "no child is left" says that nobody of the run is left.
-    pub const IS_EXACT: bool = cfg!(target_os = "linux");
+    /// All processes below this shim, whose pipes to them these are. `is_exact`: it is a subreaper.
+    pub fn new(leader: i32, mark: String, pipes: Option<Pipes>, is_exact: bool) -> Tree {
+        // The session is ours as long as we are here.
+        let session = Session::new(std::process::id() as i32, u64::MAX / 2);
+        Tree { leader, family: Family::new(mark, Some(session), pipes.map(held)), is_ours: true, is_exact }
+    }
 
-    /// Everybody below this shim.
-    pub fn new(leader: i32, mark: String) -> Tree {
-        Tree { leader, family: Family::new(mark, None), is_ours: true }
+    /// Whether "no child is left" says that nothing of the run is left.
+    pub fn is_exact(&self) -> bool {
+        self.is_exact
     }
 
     /// What a shim that was killed has left behind; `status` is the last that it wrote.
@@ -48,7 +54,8 @@ impl Tree {
         let boot = procs::now().map(|(boot, _)| boot);
         let alive = status.alive.filter(|alive| Some(alive.boot) == boot); // before that, all numbers were others
         let session = alive.map(|alive| Session::new(status.shim, alive.tick));
-        Tree { leader: 0, family: Family::new(dir.mark(), session), is_ours: false }
+        let pipes = status.pipes.filter(|_| alive.is_some()).map(held);
+        Tree { leader: 0, family: Family::new(dir.mark(), session, pipes), is_ours: false, is_exact: false }
     }
 
     /// Those who can be seen now.
@@ -69,7 +76,7 @@ impl Tree {
             true => strangers.below(std::process::id() as i32, is_foreign, &mut see),
             false => Vec::new(),
         };
-        if !(self.is_ours && Self::IS_EXACT) {
+        if !(self.is_ours && self.is_exact) {
             let seen: Vec<i32> = all.iter().map(|process| process.pid).collect();
             let others = self.family.look(is_foreign)?.into_iter();
             all.extend(others.filter(|process| !seen.contains(&process.pid)).inspect(see));
@@ -117,6 +124,11 @@ impl Tree {
     fn is_foreign(&self, process: &Process) -> bool {
         process.pid != self.leader && process.is_service()
     }
+}
+
+fn held(pipes: Pipes) -> family::Pipes {
+    let Pipes { since, input, outputs } = pipes;
+    family::Pipes { since, input, outputs }
 }
 
 /// The ladder: TERM once each, a grace, then rounds of KILL.

@@ -93,7 +93,7 @@ pub struct Handed {
 
 impl Handed {
     /// Has the child take them between fork and exec. What the system refuses is left as it is.
-    pub fn to_child(self, command: &mut Command) {
+    pub fn apply(self, command: &mut Command) {
         let known = |name: &String| LIMITS.iter().find(|(known, _)| known == name).map(|(_, resource)| *resource);
         let limits: Vec<(Resource, libc::rlimit)> = self
             .limits
