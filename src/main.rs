@@ -16,6 +16,7 @@
 //!
 //! | room | owns |
 //! |---|---|
+//! | `init` | PID 1 of a container: reaps, passes signals on, ends the rest |
 //! | `client` | finding and starting the server, the wrapper, the bridge for agents on stdio, what is printed |
 //! | `cli` | commands and options as a table; the command line → what to do |
 //! | `server` | data directory, socket and port, signals, paths → handlers, which clients may come in |
@@ -41,6 +42,7 @@ mod client;
 mod config;
 mod fault;
 mod http;
+mod init;
 mod lease;
 mod log;
 mod manager;
@@ -62,6 +64,9 @@ use std::process::ExitCode;
 
 fn main() -> ExitCode {
     let words: Vec<OsString> = std::env::args_os().skip(1).collect();
+    if init::is_init() {
+        return ExitCode::from(init::run());
+    }
     attributes::take_over(umask_of_starter(&words));
     // Two roles are not for users: their words are fixed, and come from ourselves.
     ExitCode::from(match words.first().and_then(|word| word.to_str()) {

@@ -19,6 +19,7 @@ mod forgery;
 mod gate;
 mod http_hostile;
 mod http_peers;
+mod init;
 mod json;
 mod limits;
 mod mcp;

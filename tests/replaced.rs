@@ -153,3 +153,20 @@ fn a_shim_keeps_no_pipe_of_the_process_that_started_it() {
     let status: serde_json::Value = serde_json::from_slice(&fs::read(run.join("status.json")).unwrap()).unwrap();
     assert_eq!(status["state"], json!("terminated"));
 }
+
+#[test]
+fn a_server_keeps_its_data_directory_to_itself_also_without_its_lock_file() {
+    let sandbox = Sandbox::new();
+    let _server = sandbox.serve();
+    let lock = sandbox.data().join("server.lock");
+    fs::remove_file(&lock).unwrap();
+    let port = (sandbox.port + 1).to_string();
+    let second = soon(&sandbox, &["--port", &port, "serve", "-q"]);
+    assert!(second.code == 1 && second.stderr.contains("has the data directory"), "{second:?}");
+    // It makes another one, by which it is known.
+    wait_until("a new lock", || fs::read_to_string(&lock).is_ok_and(|text| text.contains("\"pid\"")));
+    let second = soon(&sandbox, &["--port", &port, "serve", "-q"]);
+    assert!(second.code == 1 && second.stderr.contains("PID "), "{second:?}");
+    soon(&sandbox, &["shutdown"]).ok();
+    let _next = sandbox.serve();
+}

@@ -280,6 +280,11 @@ impl Servers {
         true
     }
 
+    /// Makes a new `server.lock`, if ours was removed. True if that was so.
+    fn restore_lock(&mut self) -> bool {
+        self.held.restore_lock(&self.routes.holder)
+    }
+
     /// Lets a newer server's socket be found in the place of ours. What came before that is still answered.
     fn exchange(&mut self, successor: &str) -> io::Result<()> {
         self.held.exchange(successor)?;
@@ -341,6 +346,9 @@ impl Desk {
             if look <= Instant::now() {
                 if self.servers.restore_socket() {
                     self.file("the socket was removed; made a new one", say);
+                }
+                if self.servers.restore_lock() {
+                    self.file("server.lock was removed; made a new one", say);
                 }
                 look = Instant::now() + RELOOK;
             }

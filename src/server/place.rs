@@ -1,7 +1,8 @@
 //! The place of a server: a data directory that is this user's alone, the lock on it, and the socket in it.
 //!
 //! ```text
-//! server.lock      locked as long as the server lives; says who that is, see Holder
+//! server.lock      locked as long as the server lives; says which that is, see Holder
+//! runs/            locked as well, because a file is soon removed: then only this keeps a second server away
 //! server.sock      where our own commands find it; mode 0600
 //! server.sock.PID  the socket of a newer server that is about to take the place of this one
 //! server.log       what the server did
@@ -40,6 +41,8 @@ pub struct Place {
     /// The older server whose place this one took.
     pub predecessor: Option<Holder>,
     lock: File,
+    /// The directory of runs, with a lock on it, where the file system has such locks.
+    runs: Option<File>,
 }
 
 impl Place {
@@ -53,12 +56,13 @@ impl Place {
         };
         let data_dir = make_private(data_dir).map_err(unusable)?;
         let path = data_dir.join(LOCK);
-        let lock = open_own(OpenOptions::new().read(true).write(true).create(true).truncate(false), &path)
-            .map_err(|error| Fault::failed(format!("cannot open {}: {error}", path.display())))?;
+        let lock =
+            open_lock(&path).map_err(|error| Fault::failed(format!("cannot open {}: {error}", path.display())))?;
         let failed = |error: io::Error| Fault::failed(format!("cannot lock {}: {error}", path.display()));
         if lock_within(&lock, PATIENCE).map_err(failed)? {
+            let runs = lock_runs(&data_dir)?;
             let socket = NewSocket::bind_as_holder(&data_dir).and_then(NewSocket::place).map_err(unusable)?;
-            return Ok(Place { data_dir, socket, predecessor: None, lock });
+            return Ok(Place { data_dir, socket, predecessor: None, lock, runs });
         }
         let holder = read_holder(&lock);
         let Some(older) = holder.as_ref().filter(|holder| handover::is_older(holder)) else {
@@ -69,23 +73,20 @@ impl Place {
             let _ = fs::remove_file(&socket.path);
             return Err(fault);
         }
+        let runs = lock_runs(&data_dir)?;
         let socket = socket.place().map_err(unusable)?;
-        Ok(Place { data_dir, socket, predecessor: holder, lock })
+        Ok(Place { data_dir, socket, predecessor: holder, lock, runs })
     }
 
-    /// Writes into the lock who has it: over what is there, because a full disk might not give back the room for it.
+    /// Writes into the lock which server has it.
     pub fn sign(&self, holder: &Holder) -> io::Result<()> {
-        let text = serde_json::to_vec(holder)?;
-        match self.lock.write_all_at(&text, 0) {
-            Err(error) if is_full(&error) => self.lock.set_len(0), // nobody, rather than the one before
-            written => written.and_then(|()| self.lock.set_len(text.len() as u64)),
-        }
+        sign(&self.lock, holder)
     }
 
     /// What is left of the place while its socket is served.
     pub fn split(self) -> (Listener, Held) {
         let PlacedSocket { listener, identity } = self.socket;
-        (listener, Held { data_dir: self.data_dir, identity: Some(identity), _lock: self.lock })
+        (listener, Held { data_dir: self.data_dir, identity: Some(identity), lock: self.lock, _runs: self.runs })
     }
 }
 
@@ -94,8 +95,9 @@ pub struct Held {
     data_dir: PathBuf,
     /// Of our socket; `None` if it is not served.
     identity: Option<Identity>,
+    lock: File,
     /// Kept for the lock on it.
-    _lock: File,
+    _runs: Option<File>,
 }
 
 impl Held {
@@ -112,6 +114,20 @@ impl Held {
         Some(socket.listener)
     }
 
+    /// A new `server.lock`, if ours was removed. True if that was so: without it nothing tells which server this is.
+    pub fn restore_lock(&mut self, holder: &Holder) -> bool {
+        let path = self.data_dir.join(LOCK);
+        if is_at(&self.lock, &path) {
+            return false;
+        }
+        let Ok(lock) = open_lock(&path) else { return false };
+        if lock.try_lock().is_err() || sign(&lock, holder).is_err() {
+            return false;
+        }
+        self.lock = lock;
+        true
+    }
+
     /// The restored socket could not be served, so that the next look makes another one.
     pub fn give_up_socket(&mut self) {
         self.identity = None;
@@ -124,6 +140,38 @@ impl Held {
             return Err(io::Error::new(io::ErrorKind::InvalidInput, "not the name of a socket"));
         }
         fs::rename(self.data_dir.join(successor), self.data_dir.join(SOCKET))
+    }
+}
+
+fn open_lock(path: &Path) -> io::Result<File> {
+    open_own(OpenOptions::new().read(true).write(true).create(true).truncate(false), path)
+}
+
+/// Writes which server has a lock: over what is there, because a full disk might not give back the room for it.
+fn sign(lock: &File, holder: &Holder) -> io::Result<()> {
+    let text = serde_json::to_vec(holder)?;
+    match lock.write_all_at(&text, 0) {
+        Err(error) if is_full(&error) => lock.set_len(0), // none, rather than the one before
+        written => written.and_then(|()| lock.set_len(text.len() as u64)),
+    }
+}
+
+/// Whether an open file is the one that has this name.
+fn is_at(file: &File, path: &Path) -> bool {
+    file.metadata().is_ok_and(|found| identity(path).is_ok_and(|named| named == (found.dev(), found.ino())))
+}
+
+/// Locks the directory of runs. `None` where the file system has no locks for directories.
+fn lock_runs(data_dir: &Path) -> Result<Option<File>, Fault> {
+    let Ok(runs) = File::open(data_dir.join("runs")) else { return Ok(None) };
+    match lock_within(&runs, HANDOVER.min(4 * PATIENCE)) {
+        Ok(true) => Ok(Some(runs)),
+        Err(_) => Ok(None),
+        Ok(false) => Err(Fault::conflict(format!(
+            "another persistproc server has the data directory {}, although its {LOCK} was removed; it makes a new one within \
+             seconds: use that server, end it with `persistproc shutdown`, or choose another --data-dir",
+            data_dir.display()
+        ))),
     }
 }
 

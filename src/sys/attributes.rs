@@ -133,6 +133,24 @@ impl Handed {
     }
 }
 
+/// Makes the group of a child that is about to be started the foreground one of its terminal, if it has one on stdin:
+/// tcsetpgrp(3), which stops those in the background unless they block SIGTTOU.
+pub fn take_terminal(command: &mut Command) {
+    let take = || -> io::Result<()> {
+        unsafe {
+            let mut blocked: libc::sigset_t = std::mem::zeroed();
+            let mut before: libc::sigset_t = std::mem::zeroed();
+            libc::sigemptyset(&mut blocked);
+            libc::sigaddset(&mut blocked, libc::SIGTTOU);
+            libc::sigprocmask(libc::SIG_BLOCK, &blocked, &mut before);
+            libc::tcsetpgrp(0, libc::getpid()); // fails without a terminal, and then there is nothing to take
+            libc::sigprocmask(libc::SIG_SETMASK, &before, std::ptr::null_mut());
+        }
+        Ok(())
+    };
+    unsafe { command.pre_exec(take) };
+}
+
 /// setrlimit(2), as far as it may be: only a privileged process may raise a hard limit.
 unsafe fn take_limit(resource: Resource, wanted: libc::rlimit) {
     unsafe {

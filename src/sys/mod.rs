@@ -10,7 +10,7 @@ mod attributes;
 mod files;
 mod socket;
 
-pub use attributes::{Handed, LIMITS, limit, niceness, set_umask, unblock_signals};
+pub use attributes::{Handed, LIMITS, limit, niceness, set_umask, take_terminal, unblock_signals};
 pub use files::{mkfifo, open_fifo_both, open_fifo_reader, open_fifo_writer, open_regular, read_regular};
 #[cfg(target_os = "linux")]
 pub use socket::ask_sock_diag;
@@ -24,7 +24,7 @@ use std::time::Duration;
 
 pub use libc::{
     E2BIG, EACCES, EAGAIN, EMFILE, ENFILE, ENOENT, ENOEXEC, ENOMEM, ENXIO, EPERM, SIGCHLD, SIGCONT, SIGHUP, SIGINT,
-    SIGKILL, SIGPIPE, SIGTERM, SIGXFSZ,
+    SIGKILL, SIGPIPE, SIGQUIT, SIGTERM, SIGUSR1, SIGUSR2, SIGWINCH, SIGXFSZ,
 };
 
 /// geteuid(2).
@@ -295,6 +295,11 @@ pub fn outcome(status: i32) -> (Option<i32>, Option<i32>) {
 /// kill(2) to a process group. Only for a group whose leader we have not reaped: the leader pins the number.
 pub fn kill_group(pgid: i32, signal: i32) -> io::Result<()> {
     check(unsafe { libc::kill(-pgid, signal) }).map(drop)
+}
+
+/// kill(2) to all processes but this one. Only for PID 1, of its container.
+pub fn kill_all(signal: i32) {
+    unsafe { libc::kill(-1, signal) };
 }
 
 /// kill(2) to one process. Only for a child that we have not reaped: its number is pinned.
