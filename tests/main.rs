@@ -16,6 +16,7 @@ mod escapes;
 mod floods;
 mod follow;
 mod forgery;
+mod frozen;
 mod gate;
 mod http_hostile;
 mod http_peers;

@@ -7,13 +7,12 @@
 use super::Trouble;
 use super::frames::Frames;
 use super::link::Link;
+use super::silence::silence;
 use crate::config::Config;
 use crate::http::head::decode;
 use crate::log::Stream;
 use crate::log::tail::{Next, Tail};
-use crate::procs;
 use crate::server::follow::{Ask, Following};
-use crate::server::place;
 use std::io;
 use std::path::PathBuf;
 use std::sync::mpsc::SyncSender;
@@ -338,7 +337,11 @@ impl<S: Server> Follower<S> {
             if self.link.is_silent() {
                 // It lives, so no other one can come: it is waited for as long as it does.
                 if !std::mem::replace(&mut is_told, true) {
-                    self.tell(News::Note(silence(self.link.config())))?;
+                    let text = format!(
+                        "{}; the process goes on, and so does this when it answers",
+                        silence(self.link.config())
+                    );
+                    self.tell(News::Note(text))?;
                 }
                 std::thread::sleep(RECONNECT);
                 continue;
@@ -371,17 +374,6 @@ impl<S: Server> Follower<S> {
 enum Failed {
     Reading(io::Error),
     Stop(Stop),
-}
-
-/// What to say about a server that lives and does not answer.
-fn silence(config: &Config) -> String {
-    let goes_on = "the process goes on; waiting for the server";
-    let Some(holder) = place::holder(&config.data_dir) else { return format!("the server does not answer; {goes_on}") };
-    let pid = holder.pid;
-    if procs::look_up(pid as i32).is_some_and(|process| process.state == b'T') {
-        return format!("the server (PID {pid}) is stopped, `kill -CONT {pid}` continues it; {goes_on}");
-    }
-    format!("the server (PID {pid}) does not answer; {goes_on}")
 }
 
 #[cfg(test)]

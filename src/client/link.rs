@@ -1,5 +1,6 @@
 //! The way to the server: finding it by the socket in the data directory, starting it when none answers, and calling it.
 
+use super::silence::{Watch, silence};
 use super::{Trouble, new_key, query, terminal};
 use crate::agents::is_of_agent;
 use crate::attributes;
@@ -35,7 +36,7 @@ const STARTING: Duration = Duration::from_secs(5);
 const HANDOVER: Duration = Duration::from_secs(75);
 /// How long a server may take to say who it is; [`HANDOVER`] if it may be about to take the place of an older one, whose
 /// socket it has already.
-const ANSWERS: Duration = Duration::from_secs(15);
+const ANSWERS: Duration = Duration::from_secs(60);
 /// How long to bring a call of `ctrl` to the next server, and the one after that.
 const CONTROL: Duration = Duration::from_secs(60);
 /// How long to look for the server of somebody who was faster.
@@ -235,7 +236,7 @@ impl Link {
                 format!("cannot use the data directory {}: {error}; choose another with --data-dir", data_dir.display())
             }
             (io::ErrorKind::TimedOut, _) => {
-                format!("the server{of} does not answer in time; it may be stopped or starved")
+                format!("{}, and then try again; its processes go on", silence(&self.config))
             }
             (io::ErrorKind::PermissionDenied | io::ErrorKind::InvalidFilename, _) => format!(
                 "cannot reach the server by {}: {error}; choose another --data-dir",
@@ -247,7 +248,10 @@ impl Link {
 
     /// Sends, and reads the JSON of the answer; a refusal becomes its text.
     fn ask(&mut self, method: &str, target: &str, body: &Value) -> Result<Value, Trouble> {
+        let may_take_long = target != "/mcp" || body["params"]["name"] == "ctrl";
+        let watch = Watch::start(&self.config, may_take_long || body["params"]["arguments"]["wait_for"].is_string());
         let answer = self.send(method, target, body.to_string().as_bytes(), PATIENCE)?;
+        drop(watch);
         let json: Option<Value> = serde_json::from_slice(&answer.body).ok();
         match (answer.head.status, json) {
             (200, Some(json)) => Ok(json),
@@ -317,7 +321,9 @@ impl Link {
         if let Ok(directory) = std::env::current_dir() {
             query.push_str(&format!("&near={}", encode(&directory.to_string_lossy())));
         }
+        let watch = Watch::start(&self.config, arguments.contains_key("wait_for"));
         let answer = self.send("GET", &format!("/output?{query}"), b"", PATIENCE)?;
+        drop(watch);
         if answer.head.status != 200 {
             let json = serde_json::from_slice(&answer.body).ok();
             return Err(refusal(answer.head.status, json.as_ref(), &answer.body));
@@ -378,6 +384,7 @@ impl Link {
         let begun = Instant::now();
         let is_older = place::holder(&self.config.data_dir).is_some_and(|holder| handover::is_older(&holder));
         let patience = if is_older { HANDOVER } else { ANSWERS };
+        let _watch = Watch::start(&self.config, is_older);
         loop {
             match self.send("GET", HEALTH, b"", patience) {
                 Ok(answer) if answer.head.status == 200 => return Ok(()),

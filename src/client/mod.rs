@@ -12,6 +12,7 @@ mod output;
 mod ready;
 mod render;
 mod run;
+mod silence;
 mod terminal;
 mod writer;
 

@@ -1,0 +1,51 @@
+//! A server that lives and does not answer: what is waited for is said, and what helps.
+
+use super::terminal;
+use crate::config::Config;
+use crate::procs;
+use crate::server::place;
+use std::sync::mpsc::{RecvTimeoutError, SyncSender, sync_channel};
+use std::time::Duration;
+
+/// A call that takes longer than this is said to.
+const LONG: Duration = Duration::from_secs(3);
+
+/// What is known of the silence of a server.
+pub fn silence(config: &Config) -> String {
+    let Some(holder) = place::holder(&config.data_dir) else { return "the server does not answer".into() };
+    let pid = holder.pid;
+    if is_stopped(pid) {
+        return format!("the server (PID {pid}) is stopped: `kill -CONT {pid}` continues it");
+    }
+    format!("the server (PID {pid}) does not answer; it may be starved, or its control group frozen")
+}
+
+fn is_stopped(pid: u32) -> bool {
+    procs::look_up(pid as i32).is_some_and(|process| matches!(process.state, b'T' | b't'))
+}
+
+/// Says once, after a while, what is waited for, unless the answer comes before: until this is dropped.
+pub struct Watch {
+    /// Its end is what the thread waits for.
+    _answered: SyncSender<()>,
+}
+
+impl Watch {
+    /// `may_take_long`: the request may take its time, so that only a stopped server is worth a word.
+    pub fn start(config: &Config, may_take_long: bool) -> Option<Watch> {
+        let (answered, waiting) = sync_channel(0);
+        let config = config.clone();
+        let watch = move || {
+            if waiting.recv_timeout(LONG) != Err(RecvTimeoutError::Timeout) {
+                return;
+            }
+            let is_stopped = place::holder(&config.data_dir).is_some_and(|holder| is_stopped(holder.pid));
+            if is_stopped || !may_take_long {
+                terminal::note(&format!("{}; waiting for it", silence(&config)));
+            }
+        };
+        // Without a thread it is waited for in silence.
+        std::thread::Builder::new().name("watch".into()).spawn(watch).ok()?;
+        Some(Watch { _answered: answered })
+    }
+}
