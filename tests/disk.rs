@@ -82,13 +82,13 @@ fn a_wrapper_that_keeps_up_misses_nothing_whatever_happens_to_the_log() {
         let text = fs::read_to_string(&out).unwrap();
         let numbers: Vec<usize> = text.lines().filter_map(|line| line.parse().ok()).collect();
         let is_whole = numbers.iter().enumerate().all(|(i, number)| *number == i + 1);
-        let last = numbers.len();
-        assert!(text.ends_with(&format!("\n{last}\nend {}\n", numbers[last - 1] + 1)), "{what}: {text}");
+        let last = *numbers.last().unwrap();
+        assert!(text.ends_with(&format!("\n{last}\nend {}\n", last + 1)), "{what}: {text}");
         // What was being written when it happened may be gone with the old file; then it is said.
         let is_told = ended.stderr.contains("output is missing here");
         assert_eq!((is_whole, ended.code), (!is_told, i32::from(is_told)), "{what}: {ended:?}");
         let output = sandbox.run(&["output", "web", "--lines", "3"]).ok().out();
-        assert!(output.trim_end().ends_with(&format!("Z end {}", numbers[last - 1] + 1)), "{what}: {output}");
+        assert!(output.trim_end().ends_with(&format!("Z end {}", last + 1)), "{what}: {output}");
     }
 }
 

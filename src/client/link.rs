@@ -384,9 +384,11 @@ impl Link {
         let begun = Instant::now();
         let is_older = place::holder(&self.config.data_dir).is_some_and(|holder| handover::is_older(&holder));
         let patience = if is_older { HANDOVER } else { ANSWERS };
-        let _watch = Watch::start(&self.config, is_older);
         loop {
-            match self.send("GET", HEALTH, b"", patience) {
+            let watch = Watch::start(&self.config, is_older);
+            let answer = self.send("GET", HEALTH, b"", patience);
+            drop(watch);
+            match answer {
                 Ok(answer) if answer.head.status == 200 => return Ok(()),
                 Ok(answer) => {
                     let json = serde_json::from_slice(&answer.body).ok();

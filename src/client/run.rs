@@ -36,8 +36,6 @@ const REST_TAKEN: Duration = Duration::from_secs(10);
 const SAME_SIGNAL: Duration = Duration::from_millis(300);
 /// Exit code of a program that ended well, if not all of its output could be shown.
 const INCOMPLETE: u8 = 1;
-/// Behind the end of every log.
-const FAR: u64 = i64::MAX as u64;
 
 /// What the main thread listens to. Signals have a way of their own, so that they are also heard while a question is open,
 /// and while nobody takes our output.
@@ -374,7 +372,7 @@ impl Wrapper {
         let mut link = Link::new(self.link.config.clone());
         let mut run = self.run;
         let ask =
-            |run| Ask { run, from: FAR, wait: Duration::ZERO, with_bytes: false, reader: None, knows_trouble: true };
+            |run| Ask { run, from: 0, wait: Duration::ZERO, with_bytes: false, reader: None, knows_trouble: true };
         while let Ok((following, _)) = link.follow(&ask(run)) {
             match following.successor {
                 Some(successor) if following.is_final => run = successor,

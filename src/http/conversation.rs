@@ -130,7 +130,7 @@ impl<'a> Conversation<'a> {
         let head = self.intake.head(&mut self.wire)?;
         self.form = Form::of(&head);
         shared.service.admit(&head).map_err(End::Refused)?;
-        let most = shared.limits.body_bytes;
+        let most = shared.service.longest_body(&head, shared.limits.body_bytes);
         let framing = head.request_body().map_err(Halt::from)?;
         if matches!(framing, Body::Sized(length) if length > most) {
             return Err(Halt::Status(413).into());

@@ -82,6 +82,10 @@ pub trait Service: Send + Sync {
     /// Whether a request may come in. Asked when its head is there and before its body is read. Here as there, a refusal
     /// is sent and the connection closed.
     fn admit(&self, head: &Head) -> Result<(), Response>;
+    /// The longest body of a request, in bytes; `usual` is what [`Limits`] say.
+    fn longest_body(&self, _: &Head, usual: usize) -> usize {
+        usual
+    }
     /// The answer. A panic becomes a 500 and ends only this request.
     fn answer(&self, request: &Request) -> Response;
 }

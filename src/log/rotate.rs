@@ -9,6 +9,10 @@
 //! the one that was written, as long as it was (two system calls, about a microsecond). If not, a new one begins in its
 //! place, whose first line tells readers exactly how much went with the other.
 //!
+//! As long as a program writes nothing but whole lines to stdout, `stdout.log` and `combined.log` are the same, byte for
+//! byte. Then they are one file with two names ([`LogFile::share`]), which halves what is written, until they differ
+//! ([`LogFile::part`]).
+//!
 //! Where no new file can be made, because the file system has no inode left, the oldest one is used again; and without one
 //! the file grows until it is as large as both may be together.
 
@@ -55,13 +59,41 @@ pub struct LogFile {
     trouble: Option<io::Error>,
     /// What is wrong although the disk takes what is written.
     remark: Option<String>,
+    /// Another name of the file.
+    twin: Option<PathBuf>,
 }
 
 impl LogFile {
     /// Creates the file, mode 0600.
     pub fn create(path: PathBuf, cap: u64) -> io::Result<LogFile> {
-        let (unwritten, trouble, remark) = Default::default();
-        Ok(LogFile { file: create(&path)?, path, end: 0, kept: 0, cap, head: 0, unwritten, trouble, remark })
+        let (unwritten, trouble, remark, twin) = Default::default();
+        Ok(LogFile { file: create(&path)?, path, end: 0, kept: 0, cap, head: 0, unwritten, trouble, remark, twin })
+    }
+
+    /// Gives the file another name, under which it is the log of another stream as well. False where the file system has no
+    /// hard links. Only for a new one.
+    pub fn share(&mut self, twin: PathBuf) -> bool {
+        let is_shared = std::fs::hard_link(&self.path, &twin).is_ok();
+        self.twin = is_shared.then_some(twin);
+        is_shared
+    }
+
+    /// Makes the log of the other stream a file of its own, with what is in this one so far. Copies at most a file of the
+    /// greatest size (some ten milliseconds), once in a run. `None` if they are not shared.
+    pub fn part(&mut self) -> io::Result<Option<LogFile>> {
+        let Some(twin) = self.twin.clone() else { return Ok(None) };
+        let new = twin.with_extension("new");
+        let _ = std::fs::remove_file(&new);
+        let mut file = create(&new)?;
+        let copied = std::fs::File::open(&self.path).and_then(|mut own| io::copy(&mut own, &mut file));
+        if let Err(error) = copied.and_then(|_| std::fs::rename(&new, &twin)) {
+            let _ = std::fs::remove_file(&new);
+            return Err(error);
+        }
+        self.twin = None;
+        let LogFile { end, kept, cap, head, .. } = *self;
+        let unwritten = self.unwritten.clone();
+        Ok(Some(LogFile { path: twin, file, end, kept, cap, head, unwritten, trouble: None, remark: None, twin: None }))
     }
 
     /// Appends `bytes`, or keeps them for [`retry`](Self::retry) if that fails. An error is never lost data.
@@ -141,26 +173,36 @@ impl LogFile {
     /// Goes on in a new file if this one was removed, moved, replaced or emptied: else it would grow where it is not seen,
     /// or hold what no reader could find by its offset.
     pub fn revive(&mut self) {
-        if self.is_in_place() {
-            return;
-        }
-        if let Err(error) = self.begin_anew(put_aside) {
+        let again = match (self.is_in_place(), &self.twin) {
+            (true, Some(twin)) if !is_named(&self.file, twin) => self.name_twin(&put_aside),
+            (true, _) => return,
+            (false, _) => self.begin_anew(put_aside),
+        };
+        if let Err(error) = again {
             self.remark = Some(format!("{} was removed or replaced, and cannot be made again: {error}", self.name()));
         }
     }
 
     /// Whether the file has its name, and all that was written.
     fn is_in_place(&self) -> bool {
-        let identity = |file: &Metadata| (file.dev(), file.ino());
-        let (Ok(file), Ok(named)) = (self.file.metadata(), self.path.symlink_metadata()) else { return false };
-        identity(&file) == identity(&named) && file.len() >= self.head + self.kept
+        is_named(&self.file, &self.path) && self.file.metadata().is_ok_and(|file| file.len() >= self.head + self.kept)
+    }
+
+    /// Gives the file its other name again.
+    fn name_twin(&self, put_away: &impl Fn(&Path) -> io::Result<()>) -> io::Result<()> {
+        let Some(twin) = &self.twin else { return Ok(()) };
+        let new = twin.with_extension("new");
+        let _ = std::fs::remove_file(&new);
+        std::fs::hard_link(&self.path, &new)?;
+        put_away(twin)?;
+        std::fs::rename(new, twin)
     }
 
     fn name(&self) -> String {
         self.path.file_name().unwrap_or_default().to_string_lossy().into_owned()
     }
 
-    fn begin_anew(&mut self, put_away: impl FnOnce(&Path) -> io::Result<()>) -> io::Result<()> {
+    fn begin_anew(&mut self, put_away: impl Fn(&Path) -> io::Result<()>) -> io::Result<()> {
         let new = self.path.with_extension("new");
         let _ = std::fs::remove_file(&new);
         let mut file = create(&new).or_else(|error| self.recycle(&new).map_err(|_| error))?;
@@ -168,7 +210,7 @@ impl LogFile {
         put_away(&self.path)?;
         std::fs::rename(new, &self.path)?;
         (self.file, self.kept, self.head, self.remark) = (file, 0, HEADER as u64, None);
-        Ok(())
+        self.name_twin(&put_away)
     }
 
     /// The file before this one, which would go in any case, as a new one.
@@ -199,6 +241,13 @@ impl LogFile {
     pub fn give_up(&mut self) -> u64 {
         std::mem::take(&mut self.unwritten).len() as u64
     }
+}
+
+/// Whether an open file has this name.
+fn is_named(file: &File, path: &Path) -> bool {
+    let identity = |file: &Metadata| (file.dev(), file.ino());
+    let (Ok(file), Ok(named)) = (file.metadata(), path.symlink_metadata()) else { return false };
+    identity(&file) == identity(&named)
 }
 
 /// Leaves the name to a new file. What has taken it, unless that is nothing or empty, is kept under another one.
@@ -282,6 +331,42 @@ mod tests {
         std::fs::remove_dir_all(dir.join("combined.new")).unwrap();
         log.retry();
         assert_eq!((log.end(), log.is_stalled(), log.trouble()), (2700, false, None));
+        std::fs::remove_dir_all(dir).unwrap();
+    }
+
+    #[test]
+    fn two_logs_are_one_file_until_they_part_also_when_it_is_rotated_or_one_name_is_removed() {
+        let dir = directory("twin");
+        let [combined, stdout] = ["combined.log", "stdout.log"].map(|name| dir.join(name));
+        let mut log = LogFile::create(combined.clone(), 1000).unwrap();
+        assert!(log.share(stdout.clone()));
+        let read = |stream| {
+            let mut tail = Tail::new(&dir, stream, 0);
+            let mut buffer = [0; 4000];
+            let mut all = Vec::new();
+            while let Next::Bytes(n) = tail.read(&mut buffer).unwrap() {
+                all.extend_from_slice(&buffer[..n]);
+            }
+            all
+        };
+        (b'a'..=b'b').for_each(|letter| log.append(&[letter; 600]));
+        assert_eq!(
+            (read(Stream::Stdout), read(Stream::Combined)),
+            (read(Stream::Combined), [[b'a'; 600], [b'b'; 600]].concat())
+        );
+        assert!(is_named(&log.file, &stdout) && is_named(&log.file, &combined));
+        assert!(is_named(&File::open(previous(&combined)).unwrap(), &previous(&stdout)));
+        std::fs::remove_file(&stdout).unwrap();
+        log.append(b"c");
+        assert!(is_named(&log.file, &stdout) && read(Stream::Combined).len() == 1201, "the other one is as it was");
+        log.keep(b"d");
+        let mut own = log.part().unwrap().unwrap();
+        assert!(log.part().unwrap().is_none());
+        [&mut own, &mut log].into_iter().for_each(LogFile::retry);
+        log.append(b"only here");
+        own.append(b"there");
+        assert!(read(Stream::Stdout).ends_with(b"bcdthere") && read(Stream::Combined).ends_with(b"bcdonly here"));
+        assert_eq!((own.end(), log.end()), (1207, 1211));
         std::fs::remove_dir_all(dir).unwrap();
     }
 

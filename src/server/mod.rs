@@ -262,7 +262,7 @@ impl Servers {
         let descriptors = sys::descriptor_limit().saturating_sub(procs::open_descriptors());
         let limits = Limits::within(descriptors / if tcp.is_some() { 2 } else { 1 });
         let (socket, held) = place.split();
-        let private = serve(socket, &own_commands(&limits), routes.clone())?;
+        let private = serve(socket, &limits, routes.clone())?;
         let tcp = tcp.map(|(listener, gate)| {
             serve(listener, &limits, Routes { gate: Arc::new(Gate::Tcp(gate)), ..routes.clone() })
         });
@@ -272,7 +272,7 @@ impl Servers {
     /// Serves a new socket, if ours was removed. True if that was so.
     fn restore_socket(&mut self) -> bool {
         let Some(socket) = self.held.restore() else { return false };
-        let Ok(server) = serve(socket, &own_commands(&self.limits), self.routes.clone()) else {
+        let Ok(server) = serve(socket, &self.limits, self.routes.clone()) else {
             self.held.give_up_socket();
             return false;
         };
@@ -301,12 +301,6 @@ impl Servers {
             server.stop(end.saturating_duration_since(Instant::now()));
         }
     }
-}
-
-/// What the socket of our own commands takes: all arguments and variables that the system takes (6 MiB, see execve(2)), of
-/// which JSON may make six times as much.
-fn own_commands(limits: &Limits) -> Limits {
-    Limits { body_bytes: 40 << 20, ..limits.clone() }
 }
 
 fn serve(listener: Listener, limits: &Limits, routes: Routes) -> io::Result<Server> {

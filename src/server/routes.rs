@@ -32,6 +32,11 @@ const SHUTDOWN: Duration = manager::LEAVE_MAX.saturating_add(LAST_REQUESTS).satu
 /// Clients give up after 60 s (`PATIENCE` in `client::link`, `answer` in `http::server`): both must follow if this grows.
 const _: () = assert!(SHUTDOWN.as_secs() < 60);
 
+/// Starts a command with all arguments and variables that the system takes (6 MiB, see execve(2)), of which JSON may make
+/// six times as much.
+const RUN: &str = "/run";
+const COMMAND_MAX: usize = 40 << 20;
+
 type Handler = fn(&Routes, &Request) -> Result<Response, Fault>;
 
 struct Route {
@@ -46,7 +51,7 @@ struct Route {
 const ROUTES: [Route; 6] = [
     Route { path: "/mcp", method: "POST", is_public: true, handler: mcp },
     Route { path: "/mcp/", method: "POST", is_public: true, handler: mcp },
-    Route { path: "/run", method: "POST", is_public: false, handler: run },
+    Route { path: RUN, method: "POST", is_public: false, handler: run },
     Route { path: "/output", method: "GET", is_public: false, handler: output },
     Route { path: "/health", method: "GET", is_public: false, handler: health },
     Route { path: "/shutdown", method: "POST", is_public: false, handler: shutdown },
@@ -138,6 +143,10 @@ impl Service for Routes {
             check_is_json(head)?;
         }
         self.check_data_dir(head)
+    }
+
+    fn longest_body(&self, head: &Head, usual: usize) -> usize {
+        if self.is_private() && head.path() == RUN { COMMAND_MAX } else { usual }
     }
 
     fn answer(&self, request: &Request) -> Response {

@@ -72,7 +72,12 @@ impl Batch {
 
 pub struct Capture {
     sources: [Source; 2],
-    logs: [LogFile; 3],
+    /// Of stdout and stderr. The first one is `None` as long as it is the same file as `combined.log`.
+    own: [Option<LogFile>; 2],
+    combined: LogFile,
+    /// Batches that must wait until `stdout.log` is a file of its own, and why it is not yet.
+    waiting: Vec<(usize, Batch)>,
+    refused: Option<io::Error>,
     /// Those who read `combined.log` while it is written.
     readers: Readers,
     /// Lines of the child begun in each log.
@@ -93,9 +98,15 @@ impl Capture {
     /// waited for before that.
     pub fn create(dir: &Path, cap: u64, readers: Readers) -> io::Result<Capture> {
         let log = |stream: Stream| LogFile::create(dir.join(stream.file_name()), cap);
+        let mut combined = log(Stream::Combined)?;
+        let is_shared = combined.share(dir.join(Stream::Stdout.file_name()));
+        let stdout = if is_shared { None } else { Some(log(Stream::Stdout)?) };
         Ok(Capture {
             sources: Default::default(),
-            logs: [log(Stream::Stdout)?, log(Stream::Stderr)?, log(Stream::Combined)?],
+            own: [stdout, Some(log(Stream::Stderr)?)],
+            combined,
+            waiting: Vec::new(),
+            refused: None,
             readers,
             lines: [0; 3],
             buffer: Vec::new(),
@@ -120,7 +131,7 @@ impl Capture {
 
     /// Begins the logs that somebody has removed anew.
     pub fn revive_logs(&mut self) {
-        self.logs.iter_mut().for_each(LogFile::revive);
+        self.logs_mut().for_each(LogFile::revive);
     }
 
     /// What to poll; -1 for a stream that has ended, and for both while a log cannot be written.
@@ -141,15 +152,24 @@ impl Capture {
 
     /// Whether something waits to be written.
     pub fn is_stalled(&self) -> bool {
-        self.logs.iter().any(LogFile::is_stalled)
+        !self.waiting.is_empty() || self.logs().any(LogFile::is_stalled)
     }
     /// Whether that is because the disk refused it, and not for a reader.
     fn is_refused(&self) -> bool {
-        self.logs.iter().any(LogFile::is_refused)
+        !self.waiting.is_empty() || self.logs().any(LogFile::is_refused)
     }
+
+    fn logs(&self) -> impl Iterator<Item = &LogFile> {
+        self.own.iter().flatten().chain([&self.combined])
+    }
+    fn logs_mut(&mut self) -> impl Iterator<Item = &mut LogFile> {
+        self.own.iter_mut().flatten().chain([&mut self.combined])
+    }
+
     /// Sizes of the logs since the start of the run, in bytes.
     pub fn bytes(&self) -> [u64; 3] {
-        std::array::from_fn(|i| self.logs[i].end())
+        let end = |log: &Option<LogFile>| log.as_ref().unwrap_or(&self.combined).end();
+        [end(&self.own[0]), end(&self.own[1]), self.combined.end()]
     }
     pub fn lines(&self) -> [u64; 3] {
         self.lines
@@ -160,7 +180,8 @@ impl Capture {
     }
     /// What holds up capturing.
     pub fn trouble(&self) -> Option<String> {
-        self.logs.iter().find_map(LogFile::trouble).or_else(|| self.readers.trouble())
+        let refused = self.refused.as_ref().map(io::Error::to_string);
+        refused.or_else(|| self.logs().find_map(LogFile::trouble)).or_else(|| self.readers.trouble())
     }
 
     /// The run is to be stopped: its readers are not waited for long.
@@ -171,7 +192,7 @@ impl Capture {
     /// Nothing can be written any more but what is in the pipes: the logs take that without rotation, so that it waits for
     /// no reader.
     pub fn stop_rotating(&mut self) {
-        self.logs.iter_mut().for_each(LogFile::lift_cap);
+        self.logs_mut().for_each(LogFile::lift_cap);
     }
 
     /// One read of stream `s`. True if a log may have grown, or the stream ended.
@@ -203,7 +224,7 @@ impl Capture {
     /// Does what is due: writes that failed, prompts that waited long enough, buffers of a burst that is over. True if a
     /// log may have grown.
     pub fn tick(&mut self) -> bool {
-        let before = self.logs[COMBINED].end();
+        let before = self.combined.end();
         self.retry();
         for s in 0..2 {
             if self.sources[s].held_since.is_some_and(|since| since.elapsed() >= PATIENCE) {
@@ -213,23 +234,37 @@ impl Capture {
         if self.busy_since.is_some_and(|since| since.elapsed() >= QUIET) {
             self.shrink();
         }
-        self.logs[COMBINED].end() != before
+        self.combined.end() != before
     }
 
     /// Writes what could not be written, if it can be now.
     fn retry(&mut self) {
-        let is_needed = self.logs[COMBINED].is_stalled() && self.is_read_yet(0);
-        for (i, log) in self.logs.iter_mut().enumerate() {
-            if log.is_stalled() && !(i == COMBINED && is_needed) {
-                log.retry();
+        if self.combined.is_stalled() && !self.is_read_yet(0) {
+            self.combined.retry();
+        }
+        self.own.iter_mut().flatten().filter(|log| log.is_stalled()).for_each(LogFile::retry);
+        if !self.waiting.is_empty() && self.part() {
+            for (s, mut batch) in std::mem::take(&mut self.waiting) {
+                self.write(&mut batch, s);
             }
         }
     }
 
+    /// Makes `stdout.log` a file of its own. False if there is no room for that.
+    fn part(&mut self) -> bool {
+        match self.combined.part() {
+            Ok(stdout) => {
+                self.own[0] = self.own[0].take().or(stdout);
+                self.refused = None;
+            }
+            Err(error) => self.refused = Some(error),
+        }
+        self.own[0].is_some()
+    }
+
     /// Whether `combined.log` would have to be rotated for `more` bytes, and a reader still needs what would go.
     fn is_read_yet(&mut self, more: usize) -> bool {
-        let log = &self.logs[COMBINED];
-        log.is_full(more) && self.readers.need(log.start())
+        self.combined.is_full(more) && self.readers.need(self.combined.start())
     }
 
     /// Reads what has been written up to now, without waiting, and lets go of unfinished lines. How much that is is asked
@@ -264,7 +299,8 @@ impl Capture {
             self.lost += source.held.len() as u64;
             self.lost += source.pipe.as_ref().map_or(0, sys::unread) as u64;
         }
-        self.lost += self.logs[COMBINED].give_up();
+        self.lost += self.combined.give_up();
+        self.lost += self.waiting.drain(..).map(|(_, batch)| batch.combined.len() as u64).sum::<u64>();
     }
 
     fn shrink(&mut self) {
@@ -371,11 +407,17 @@ impl Capture {
         if batch.combined.is_empty() {
             return;
         }
-        self.logs[s].append(batch.own());
+        let is_same = s != STDERR && !batch.is_split;
+        if self.own[0].is_none() && !is_same && (!self.waiting.is_empty() || !self.part()) || !self.waiting.is_empty() {
+            return self.waiting.push((s, std::mem::take(batch)));
+        }
+        if let Some(own) = &mut self.own[s] {
+            own.append(batch.own());
+        }
         if self.is_read_yet(batch.combined.len()) {
-            self.logs[COMBINED].keep(&batch.combined);
+            self.combined.keep(&batch.combined);
         } else {
-            self.logs[COMBINED].append(&batch.combined);
+            self.combined.append(&batch.combined);
         }
         batch.clear();
     }
@@ -526,6 +568,7 @@ mod tests {
     #[test]
     fn a_log_that_was_removed_begins_anew_where_it_was() {
         let mut rig = Rig::new("removed", 0);
+        rig.say(1, b"a file of its own\n");
         rig.say(0, b"one\n");
         std::fs::remove_file(rig.dir.join(Stream::Stdout.file_name())).unwrap();
         rig.say(0, b"two\n");

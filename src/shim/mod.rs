@@ -171,15 +171,15 @@ impl Shim {
         // stdin is a pipe that stays open and silent, like a terminal at which nobody types: watchers such as esbuild's end
         // at its end of file.
         let mut command = Command::new(&program);
-        attributes.into_iter().for_each(|attributes: Attributes| attributes.handed().apply(&mut command));
-        let spawned = command
+        command
             .args(&arguments)
             .env(MARK, named.path())
             .process_group(0)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .spawn();
+            .stderr(Stdio::piped());
+        let handed = attributes.map_or(Ok(()), |attributes| attributes.handed().apply(&mut command));
+        let spawned = handed.and_then(|()| command.spawn());
         let mut child = match spawned {
             Ok(child) => child,
             Err(error) => {

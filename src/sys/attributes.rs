@@ -1,10 +1,14 @@
 //! Attributes that a process hands on to its children: reading ours, and giving a child others.
 
 use super::check;
+use std::collections::BTreeMap;
+use std::ffi::{CString, OsStr, OsString};
 use std::fs::File;
 use std::io;
 use std::os::fd::AsRawFd;
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 /// What `getrlimit` takes: signed or not, depending on the system.
@@ -92,8 +96,12 @@ pub struct Handed {
 }
 
 impl Handed {
-    /// Has the child take them between fork and exec. What the system refuses is left as it is.
-    pub fn apply(self, command: &mut Command) {
+    /// Has the child of a complete `command` take them between fork and exec. What the system refuses is left as it is.
+    ///
+    /// It also executes the program. The standard library would do that by execvp(3), which gives what the system cannot run
+    /// to a shell, as it does not without such a function before; a program is to be refused then, and not half understood.
+    pub fn apply(self, command: &mut Command) -> io::Result<()> {
+        let image = Image::of(command)?;
         let known = |name: &String| LIMITS.iter().find(|(known, _)| known == name).map(|(_, resource)| *resource);
         let limits: Vec<(Resource, libc::rlimit)> = self
             .limits
@@ -125,11 +133,80 @@ impl Handed {
                 for number in &self.blocked {
                     libc::sigaddset(&mut blocked, *number);
                 }
-                check(libc::sigprocmask(libc::SIG_SETMASK, &blocked, std::ptr::null_mut())).map(drop)
+                check(libc::sigprocmask(libc::SIG_SETMASK, &blocked, std::ptr::null_mut()))?;
+                Err(image.execute())
             }
         };
         // The standard library has reset the signals of the child before it calls this.
         unsafe { command.pre_exec(take) };
+        Ok(())
+    }
+}
+
+/// What execve(2) needs, made ready before the fork.
+struct Image {
+    /// Where the program may be, in the order of PATH.
+    paths: Vec<CString>,
+    arguments: Pointers,
+    environment: Pointers,
+}
+
+/// Strings, and a list of pointers to them that ends with a null.
+struct Pointers {
+    _strings: Vec<CString>,
+    list: Vec<*const libc::c_char>,
+}
+
+// The pointers are to what goes along with them and is never changed.
+unsafe impl Send for Pointers {}
+unsafe impl Sync for Pointers {}
+
+impl Pointers {
+    fn of(strings: Vec<CString>) -> Pointers {
+        let list = strings.iter().map(|text| text.as_ptr()).chain([std::ptr::null()]).collect();
+        Pointers { _strings: strings, list }
+    }
+}
+
+impl Image {
+    fn of(command: &Command) -> io::Result<Image> {
+        let text = |text: &OsStr| CString::new(text.as_bytes()).map_err(io::Error::from);
+        let program = command.get_program();
+        let mut environment: BTreeMap<OsString, OsString> = std::env::vars_os().collect();
+        for (name, value) in command.get_envs() {
+            match value {
+                Some(value) => drop(environment.insert(name.into(), value.into())),
+                None => drop(environment.remove(name)),
+            }
+        }
+        let paths: Vec<PathBuf> = match environment.get(OsStr::new("PATH")) {
+            _ if program.as_bytes().contains(&b'/') => vec![program.into()],
+            Some(path) => std::env::split_paths(path).map(|directory| directory.join(program)).collect(),
+            None => ["/bin", "/usr/bin"].iter().map(|directory| Path::new(directory).join(program)).collect(),
+        };
+        let paths = paths.iter().map(|path| text(path.as_os_str())).collect::<io::Result<_>>()?;
+        let arguments = [program].into_iter().chain(command.get_args()).map(text).collect::<io::Result<_>>()?;
+        let entry =
+            |(name, value): (&OsString, &OsString)| text(&[name, value].map(|t| t.as_os_str()).join(OsStr::new("=")));
+        let environment = environment.iter().map(entry).collect::<io::Result<_>>()?;
+        Ok(Image { paths, arguments: Pointers::of(arguments), environment: Pointers::of(environment) })
+    }
+
+    /// execve(2), with each of the paths: why none could be executed. As execvp(3), a file that may not be executed counts
+    /// only if no other one can be.
+    fn execute(&self) -> io::Error {
+        let mut refused = None;
+        let mut last = io::Error::from_raw_os_error(libc::ENOENT);
+        for path in &self.paths {
+            unsafe { libc::execve(path.as_ptr(), self.arguments.list.as_ptr(), self.environment.list.as_ptr()) };
+            last = io::Error::last_os_error();
+            match last.raw_os_error() {
+                Some(libc::EACCES) => refused = Some(libc::EACCES),
+                Some(libc::ENOENT | libc::ENOTDIR) => {}
+                _ => return last,
+            }
+        }
+        refused.map_or(last, io::Error::from_raw_os_error)
     }
 }
 
