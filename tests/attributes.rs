@@ -66,6 +66,23 @@ fn files_of_a_program_have_the_umask_of_its_shell_and_of_no_other() {
 }
 
 #[test]
+fn a_program_of_an_older_version_is_restarted_with_the_umask_of_the_server() {
+    let sandbox = Sandbox::new();
+    run(&sandbox, "umask 022;", "-q --label old sh -c 'echo > old'");
+    run(&sandbox, "umask 022;", "shutdown");
+    // As 0.4 wrote it: it knew of no attributes.
+    let path = sandbox.runs()[0].join("meta.json");
+    let mut meta: serde_json::Value = serde_json::from_slice(&std::fs::read(&path).unwrap()).unwrap();
+    meta.as_object_mut().unwrap().remove("attributes").expect("attributes in meta.json");
+    std::fs::write(&path, meta.to_string()).unwrap();
+    std::fs::remove_file(sandbox.work().join("old")).unwrap();
+    run(&sandbox, "umask 022;", "serve --background -q");
+    run(&sandbox, "umask 077;", "-q restart old");
+    wait_until("the file", || sandbox.work().join("old").exists());
+    assert_eq!(mode(&sandbox, "old"), 0o644);
+}
+
+#[test]
 fn a_program_has_the_signals_and_the_niceness_of_its_shell() {
     if !cfg!(target_os = "linux") {
         return skipped("signals of a process are told by /proc");

@@ -3,7 +3,7 @@
 //! The directory is complete, and its lock taken, before it gets its final name: whoever sees it can trust it, and a
 //! free lock always means "no shim". What a killed server leaves under a temporary name is swept by the next one.
 
-use crate::attributes::Attributes;
+use crate::attributes;
 use crate::fault::Fault;
 use crate::log::stamp::now_ms;
 use crate::procs;
@@ -126,11 +126,12 @@ fn spawn(dir: &RunDir, lock: File, meta: &Meta) -> io::Result<(Child, io::PipeRe
     let log = OpenOptions::new().append(true).create(true).mode(0o600).open(dir.shim_log())?;
     let (answer, starter) = io::pipe()?;
     let environment = meta.environment.iter().filter(|(name, _)| name.0 != MARK && !name.0.is_empty());
-    let attributes = meta.attributes.as_ref().map(Attributes::text);
+    // Without any, as in files of 0.4, it would get our own umask, which is for our files.
+    let attributes = meta.attributes.clone().unwrap_or_else(attributes::of_server).text();
     let mut shim = Command::new(own_program()?);
     shim.arg0("persistproc")
         .args(["__shim", "--max-log-bytes", &meta.max_log_bytes.to_string()])
-        .args(attributes.iter().flat_map(|text| ["--attributes", text]))
+        .args(["--attributes", &attributes])
         .arg(dir.path())
         .args(&meta.argv)
         .env_clear()
