@@ -177,6 +177,21 @@ fn whatever_the_umask_is_our_files_are_ours_alone_and_work() {
 }
 
 #[test]
+fn an_ordinary_user_can_use_a_data_directory_whatever_the_umask_and_is_told_what_opens_a_closed_one() {
+    let sandbox = Sandbox::new();
+    let Some(user) = AnotherUser::new(&sandbox) else { return };
+    // Root is never refused, so that only another user shows this.
+    let ended = finish(spawn(&mut user.command_within("umask 0177;", &["-q", "echo", "works"])), DEADLINE);
+    assert_eq!(ended.ok().out(), "works\n");
+    user.run(&["shutdown"]).ok();
+    // Versions up to 0.4 made it so, with such a umask.
+    std::fs::set_permissions(sandbox.data(), std::fs::Permissions::from_mode(0o600)).unwrap();
+    let ended = user.run(&["-q", "echo", "works"]);
+    std::fs::set_permissions(sandbox.data(), std::fs::Permissions::from_mode(0o700)).unwrap();
+    assert!(ended.code == 3 && ended.stderr.contains("`chmod u+rwx"), "{ended:?}");
+}
+
+#[test]
 fn a_program_is_put_into_the_control_group_of_its_shell() {
     let roots = ["/sys/fs/cgroup", "/sys/fs/cgroup/unified"];
     let Some(root) = roots.iter().find(|root| std::path::Path::new(root).join("cgroup.procs").exists()) else {

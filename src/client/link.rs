@@ -238,6 +238,10 @@ impl Link {
             (io::ErrorKind::TimedOut, _) => {
                 format!("{}, and then try again; its processes go on", silence(&self.config))
             }
+            (io::ErrorKind::PermissionDenied, _) if place::is_closed_to_owner(data_dir) => format!(
+                "the data directory is yours, but its permissions keep you out: `chmod u+rwx {}` ends that",
+                data_dir.display()
+            ),
             (io::ErrorKind::PermissionDenied | io::ErrorKind::InvalidFilename, _) => format!(
                 "cannot reach the server by {}: {error}; choose another --data-dir",
                 data_dir.join(SOCKET).display()

@@ -321,6 +321,12 @@ fn make_private(data_dir: &Path) -> io::Result<PathBuf> {
     Ok(data_dir)
 }
 
+/// Whether a directory is this user's, and does not even let its owner in, as versions up to 0.4 made it under a umask such as
+/// 0177.
+pub fn is_closed_to_owner(dir: &Path) -> bool {
+    fs::metadata(dir).is_ok_and(|found| found.uid() == sys::own_user() && found.mode() & 0o700 != 0o700)
+}
+
 /// That a directory is this user's, and that no other user may write to it.
 pub fn check_is_own(dir: &Path) -> io::Result<()> {
     const OTHERS_WRITE: u32 = 0o022;
