@@ -13,10 +13,9 @@
 //! byte. Then they are one file with two names ([`LogFile::share`]), which halves what is written, until they differ
 //! ([`LogFile::part`]).
 //!
-//! Where no new file can be made, because the file system has no inode left, the oldest one is used again; and without one
-//! the file grows until it is as large as both may be together.
+//! Where no new file can be made, because the file system has no inode left, the oldest one is removed first; and without
+//! one the file grows until it is as large as both may be together.
 
-use crate::sys;
 use std::fs::{File, Metadata, OpenOptions};
 use std::io::{self, Write};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
@@ -167,7 +166,13 @@ impl LogFile {
     }
 
     fn rotate(&mut self) -> io::Result<()> {
-        self.begin_anew(|path| std::fs::rename(path, previous(path)))
+        let begin = |log: &mut LogFile| log.begin_anew(|path| std::fs::rename(path, previous(path)));
+        begin(self).or_else(|error| {
+            // It would go in any case. Not to be used again: a reader may still be in it.
+            std::fs::remove_file(previous(&self.path)).map_err(|_| error)?;
+            self.twin.iter().for_each(|twin| drop(std::fs::remove_file(previous(twin))));
+            begin(self)
+        })
     }
 
     /// Goes on in a new file if this one was removed, moved, replaced or emptied: else it would grow where it is not seen,
@@ -205,20 +210,12 @@ impl LogFile {
     fn begin_anew(&mut self, put_away: impl Fn(&Path) -> io::Result<()>) -> io::Result<()> {
         let new = self.path.with_extension("new");
         let _ = std::fs::remove_file(&new);
-        let mut file = create(&new).or_else(|error| self.recycle(&new).map_err(|_| error))?;
+        let mut file = create(&new)?;
         file.write_all(header(self.end).as_bytes())?;
         put_away(&self.path)?;
         std::fs::rename(new, &self.path)?;
         (self.file, self.kept, self.head, self.remark) = (file, 0, HEADER as u64, None);
         self.name_twin(&put_away)
-    }
-
-    /// The file before this one, which would go in any case, as a new one.
-    fn recycle(&self, new: &Path) -> io::Result<File> {
-        std::fs::rename(previous(&self.path), new)?;
-        let file = sys::open_regular(new, OpenOptions::new().append(true))?;
-        file.set_len(0)?;
-        Ok(file)
     }
 
     /// Bytes written since the start of the run: the offset of the next one.
@@ -268,6 +265,7 @@ mod tests {
     use super::*;
     use crate::log::Stream;
     use crate::log::tail::{Next, Tail};
+    use crate::sys;
 
     fn directory(name: &str) -> PathBuf {
         let dir = std::env::temp_dir().join(format!("persistproc-rotate-{name}-{}", std::process::id()));

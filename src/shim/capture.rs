@@ -144,7 +144,8 @@ impl Capture {
     pub fn deadline(&self) -> Option<Instant> {
         if self.is_stalled() {
             let disk = self.is_refused().then(|| Instant::now() + RETRY);
-            return [disk, self.readers.deadline()].into_iter().flatten().min();
+            // Should neither be known, it is tried again all the same: what waits must never wait for nothing.
+            return [disk, self.readers.deadline()].into_iter().flatten().min().or(Some(Instant::now() + RETRY));
         }
         let prompt = self.sources.iter().filter_map(|source| source.held_since).min().map(|since| since + PATIENCE);
         [prompt, self.busy_since.map(|since| since + QUIET)].into_iter().flatten().min()
@@ -255,6 +256,7 @@ impl Capture {
         match self.combined.part() {
             Ok(stdout) => {
                 self.own[0] = self.own[0].take().or(stdout);
+                self.own[0].iter_mut().for_each(LogFile::retry); // it need not wait for readers of the other one
                 self.refused = None;
             }
             Err(error) => self.refused = Some(error),
@@ -417,6 +419,9 @@ impl Capture {
         if self.is_read_yet(batch.combined.len()) {
             self.combined.keep(&batch.combined);
         } else {
+            if self.combined.is_stalled() {
+                self.combined.retry(); // what a reader needed room for until now
+            }
             self.combined.append(&batch.combined);
         }
         batch.clear();
@@ -432,6 +437,7 @@ impl Capture {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::lease::{Kind, Lease};
     use crate::log::record;
     use std::io::Write;
     use std::os::fd::OwnedFd;
@@ -578,6 +584,26 @@ mod tests {
         assert_eq!(crate::log::rotate::parse_header(&file), Some(25 + 4));
         assert!(file.ends_with(b"Z three\n"));
         assert_eq!(rig.rebuilt()[0], b"one\ntwo\nthree\n", "the others are as they were");
+    }
+
+    #[test]
+    fn what_waits_for_a_reader_is_written_as_soon_as_that_has_read_also_in_the_middle_of_a_read() {
+        let mut rig = Rig::new("reader", 100_000);
+        let mut lease = Lease::take(&rig.dir, Kind::Pipe).unwrap();
+        let lines = [b'x'; 99].iter().chain(b"\n").copied().collect::<Vec<u8>>().repeat(500);
+        (0..3).for_each(|_| rig.capture.feed(0, &lines));
+        assert!(rig.capture.is_stalled() && rig.capture.bytes()[2] < 3 * 500 * 125);
+        let look = rig.capture.deadline().unwrap();
+        lease.passed_on(1, u64::MAX);
+        while Instant::now() < look {
+            std::thread::yield_now();
+        }
+        rig.capture.feed(0, &lines);
+        rig.capture.feed(1, b"the end of what they share\n");
+        assert!(!rig.capture.is_stalled() && rig.capture.trouble().is_none());
+        let end = 4 * 500 * 125;
+        assert_eq!(rig.capture.bytes(), [end, 25 + 27, end + 25 + 27]);
+        drop(lease);
     }
 
     #[test]
