@@ -7,7 +7,7 @@
 //!   order.json   what a server has promised to do with it, see Order; there only meanwhile
 //!   status.json  how it goes, rewritten by the shim; always SIZE bytes, see Status::write
 //!   lock         flock(2)ed as long as the shim lives: taken = alive, no pid games
-//!   ctl          FIFO, server → shim: lines `stop GRACE_MS`, `signal N`, `input HEX`, each at most PIPE_BUF bytes
+//!   ctl          FIFO, server → shim: lines `stop GRACE_MS`, `signal N`, `input HEX`, `look 0`, each at most PIPE_BUF bytes
 //!   events       FIFO, shim → server: a doorbell of single bytes, `m` (a log grew) or `s` (the status changed); and, should
 //!                the disk not take the status, `j` and the status itself, up to a newline
 //!   stdout.log stderr.log combined.log (+ .1)      see `log`
@@ -144,6 +144,9 @@ pub struct Status {
     /// Why capturing is held up, in the words of the system.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub trouble: Option<String>,
+    /// `trouble` holds up nothing.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub goes_on: bool,
     #[serde(default, skip_serializing_if = "is_zero")]
     pub lost_bytes: u64,
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -437,6 +440,7 @@ mod tests {
             bytes: [u64::MAX; 3],
             lines: [u64::MAX; 3],
             trouble: Some(long.clone()),
+            goes_on: true,
             lost_bytes: u64::MAX,
             stop: Some(StopReport {
                 requests: u32::MAX,

@@ -40,6 +40,36 @@ fn how_a_process_ended_is_known_also_if_it_cannot_be_written_down() {
     assert_eq!(sandbox.status(0)["state"], "running");
 }
 
+#[test]
+fn what_could_not_be_written_down_is_told_meanwhile_and_written_when_the_disk_takes_it() {
+    let sandbox = Sandbox::new();
+    let Some(user) = AnotherUser::new(&sandbox) else { return };
+    // A line now and then, because a status is written only if there is something new.
+    let script = "trap 'exit 7' TERM; while :; do echo up; sleep 0.2; done";
+    user.run(&["start", "--label", "web", "sh", "-c", script]).ok();
+    wait_until("its line", || sandbox.status(0)["lines"][0] != 0);
+    let run = sandbox.runs()[0].clone();
+    spoil(&run);
+    let error = || user.run(&["--format", "json", "list"]).ok().json()["processes"][0]["error"].clone();
+    wait_until("list to say so", || error().as_str().is_some_and(|e| e.starts_with("its status cannot be written")));
+    user.run(&["stop", "web"]).ok();
+    assert_eq!(sandbox.status(0)["state"], "running");
+    for path in [run.join("status.json"), run.clone()] {
+        chown(&path, Some(65_534), Some(65_534)).unwrap();
+        fs::set_permissions(path, fs::Permissions::from_mode(0o700)).unwrap();
+    }
+    user.run(&["list"]).ok();
+    wait_until("it to be written", || sandbox.status(0)["state"] == "terminated");
+    // So the next server knows it, too.
+    user.run(&["shutdown"]).ok();
+    let listed = user.run(&["--format", "json", "list"]);
+    assert_eq!(listed.code, 3);
+    user.run(&["serve", "--background", "-q"]).ok();
+    let listed = user.run(&["--format", "json", "list"]).ok().json()["processes"][0].clone();
+    assert_eq!((&listed["status"], &listed["exit_code"]), (&"terminated".into(), &7.into()), "{listed}");
+    user.run(&["shutdown"]).ok();
+}
+
 /// Counts until there is a file `enough`.
 const COUNT: &str = "i=1; while [ ! -e enough ]; do echo $i; i=$((i+1)); sleep 0.002; done; echo end $i";
 
@@ -76,7 +106,7 @@ fn a_wrapper_that_keeps_up_misses_nothing_whatever_happens_to_the_log() {
         wait_until("some lines", || shown() > 20);
         spoil(&sandbox.runs()[0].join("combined.log"));
         let then = shown();
-        wait_until("more lines", || shown() > then + 50);
+        wait_until(&format!("more lines after it was {what}"), || shown() > then + 50);
         fs::write(sandbox.work().join("enough"), "").unwrap();
         let ended = wrapper.end(DEADLINE);
         let text = fs::read_to_string(&out).unwrap();
@@ -130,5 +160,25 @@ fn a_log_that_is_missing_is_said_to_be_and_is_not_taken_for_an_empty_one() {
     assert!(is_error && text.contains("was removed or moved away"), "{text}");
     // The others are there; and what never said anything is just silent.
     assert!(sandbox.run(&["output", "--stream", "stdout", "web"]).ok().out().ends_with("Z up\n"));
+    fs::File::create(sandbox.runs()[0].join("stdout.log")).unwrap();
+    let ended = sandbox.run(&["output", "--stream", "stdout", "web"]);
+    assert!(ended.code == 1 && ended.stderr.contains("was emptied or replaced: it had 28 bytes"), "{ended:?}");
     assert_eq!(sandbox.run(&["output", "silent"]).ok().out(), "");
+}
+
+#[test]
+fn a_log_of_a_live_process_that_is_silent_is_begun_anew_when_it_is_asked_for() {
+    let sandbox = Sandbox::new();
+    sandbox.run(&["start", "--label", "web", "sh", "-c", "echo up; read go; echo gone on; sleep 1000"]).ok();
+    wait_until("its line", || sandbox.status(0)["bytes"][2] != 0);
+    for (i, spoil) in [|log: &Path| fs::remove_file(log).unwrap(), |log: &Path| drop(fs::File::create(log).unwrap())]
+        .into_iter()
+        .enumerate()
+    {
+        spoil(&sandbox.runs()[0].join("combined.log"));
+        wait_until("the server to have seen its status", || sandbox.run(&["output", "web", "--lines", "5"]).code == 0);
+        assert!(sandbox.runs()[0].join("combined.log").exists(), "{i}");
+    }
+    sandbox.tool_ok("ctrl", serde_json::json!({"action": "input", "command_or_label": "web", "text": "go"}));
+    wait_until("its next line", || sandbox.run(&["output", "web"]).ok().out().ends_with("Z gone on\n"));
 }

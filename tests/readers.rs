@@ -186,7 +186,7 @@ fn the_newest_run_of_a_label_is_kept_however_many_others_end_after_it() {
 pub fn wrappers_at_once(wrappers: usize) -> Vec<String> {
     let sandbox = Sandbox::new();
     let _server = sandbox.serve();
-    let script = "while [ ! -e go ]; do sleep 0.2; done; echo last words; exit 9";
+    let script = "while [ ! -e go ]; do sleep 2; done; echo last words; exit 9";
     let start = |i: usize| Guard(sandbox.spawn(&["--label", &format!("w{i}"), "sh", "-c", script]));
     let started: Vec<Guard> = (0..wrappers).map(start).collect();
     let begun = std::time::Instant::now();

@@ -5,8 +5,8 @@
 //! without knowing its place. A record never begins with `#`, so the line cannot be mistaken.
 //! A file is cut between two writes, which may be in the middle of a line of the child; readers join the two files.
 //!
-//! People empty logs, move them away, or let logrotate(8) do it. So before each write it is looked whether the file is still
-//! the one that was written, as long as it was (two system calls, about a microsecond). If not, a new one begins in its
+//! People empty logs, move them away, or let logrotate(8) do it. So before and after each write it is looked whether the file
+//! is still the one that was written, and as long as it was (by fstat and lstat). If not, a new one begins in its
 //! place, whose first line tells readers exactly how much went with the other.
 //!
 //! As long as a program writes nothing but whole lines to stdout, `stdout.log` and `combined.log` are the same, byte for
@@ -23,6 +23,8 @@ use std::path::{Path, PathBuf};
 
 /// Length of the first line of a file that is not the first of its run, in bytes.
 pub const HEADER: usize = 64;
+/// Things that are put aside from one place.
+const FOREIGN: u32 = 100;
 const HEADER_START: &str = "# persistproc: continues at byte ";
 
 /// The line that begins a file at offset `at` of the run.
@@ -58,41 +60,66 @@ pub struct LogFile {
     trouble: Option<io::Error>,
     /// What is wrong although the disk takes what is written.
     remark: Option<String>,
-    /// Another name of the file.
+    /// Another name of the file, and an empty one that is going to have that name: where no file can be made any more, the
+    /// two logs must still be able to part.
     twin: Option<PathBuf>,
+    spare: Option<File>,
 }
 
 impl LogFile {
     /// Creates the file, mode 0600.
     pub fn create(path: PathBuf, cap: u64) -> io::Result<LogFile> {
-        let (unwritten, trouble, remark, twin) = Default::default();
-        Ok(LogFile { file: create(&path)?, path, end: 0, kept: 0, cap, head: 0, unwritten, trouble, remark, twin })
+        let (unwritten, trouble, remark, twin, spare) = Default::default();
+        Ok(LogFile {
+            file: create(&path)?,
+            path,
+            end: 0,
+            kept: 0,
+            cap,
+            head: 0,
+            unwritten,
+            trouble,
+            remark,
+            twin,
+            spare,
+        })
     }
 
     /// Gives the file another name, under which it is the log of another stream as well. False where the file system has no
     /// hard links. Only for a new one.
     pub fn share(&mut self, twin: PathBuf) -> bool {
-        let is_shared = std::fs::hard_link(&self.path, &twin).is_ok();
-        self.twin = is_shared.then_some(twin);
-        is_shared
+        let spare = create(&spare(&twin)).and_then(|spare| std::fs::hard_link(&self.path, &twin).map(|()| spare));
+        self.spare = spare.ok();
+        self.twin = self.spare.is_some().then_some(twin);
+        self.twin.is_some()
     }
 
     /// Makes the log of the other stream a file of its own, with what is in this one so far. Copies at most a file of the
     /// greatest size (some ten milliseconds), once in a run. `None` if they are not shared.
     pub fn part(&mut self) -> io::Result<Option<LogFile>> {
         let Some(twin) = self.twin.clone() else { return Ok(None) };
-        let new = twin.with_extension("new");
-        let _ = std::fs::remove_file(&new);
-        let mut file = create(&new)?;
-        let copied = std::fs::File::open(&self.path).and_then(|mut own| io::copy(&mut own, &mut file));
-        if let Err(error) = copied.and_then(|_| std::fs::rename(&new, &twin)) {
-            let _ = std::fs::remove_file(&new);
-            return Err(error);
-        }
+        let Some(spare) = &mut self.spare else { return Ok(None) };
+        spare.set_len(0)?; // what the disk took the last time
+        io::copy(&mut File::open(&self.path)?, spare)?;
+        // Should the name be refused, it is asked for again with each write, and that is told.
+        let _ = std::fs::rename(self::spare(&twin), &twin);
+        let Some(file) = self.spare.take() else { return Ok(None) };
         self.twin = None;
-        let LogFile { end, kept, cap, head, .. } = *self;
-        let unwritten = self.unwritten.clone();
-        Ok(Some(LogFile { path: twin, file, end, kept, cap, head, unwritten, trouble: None, remark: None, twin: None }))
+        let (LogFile { end, kept, cap, head, .. }, unwritten) = (&*self, self.unwritten.clone());
+        let (trouble, remark, twin_of_it, spare) = Default::default();
+        Ok(Some(LogFile {
+            path: twin,
+            file,
+            end: *end,
+            kept: *kept,
+            cap: *cap,
+            head: *head,
+            unwritten,
+            trouble,
+            remark,
+            twin: twin_of_it,
+            spare,
+        }))
     }
 
     /// Appends `bytes`, or keeps them for [`retry`](Self::retry) if that fails. An error is never lost data.
@@ -149,6 +176,17 @@ impl LogFile {
             }
             self.remark = Some(format!("no new file can be begun for {}: {error}", self.name()));
         }
+        let written = self.write_here(bytes);
+        if written == 0 || self.is_in_place() {
+            return written;
+        }
+        // It happened just now, and may have taken this with it: once more, in a new file that begins where this did.
+        (self.end, self.kept) = (self.end - written as u64, self.kept - written as u64);
+        self.revive();
+        self.write_here(bytes)
+    }
+
+    fn write_here(&mut self, bytes: &[u8]) -> usize {
         let mut written = 0;
         while written < bytes.len() {
             match self.file.write(&bytes[written..]) {
@@ -168,6 +206,10 @@ impl LogFile {
     fn rotate(&mut self) -> io::Result<()> {
         let begin = |log: &mut LogFile| log.begin_anew(|path| std::fs::rename(path, previous(path)));
         begin(self).or_else(|error| {
+            let is_full = matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded);
+            if !is_full || !is_named(&self.file, &self.path) {
+                return Err(error);
+            }
             // It would go in any case. Not to be used again: a reader may still be in it.
             std::fs::remove_file(previous(&self.path)).map_err(|_| error)?;
             self.twin.iter().for_each(|twin| drop(std::fs::remove_file(previous(twin))));
@@ -226,9 +268,13 @@ impl LogFile {
     pub fn is_stalled(&self) -> bool {
         !self.unwritten.is_empty()
     }
-    /// What the system said to the last write that failed, until one succeeds, or what else is wrong.
+    /// What the system said to the last write that failed, until one succeeds.
     pub fn trouble(&self) -> Option<String> {
-        self.trouble.as_ref().map(io::Error::to_string).or_else(|| self.remark.clone())
+        self.trouble.as_ref().map(io::Error::to_string)
+    }
+    /// What is wrong although the disk takes what is written.
+    pub fn remark(&self) -> Option<&str> {
+        self.remark.as_deref()
     }
     /// Whether the last write failed.
     pub fn is_refused(&self) -> bool {
@@ -250,9 +296,19 @@ fn is_named(file: &File, path: &Path) -> bool {
 /// Leaves the name to a new file. What has taken it, unless that is nothing or empty, is kept under another one.
 fn put_aside(path: &Path) -> io::Result<()> {
     match path.symlink_metadata() {
-        Ok(found) if !found.is_file() || found.len() > 0 => std::fs::rename(path, path.with_added_extension("foreign")),
+        Ok(found) if !found.is_file() || found.len() > 0 => {
+            let numbers = std::iter::once(String::new()).chain((1..FOREIGN).map(|number| format!(".{number}")));
+            let mut names = numbers.map(|number| path.with_added_extension(format!("foreign{number}")));
+            let free = names.find(|name| name.symlink_metadata().is_err());
+            std::fs::rename(path, free.ok_or(io::ErrorKind::AlreadyExists)?)
+        }
         _ => Ok(()),
     }
+}
+
+/// Where the file waits that a shared log is going to be.
+fn spare(twin: &Path) -> PathBuf {
+    twin.with_extension("own")
 }
 
 /// A new file: what a program has put into its place is not opened, which could take for ever.
@@ -323,12 +379,12 @@ mod tests {
             log.append(&[b'x'; 900]);
             assert_eq!((log.end(), log.is_refused()), (written, false));
         }
-        assert!(log.trouble().unwrap().contains("no new file can be begun for combined.log"), "{:?}", log.trouble());
+        assert!(log.remark().unwrap().contains("no new file can be begun for combined.log"), "{:?}", log.remark());
         log.append(&[b'y'; 900]);
         assert!(log.end() == 1800 && log.is_refused());
         std::fs::remove_dir_all(dir.join("combined.new")).unwrap();
         log.retry();
-        assert_eq!((log.end(), log.is_stalled(), log.trouble()), (2700, false, None));
+        assert_eq!((log.end(), log.is_stalled(), log.trouble(), log.remark()), (2700, false, None, None));
         std::fs::remove_dir_all(dir).unwrap();
     }
 

@@ -119,7 +119,7 @@ pub fn problem(status: &Status) -> Option<String> {
 }
 
 fn held_up(status: &Status, trouble: &str) -> String {
-    if status.state.is_live() { format!("output is held up: {trouble}") } else { trouble.into() }
+    if status.state.is_live() && !status.goes_on { format!("output is held up: {trouble}") } else { trouble.into() }
 }
 
 /// `exited with code 1`, `was ended by SIGKILL`, `could not be started: …`: the end of a run, for people and models.

@@ -76,6 +76,11 @@ fn not_read(run: &Run, dropped: u64, length: u64) -> Fault {
     ))
 }
 
+/// Asks the shim to look at its logs. Shims up to 0.4 do so only when they write.
+pub(super) fn ask_to_look(run: &Run) {
+    let _ = send(run, "look 0\n", Instant::now());
+}
+
 /// Asks the shim to stop its run, and tries to until `end`. If there is no way to send it a message, by a signal.
 pub(super) fn ask_to_stop(run: &Run, grace: Duration, end: Instant) -> Result<(), Fault> {
     if !send(run, &format!("stop {}\n", grace.as_millis()), end)? {

@@ -26,6 +26,8 @@ const LAST_BREATH: Duration = Duration::from_secs(2);
 const EXHAUSTED: Duration = Duration::from_millis(100);
 const EXHAUSTED_MAX: Duration = Duration::from_secs(60);
 const STACK: usize = 256 << 10;
+/// How long a shim may take to begin a log anew that something has removed or emptied.
+const ANEW: Duration = Duration::from_millis(500);
 /// What is wrong with a run without a directory.
 const REMOVED: &str = "its directory was removed, so its output is not kept";
 
@@ -86,6 +88,8 @@ struct Seen {
     is_over: bool,
     /// A thread follows its events; without one (the system had no room for it) whoever waits looks by himself.
     is_followed: bool,
+    /// It is over, and how it ended may not be on disk yet.
+    is_unsaved: bool,
     /// Lost, and nothing of it is alive any more. Nothing else can come to belong to it, so this stays true.
     is_clean: bool,
     /// Counts what happened; tells a waiter that it must look.
@@ -99,7 +103,14 @@ impl Run {
     /// A run whose shim has just been started or was found on disk; call [`follow`](Self::follow) next.
     pub fn new(id: u64, dir: RunDir, meta: Meta) -> Run {
         let meta = Meta { environment: Vec::new(), ..meta };
-        let seen = Seen { status: Arc::default(), is_over: false, is_followed: true, is_clean: false, generation: 0 };
+        let seen = Seen {
+            status: Arc::default(),
+            is_over: false,
+            is_followed: true,
+            is_unsaved: false,
+            is_clean: false,
+            generation: 0,
+        };
         Run {
             id,
             dir,
@@ -127,13 +138,34 @@ impl Run {
 
     /// The same with a record that is just being written.
     pub fn whole_log(&self, stream: Stream) -> io::Result<Log> {
-        let log = Log::open(self.dir.path(), stream)?;
-        if log.is_missing() && self.status().bytes[stream.index()] > 0 {
-            let path = self.dir.path().join(stream.file_name());
-            let text = format!("{} was removed or moved away", path.display());
-            return Err(io::Error::new(io::ErrorKind::NotFound, text));
+        let open = || Log::open(self.dir.path(), stream).map(|log| self.check(log, stream));
+        let checked = open()?;
+        if checked.is_ok() || self.is_over() {
+            return checked;
         }
-        Ok(log)
+        // Its shim begins it anew as soon as it looks.
+        super::messages::ask_to_look(self);
+        let begun = Instant::now();
+        while begun.elapsed() < ANEW {
+            std::thread::sleep(Duration::from_millis(5));
+            if let Ok(log) = open()? {
+                return Ok(log);
+            }
+        }
+        checked
+    }
+
+    /// Whether a log holds what the shim has written into it, the end at least.
+    fn check(&self, log: Log, stream: Stream) -> io::Result<Log> {
+        let written = self.status().bytes[stream.index()];
+        let path = self.dir.path().join(stream.file_name());
+        let what = match () {
+            // A part of it is shown as what it is.
+            _ if log.end() >= written || log.end() > log.start() => return Ok(log),
+            _ if log.is_missing() => format!("{} was removed or moved away", path.display()),
+            _ => format!("{} was emptied or replaced: it had {written} bytes", path.display()),
+        };
+        Err(io::Error::new(io::ErrorKind::NotFound, what))
     }
 
     /// Starts the thread that follows the events of the shim, or, if that is gone already, takes the final status.
@@ -225,9 +257,23 @@ impl Run {
         }
         let _ = self.refresh(true);
         // What only we know is there for the next server, if the disk takes it now.
-        let known = self.status();
-        if known.sequence > 0 && !matches!(self.dir.read_status(), Ok(written) if written.sequence >= known.sequence) {
-            let _ = self.dir.write_status(&known);
+        self.lock().is_unsaved = true;
+        self.save();
+    }
+
+    /// Writes down what only we know, because the disk did not take it from the shim.
+    fn save(&self) {
+        let (is_unsaved, known) = {
+            let seen = self.lock();
+            (seen.is_unsaved, seen.status.clone())
+        };
+        if !is_unsaved {
+            return;
+        }
+        let is_written = || matches!(self.dir.read_status(), Ok(written) if written.sequence >= known.sequence);
+        let has_directory = self.dir.path().exists();
+        if known.sequence == 0 || !has_directory || is_written() || self.dir.write_status(&known).is_ok() {
+            self.lock().is_unsaved = false;
         }
     }
 
@@ -350,6 +396,7 @@ impl Run {
         if !self.lock().is_followed {
             self.look();
         }
+        self.save();
     }
 
     /// The status as last seen.

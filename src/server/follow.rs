@@ -174,7 +174,7 @@ fn look(run: &Run, ask: &Ask) -> Result<(Following, Vec<u8>), Fault> {
         successor: None,
         is_leaving: false,
         directory: run.dir.path().file_name().and_then(|name| name.to_str()).map(encode),
-        trouble: status.trouble.as_deref().filter(|_| !is_over).map(encode),
+        trouble: status.trouble.as_deref().filter(|_| !is_over && !status.goes_on).map(encode),
         is_busy: false,
     };
     Ok((following, bytes))

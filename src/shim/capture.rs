@@ -184,6 +184,10 @@ impl Capture {
         let refused = self.refused.as_ref().map(io::Error::to_string);
         refused.or_else(|| self.logs().find_map(LogFile::trouble)).or_else(|| self.readers.trouble())
     }
+    /// What is wrong although capturing goes on.
+    pub fn remark(&self) -> Option<String> {
+        self.logs().find_map(LogFile::remark).map(String::from)
+    }
 
     /// The run is to be stopped: its readers are not waited for long.
     pub fn hurry_readers(&mut self) {

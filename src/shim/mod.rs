@@ -270,7 +270,7 @@ impl Shim {
         if self.ring_at.is_some_and(|at| at <= Instant::now()) {
             self.ring(LOG_GREW);
         }
-        if self.capture.trouble() != self.status.trouble {
+        if self.trouble() != (self.status.trouble.clone(), self.status.goes_on) {
             self.publish(); // the disk is full, a reader is slow, or all is well again
         }
         if ctl {
@@ -393,6 +393,7 @@ impl Shim {
             let line = String::from_utf8_lossy(line);
             let Some((verb, value)) = line.split_once(' ') else { continue };
             match (verb, value.parse::<u32>()) {
+                ("look", _) => drop(self.publish()), // which looks at the logs
                 ("stop", Ok(grace)) => self.ask(Duration::from_millis(u64::from(grace))),
                 ("signal", Ok(number)) if self.status.leader_ended.is_none() => {
                     let _ = sys::kill(self.status.pid, number as i32);
@@ -434,6 +435,13 @@ impl Shim {
         self.publish_at.get_or_insert_with(|| Instant::now() + delay);
     }
 
+    /// What is wrong with the output, and whether it is captured all the same.
+    fn trouble(&self) -> (Option<String>, bool) {
+        let (trouble, remark) = (self.capture.trouble(), self.capture.remark());
+        let goes_on = trouble.is_none() && remark.is_some();
+        (trouble.or(remark), goes_on)
+    }
+
     fn state(&self) -> State {
         match (self.status.ended, self.status.leader_ended) {
             (Some(_), _) if self.stop.is_wanted() => State::Terminated,
@@ -451,14 +459,14 @@ impl Shim {
         self.status.lines = self.capture.lines();
         self.status.lost_bytes = self.capture.lost();
         if self.status.ended.is_none() {
-            self.status.trouble = self.capture.trouble();
+            (self.status.trouble, self.status.goes_on) = self.trouble();
         }
         self.status.stop = self.stop.is_wanted().then(|| self.report.clone());
         self.publish_at = None;
         number(&mut self.status);
         let written = self.dir.write_status(&self.status);
-        if written.is_err() {
-            self.send_status();
+        if let Err(error) = &written {
+            self.send_status(error);
             self.publish_by(REPUBLISH);
         }
         self.ring(STATUS_CHANGED);
@@ -466,8 +474,13 @@ impl Shim {
     }
 
     /// Tells the server the status by the FIFO, which needs no disk. It keeps it in memory.
-    fn send_status(&mut self) {
-        self.is_sent = rundir::message(&self.status).is_ok_and(|message| self.events.write(&message).is_ok());
+    fn send_status(&mut self, error: &io::Error) {
+        let mut told = self.status.clone();
+        if told.trouble.is_none() && told.ended.is_none() {
+            told.goes_on = true;
+            told.trouble = Some(format!("its status cannot be written: {error}"));
+        }
+        self.is_sent = rundir::message(&told).is_ok_and(|message| self.events.write(&message).is_ok());
     }
 }
 
