@@ -138,10 +138,8 @@ fn look(run: &Run, ask: &Ask) -> Result<(Following, Vec<u8>), Fault> {
     let status = run.status();
     let read = || -> std::io::Result<(u64, Vec<u8>, u64)> {
         let log = match run.whole_log(Stream::Combined) {
-            // Its shim makes a new one.
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound && !is_over => {
-                return Ok((ask.from, Vec::new(), ask.from));
-            }
+            // It was removed, or something else is in its place: its shim makes a new one, and puts that aside.
+            Err(_) if !is_over => return Ok((ask.from, Vec::new(), ask.from)),
             log => log?,
         };
         if is_over && log.end() < ask.from {
