@@ -1,11 +1,13 @@
 //! PID 1 of a container: `docker run IMAGE persistproc CMD` makes us what init(1) is elsewhere. When that ends, the kernel
 //! kills all the rest of the container at once, and what loses its parent becomes our child and stays a zombie until it is
 //! reaped. So PID 1 only does this: it runs persistproc as a child, passes signals on to it, reaps, and when the child has
-//! ended asks all that is left to end, too, the server first of all, which stops its programs in order.
+//! ended asks all that is left to end, too: servers and shims first, which stop their programs in order.
 //!
 //! Models: tini and dumb-init.
 
+use crate::procs::{self, Process};
 use crate::sys::{self, Reaped};
+use std::collections::BTreeSet;
 use std::io::{self, Read};
 use std::os::fd::AsRawFd;
 use std::os::unix::process::CommandExt;
@@ -18,6 +20,8 @@ const PASSED_ON: [i32; 7] =
 /// How long what is left may take to end: a little more than programs get from the server. (docker stop kills after 10 s,
 /// unless it is told to wait longer.)
 const GRACE: Duration = Duration::from_secs(9);
+/// What belongs to no run has at least this long, also if the programs took all the time there was.
+const LAST: Duration = Duration::from_millis(500);
 /// It is looked again after this, should a signal get lost.
 const LOOK: Duration = Duration::from_secs(1);
 
@@ -59,13 +63,36 @@ fn supervise() -> io::Result<u8> {
     Ok(code)
 }
 
-/// Asks everything in the container to end, and waits until it has.
+/// Asks everything in the container to end, and waits until it has. Programs are asked by their shims: by us as well they
+/// would be sent TERM twice, and many take the second one as "at once".
 fn end_the_rest(signals: &mut std::fs::File) {
     let end = Instant::now() + GRACE;
-    sys::kill_all(sys::SIGTERM);
-    while !is_alone() && Instant::now() < end {
+    let mut wait_until = |end: Instant| {
         wait_for_signals(signals, LOOK.min(end.saturating_duration_since(Instant::now())));
+    };
+    let mut asked = BTreeSet::new();
+    while !is_alone() && ask_services(&mut asked) && Instant::now() < end {
+        wait_until(end);
     }
+    sys::kill_all(sys::SIGTERM);
+    let end = end.max(Instant::now() + LAST);
+    while !is_alone() && Instant::now() < end {
+        wait_until(end);
+    }
+}
+
+/// Asks servers and shims to end that were not asked before. False if there are none.
+fn ask_services(asked: &mut BTreeSet<i32>) -> bool {
+    // Without a table of processes all are asked at once.
+    let mut services = procs::all_processes().unwrap_or_default();
+    services.retain(|process: &Process| !process.is_dead() && process.is_service());
+    for process in services.iter().filter(|process| asked.insert(process.pid)) {
+        // One that was stopped hears nothing until it is continued.
+        for number in [sys::SIGTERM, sys::SIGCONT] {
+            let _ = sys::kill_exactly(process.pid, number, || process.is_same_as_now());
+        }
+    }
+    !services.is_empty()
 }
 
 /// Reaps what has ended; the exit code of `child` if it is among that.

@@ -92,3 +92,23 @@ fn what_killed_shims_leave_is_reaped() {
     signal(first(&child.0), libc::SIGTERM);
     assert_eq!(child.end(DEADLINE).code, 0);
 }
+
+#[test]
+fn each_program_is_asked_once_to_end_also_by_the_end_of_the_container() {
+    let sandbox = Sandbox::new();
+    // A signal to all ends the sleep, too, so that each TERM is counted at once.
+    let program = "n=0; trap 'n=$((n+1))' TERM; echo > begun$1; i=0
+        while [ $n -eq 0 ] || [ $i -lt 20 ]; do [ $n -eq 0 ] || i=$((i+1)); sleep 0.05; done; echo TERM $n > ended$1";
+    std::fs::write(sandbox.work().join("program"), program).unwrap();
+    let script = format!(
+        "for i in 1 2 3 4 5 6 7; do {BINARY} -q start --label p$i sh program $i; done; exec {BINARY} -q sh program 0"
+    );
+    let Some(child) = container(&sandbox, &script) else { return };
+    let child = Guard(child);
+    let file = |name: &str, i: u32| sandbox.work().join(format!("{name}{i}"));
+    wait_until("the programs", || (0..8).all(|i| file("begun", i).exists()));
+    signal(first(&child.0), libc::SIGTERM);
+    child.end(DEADLINE);
+    let said: Vec<String> = (0..8).map(|i| std::fs::read_to_string(file("ended", i)).unwrap_or_default()).collect();
+    assert_eq!(said, vec!["TERM 1\n"; 8]);
+}

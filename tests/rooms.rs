@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 /// Room → rooms that its `use` lines may name. The order is the way down.
 const ROOMS: [(&str, &[&str]); 20] = [
     ("main", &["attributes", "cli", "client", "config", "fault", "init", "server", "shim", "sys"]),
-    ("init", &["client", "sys"]),
+    ("init", &["client", "procs", "sys"]),
     (
         "client",
         &[

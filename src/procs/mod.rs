@@ -194,7 +194,7 @@ pub fn now() -> Option<(u64, u64)> {
 }
 
 /// An error only if the system had no room for looking.
-fn all_processes() -> io::Result<Vec<Process>> {
+pub fn all_processes() -> io::Result<Vec<Process>> {
     let mut all = Vec::new();
     platform::each_but(&BTreeSet::new(), |process| all.push(process))?;
     Ok(all)
