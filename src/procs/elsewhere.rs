@@ -91,8 +91,8 @@ pub fn open_files(_pid: i32) -> Vec<std::path::PathBuf> {
     Vec::new()
 }
 
-pub fn pipes(_pid: i32) -> Vec<(u64, bool)> {
-    Vec::new()
+pub fn pipes(_pid: i32) -> io::Result<Vec<(u64, bool)>> {
+    Ok(Vec::new())
 }
 
 pub fn sockets(_pid: i32) -> Vec<u64> {

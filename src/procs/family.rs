@@ -67,13 +67,16 @@ pub struct Pipes {
 
 impl Pipes {
     /// Whether a process holds the program's end of one of them.
-    fn are_held_by(&self, process: &Process) -> bool {
+    fn are_held_by(&self, process: &Process) -> io::Result<bool> {
         let margin = MARGIN * platform::ticks_per_second() / 100;
-        process.start + margin >= self.since
-            && platform::pipes(process.pid).iter().any(|(inode, is_written)| match is_written {
-                true => self.outputs.contains(inode),
-                false => self.input == *inode,
-            })
+        if process.start + margin < self.since {
+            return Ok(false);
+        }
+        let is_own = |(inode, is_written): &(u64, bool)| match is_written {
+            true => self.outputs.contains(inode),
+            false => self.input == *inode,
+        };
+        Ok(platform::pipes(process.pid)?.iter().any(is_own))
     }
 }
 
@@ -100,9 +103,9 @@ impl Family {
         let members = without_skipped(members, &all, &skip);
         let (holders, mut found, mut others) = (platform::Holders::of(&self.mark), Vec::new(), Vec::new());
         for process in all {
-            let holds_pipes = || self.pipes.is_some_and(|pipes| pipes.are_held_by(&process));
+            let holds_pipes = || self.pipes.map_or(Ok(false), |pipes| pipes.are_held_by(&process));
             let is_own = members.contains(&process.pid)
-                || !process.is_dead() && (holders.have(process.pid)? || holds_pipes()) && !skip(&process);
+                || !process.is_dead() && (holders.have(process.pid)? || holds_pipes()?) && !skip(&process);
             if is_own { found.push(process) } else { others.push(process) }
         }
         found.extend(select_below(others, found.iter().map(|process| process.pid).collect(), skip));

@@ -70,18 +70,20 @@ pub fn open_files(pid: i32) -> Vec<PathBuf> {
 }
 
 /// Inodes of the pipes that a process holds, and whether it may write to each: the flags of the descriptor, in octal,
-/// end in how it was opened (proc_pid_fdinfo(5)).
-pub fn pipes(pid: i32) -> Vec<(u64, bool)> {
-    let entries = std::fs::read_dir(format!("/proc/{pid}/fd")).into_iter().flatten().flatten();
-    let pipe = |entry: std::fs::DirEntry| {
-        let link = std::fs::read_link(entry.path()).ok()?;
-        let inode = link.to_str()?.strip_prefix("pipe:[")?.strip_suffix(']')?.parse().ok()?;
+/// end in how it was opened (proc_pid_fdinfo(5)). An error says that there was no room for looking.
+pub fn pipes(pid: i32) -> io::Result<Vec<(u64, bool)>> {
+    let mut found = Vec::new();
+    for entry in unless_gone(std::fs::read_dir(format!("/proc/{pid}/fd")))?.into_iter().flatten().flatten() {
+        let link = std::fs::read_link(entry.path()).unwrap_or_default();
+        let inode = link.to_str().and_then(|link| link.strip_prefix("pipe:[")?.strip_suffix(']')?.parse().ok());
+        let Some(inode) = inode else { continue };
         let number = entry.file_name();
-        let info = std::fs::read_to_string(format!("/proc/{pid}/fdinfo/{}", number.to_str()?)).ok()?;
-        let flags = info.lines().find_map(|line| line.strip_prefix("flags:"))?.trim();
-        Some((inode, !flags.ends_with('0')))
-    };
-    entries.filter_map(pipe).collect()
+        let info = std::fs::read_to_string(format!("/proc/{pid}/fdinfo/{}", number.to_string_lossy()));
+        let info = unless_gone(info)?.unwrap_or_default();
+        let flags = info.lines().find_map(|line| line.strip_prefix("flags:"));
+        found.extend(flags.map(|flags| (inode, !flags.trim().ends_with('0'))));
+    }
+    Ok(found)
 }
 
 /// Inodes of the sockets that a process holds.

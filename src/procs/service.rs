@@ -1,11 +1,13 @@
 //! Whether a process is a server or a shim of ours: those are not signalled with the run from inside which they were
 //! started. A program can take any name, so one that has ours must prove what it is: by the lock that each server and each
-//! shim holds as long as it lives. What is not proven is a process like any other.
+//! shim holds as long as it lives. What is not proven is a process like any other. Only where the system has no room for
+//! looking is the name believed: rather may something be left running than another server be killed.
 
 use super::{NAME, Process, SERVER_NAME, arguments};
+use crate::sys;
 use std::ffi::CStr;
 use std::fs::{File, TryLockError};
-use std::io::Read;
+use std::io::{self, Read};
 use std::path::Path;
 
 /// The lock of a server; its content names the pid.
@@ -22,11 +24,12 @@ pub fn is_one(process: &Process) -> bool {
         // Processes have no names here, and their files cannot be seen: a server is known by the word alone.
         return is_called(SERVER_NAME) || ["__shim", "__serve", "serve"].contains(&role);
     }
-    if role == "__shim" { is_shim(process.pid, &words) } else { is_server(process.pid) }
+    let proven = if role == "__shim" { is_shim(process.pid, &words) } else { is_server(process.pid) };
+    proven.unwrap_or(true)
 }
 
 /// It has the lock of a run open whose directory is among its arguments.
-fn is_shim(pid: i32, words: &[String]) -> bool {
+fn is_shim(pid: i32, words: &[String]) -> io::Result<bool> {
     let locks: Vec<_> =
         words.iter().filter(|word| word.starts_with('/')).map(|word| Path::new(word).join("lock")).collect();
     // A directory that was removed does not make it another one's.
@@ -39,7 +42,7 @@ fn is_shim(pid: i32, words: &[String]) -> bool {
 }
 
 /// It has a `server.lock` open that names it.
-fn is_server(pid: i32) -> bool {
+fn is_server(pid: i32) -> io::Result<bool> {
     let is_lock = |name: &Path| {
         let name = name.file_name().unwrap_or_default().to_string_lossy();
         name.strip_suffix(" (deleted)").unwrap_or(&name) == SERVER_LOCK
@@ -58,9 +61,19 @@ fn is_locked(file: &File) -> bool {
     matches!(file.try_lock_shared(), Err(TryLockError::WouldBlock))
 }
 
-/// Whether a process has a file open that is meant. Reads it through /proc, so that it may have been removed.
-fn has_open(pid: i32, is_meant: impl Fn(&Path) -> bool, is_it: impl Fn(&File) -> bool) -> bool {
-    let entries = std::fs::read_dir(format!("/proc/{pid}/fd")).into_iter().flatten().flatten();
-    let mut found = entries.filter(|entry| std::fs::read_link(entry.path()).is_ok_and(|name| is_meant(&name)));
-    found.any(|entry| File::open(entry.path()).is_ok_and(|file| is_it(&file)))
+/// Whether a process has a file open that is meant. Reads it through /proc, so that it may have been removed. An error
+/// says that the system had no room for looking.
+fn has_open(pid: i32, is_meant: impl Fn(&Path) -> bool, is_it: impl Fn(&File) -> bool) -> io::Result<bool> {
+    let entries = match std::fs::read_dir(format!("/proc/{pid}/fd")) {
+        Err(error) if sys::is_exhaustion(&error) => return Err(error),
+        entries => entries.into_iter().flatten().flatten(),
+    };
+    for entry in entries.filter(|entry| std::fs::read_link(entry.path()).is_ok_and(|name| is_meant(&name))) {
+        match File::open(entry.path()) {
+            Err(error) if sys::is_exhaustion(&error) => return Err(error),
+            Ok(file) if is_it(&file) => return Ok(true),
+            _ => {}
+        }
+    }
+    Ok(false)
 }
