@@ -14,14 +14,17 @@ const LONG: Duration = Duration::from_secs(3);
 pub fn silence(config: &Config) -> String {
     let Some(holder) = place::holder(&config.data_dir) else { return "the server does not answer".into() };
     let pid = holder.pid;
-    if is_stopped(pid) {
-        return format!("the server (PID {pid}) is stopped: `kill -CONT {pid}` continues it");
+    match state(pid) {
+        Some(b'T') => format!("the server (PID {pid}) is stopped: `kill -CONT {pid}` continues it"),
+        // No signal continues it.
+        Some(b't') => format!("the server (PID {pid}) is halted by a debugger, which has to continue it or let it go"),
+        _ => format!("the server (PID {pid}) does not answer; it may be starved, or its control group frozen"),
     }
-    format!("the server (PID {pid}) does not answer; it may be starved, or its control group frozen")
 }
 
-fn is_stopped(pid: u32) -> bool {
-    procs::look_up(pid as i32).is_some_and(|process| matches!(process.state, b'T' | b't'))
+/// As ps(1) shows it.
+fn state(pid: u32) -> Option<u8> {
+    procs::look_up(pid as i32).map(|process| process.state)
 }
 
 /// Says once, after a while, what is waited for, unless the answer comes before: until this is dropped.
@@ -39,7 +42,8 @@ impl Watch {
             if waiting.recv_timeout(LONG) != Err(RecvTimeoutError::Timeout) {
                 return;
             }
-            let is_stopped = place::holder(&config.data_dir).is_some_and(|holder| is_stopped(holder.pid));
+            let holder = place::holder(&config.data_dir);
+            let is_stopped = holder.is_some_and(|holder| matches!(state(holder.pid), Some(b'T' | b't')));
             if is_stopped || !may_take_long {
                 terminal::note(&format!("{}; waiting for it", silence(&config)));
             }
