@@ -17,6 +17,8 @@ use std::time::{Duration, Instant};
 /// Signals that are the child's.
 const PASSED_ON: [i32; 7] =
     [sys::SIGTERM, sys::SIGINT, sys::SIGHUP, sys::SIGQUIT, sys::SIGUSR1, sys::SIGUSR2, sys::SIGWINCH];
+/// Those that ask it to end, for which it has to run.
+const ENDING: [i32; 4] = [sys::SIGTERM, sys::SIGINT, sys::SIGHUP, sys::SIGQUIT];
 /// How long what is left may take to end: a little more than programs get from the server. (docker stop kills after 10 s,
 /// unless it is told to wait longer.)
 const GRACE: Duration = Duration::from_secs(9);
@@ -53,9 +55,16 @@ fn supervise() -> io::Result<u8> {
         if let Some(code) = reap_until(child) {
             break code;
         }
+        // Ctrl+Z: there is no shell here to continue it. Whoever sends STOP knows better.
+        if sys::stopped_by(child).is_some_and(|number| number != sys::SIGSTOP) {
+            let _ = sys::kill_group(child, sys::SIGCONT);
+        }
         for number in wait_for_signals(&mut signals, LOOK) {
             if number != sys::SIGCHLD {
                 let _ = sys::kill(child, number); // ours, and not reaped
+            }
+            if ENDING.contains(&number) {
+                let _ = sys::kill_group(child, sys::SIGCONT);
             }
         }
     };

@@ -112,3 +112,43 @@ fn each_program_is_asked_once_to_end_also_by_the_end_of_the_container() {
     let said: Vec<String> = (0..8).map(|i| std::fs::read_to_string(file("ended", i)).unwrap_or_default()).collect();
     assert_eq!(said, vec!["TERM 1\n"; 8]);
 }
+
+/// The wrapper in a container, as seen from here: the child of PID 1.
+fn wrapper(container: &Child) -> i32 {
+    let children = format!("/proc/{0}/task/{0}/children", first(container));
+    wait_for("the wrapper", || std::fs::read_to_string(&children).ok()?.split_whitespace().next()?.parse().ok())
+}
+
+#[test]
+fn ctrl_z_stops_nothing_in_a_container_because_nothing_there_would_continue_it() {
+    let sandbox = Sandbox::new();
+    std::fs::write(
+        sandbox.work().join("program"),
+        "echo > begun; while [ ! -e go ]; do sleep 0.05; done; echo more; exit 5",
+    )
+    .unwrap();
+    let Some(child) = container(&sandbox, &format!("exec {BINARY} -q sh program")) else { return };
+    let child = Guard(child);
+    wait_until("the program", || sandbox.work().join("begun").exists());
+    signal(wrapper(&child.0), libc::SIGTSTP);
+    std::fs::write(sandbox.work().join("go"), "").unwrap();
+    let ended = child.end(DEADLINE);
+    assert_eq!((ended.code, ended.out().as_str()), (5, "more\n"), "{ended:?}");
+}
+
+#[test]
+fn a_container_ends_in_order_although_its_wrapper_was_stopped() {
+    let sandbox = Sandbox::new();
+    let program = "trap 'echo done > ended; exit 0' TERM; echo > begun; while :; do sleep 0.05; done";
+    std::fs::write(sandbox.work().join("program"), program).unwrap();
+    let Some(child) = container(&sandbox, &format!("exec {BINARY} -q sh program")) else { return };
+    let child = Guard(child);
+    wait_until("the program", || sandbox.work().join("begun").exists());
+    let wrapper = wrapper(&child.0);
+    signal(wrapper, libc::SIGSTOP);
+    let state = || std::fs::read_to_string(format!("/proc/{wrapper}/stat")).unwrap_or_default();
+    wait_until("it to be stopped", || state().contains(") T "));
+    signal(first(&child.0), libc::SIGTERM);
+    assert_eq!(child.end(DEADLINE).code, 143);
+    assert_eq!(std::fs::read_to_string(sandbox.work().join("ended")).unwrap_or_default(), "done\n");
+}

@@ -24,7 +24,7 @@ use std::time::Duration;
 
 pub use libc::{
     E2BIG, EACCES, EAGAIN, EMFILE, ENFILE, ENOENT, ENOEXEC, ENOMEM, ENXIO, EPERM, SIGCHLD, SIGCONT, SIGHUP, SIGINT,
-    SIGKILL, SIGPIPE, SIGQUIT, SIGTERM, SIGUSR1, SIGUSR2, SIGWINCH, SIGXFSZ,
+    SIGKILL, SIGPIPE, SIGQUIT, SIGSTOP, SIGTERM, SIGUSR1, SIGUSR2, SIGWINCH, SIGXFSZ,
 };
 
 /// geteuid(2).
@@ -284,6 +284,16 @@ pub fn reap() -> Reaped {
         0 => Reaped::NotYet,
         pid if pid > 0 => Reaped::One { pid, status },
         _ => Reaped::NoChildren,
+    }
+}
+
+/// The signal by which a child was stopped, if that was since the last call (waitid(2)). It is not reaped by this.
+pub fn stopped_by(child: i32) -> Option<i32> {
+    unsafe {
+        let mut info: libc::siginfo_t = std::mem::zeroed();
+        let answer = libc::waitid(libc::P_PID, child as libc::id_t, &mut info, libc::WSTOPPED | libc::WNOHANG);
+        // Without news all stays zero.
+        (answer == 0 && info.si_signo == libc::SIGCHLD).then(|| info.si_status())
     }
 }
 
