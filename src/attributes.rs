@@ -57,7 +57,7 @@ pub fn own() -> Attributes {
     OWN.get().cloned().unwrap_or_default()
 }
 
-/// What a program gets that is started by nobody's shell: the server has changed its own umask, and hands on the rest as
+/// What a program gets that was not asked for in a shell, but by an agent: the server has changed its own umask, and hands on the rest as
 /// it is.
 pub fn of_server() -> Attributes {
     Attributes { umask: own().umask, ..Attributes::default() }

@@ -36,7 +36,7 @@ pub enum Kind {
     Pipe,
     /// The wrapper at a terminal.
     Terminal,
-    /// Somebody who looks at the run of others: it is not held up for that.
+    /// `output --follow`, a look at a run of others: it is not held up for that.
     Observer,
 }
 

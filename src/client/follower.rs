@@ -98,7 +98,7 @@ pub struct Start {
     pub run: u64,
     pub offset: u64,
     pub frames: Frames,
-    /// The name of the lease of the one who reads.
+    /// The name of the lease under which it is read.
     pub reader: Option<String>,
 }
 
@@ -117,7 +117,7 @@ pub fn follow_in_thread(link: Link, start: Start, events: SyncSender<Event>) -> 
 /// Why following ends before the process does.
 #[derive(Debug, PartialEq)]
 enum Stop {
-    /// Nobody listens any more.
+    /// The main thread has ended.
     Unheard,
     Trouble(Trouble),
 }

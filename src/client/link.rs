@@ -80,7 +80,7 @@ impl Reading {
         self.cursor.parse().map_err(|_| Trouble::Refused("unexpected response of the server".into()))
     }
 
-    /// Tells of restarts, and of what is not kept any more, which everybody is told.
+    /// Tells of restarts, and of what is not kept any more, the latter also with `-q`.
     pub fn note(&self, link: &Link) {
         if !self.note.is_empty() && (self.has_gap || !link.config.is_quiet) {
             terminal::note(&self.note);

@@ -36,6 +36,9 @@ pub struct Watch {
 impl Watch {
     /// `may_take_long`: the request may take its time, so that only a stopped server is worth a word.
     pub fn start(config: &Config, may_take_long: bool) -> Option<Watch> {
+        if config.is_quiet {
+            return None;
+        }
         let (answered, waiting) = sync_channel(0);
         let config = config.clone();
         let watch = move || {

@@ -113,6 +113,7 @@ fn deliver(run: &Run, message: &str, end: Instant) -> Result<(), Fault> {
 /// its FIFO was removed or replaced.
 fn send(run: &Run, message: &str, end: Instant) -> Result<bool, Fault> {
     let begun = Instant::now();
+    orphans::continue_shim(&run.dir, run.status().shim); // should something have stopped it
     // Before its process it has opened the FIFO.
     let may_begin_to_listen = || run.status().pid == 0 || begun.elapsed() < DYING;
     loop {

@@ -69,7 +69,7 @@ fn has_open(pid: i32, is_meant: impl Fn(&Path) -> bool, is_it: impl Fn(&File) ->
         entries => entries.into_iter().flatten().flatten(),
     };
     for entry in entries.filter(|entry| std::fs::read_link(entry.path()).is_ok_and(|name| is_meant(&name))) {
-        match File::open(entry.path()) {
+        match sys::read_linked(&entry.path()) {
             Err(error) if sys::is_exhaustion(&error) => return Err(error),
             Ok(file) if is_it(&file) => return Ok(true),
             _ => {}

@@ -179,6 +179,7 @@ impl Shim {
             .stdout(Stdio::piped())
             .stderr(Stdio::piped());
         let handed = attributes.map_or(Ok(()), |attributes| attributes.handed().apply(&mut command));
+        let since = procs::now().map(|(_, tick)| tick); // before there is anything that could hold the pipes
         let spawned = handed.and_then(|()| command.spawn());
         let mut child = match spawned {
             Ok(child) => child,
@@ -196,7 +197,7 @@ impl Shim {
         let input = Input::new(child.stdin.take())?;
         let pipe = |end: Option<OwnedFd>| end.map(File::from).ok_or(io::ErrorKind::BrokenPipe);
         let [out, err] = [pipe(child.stdout.take().map(OwnedFd::from))?, pipe(child.stderr.take().map(OwnedFd::from))?];
-        status.pipes = pipes(&input, &out, &err);
+        status.pipes = since.and_then(|since| pipes(since, &input, &out, &err));
         capture.attach([out, err])?;
         drop(child); // neither kills nor waits: `reap` owns every child from here on
         let tree = Tree::new(status.pid, named.mark(), status.pipes, is_subreaper);
@@ -485,10 +486,9 @@ impl Shim {
 }
 
 /// By which what holds them open is known, should we be killed.
-fn pipes(input: &Input, out: &File, err: &File) -> Option<Pipes> {
+fn pipes(since: u64, input: &Input, out: &File, err: &File) -> Option<Pipes> {
     let inode = |pipe: &File| pipe.metadata().ok().map(|pipe| pipe.ino());
     let input = File::from(input.pipe()?.as_fd().try_clone_to_owned().ok()?);
-    let (_, since) = procs::now()?;
     Some(Pipes { since, input: inode(&input)?, outputs: [inode(out)?, inode(err)?] })
 }
 

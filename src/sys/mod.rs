@@ -11,7 +11,7 @@ mod files;
 mod socket;
 
 pub use attributes::{Handed, LIMITS, limit, niceness, set_umask, take_terminal, unblock_signals};
-pub use files::{mkfifo, open_fifo_both, open_fifo_reader, open_fifo_writer, open_regular, read_regular};
+pub use files::{mkfifo, open_fifo_both, open_fifo_reader, open_fifo_writer, open_regular, read_linked, read_regular};
 #[cfg(target_os = "linux")]
 pub use socket::ask_sock_diag;
 pub use socket::{UNIX_NAME_MAX, connect_unix, is_connected, is_hung_up, peer_user, shut_down_reading};
