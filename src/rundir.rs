@@ -111,6 +111,9 @@ pub struct Order {
     /// The run that is to take its place: this is a restart.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub next: Option<Meta>,
+    /// When it was given.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub given: Option<Moment>,
     /// It has been carried out.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub is_done: bool,
@@ -319,6 +322,11 @@ impl RunDir {
 
     pub fn read_order(&self) -> Result<Order, Unreadable> {
         read_json(&self.order())
+    }
+
+    /// Whether something is still to be done.
+    pub fn has_order(&self) -> bool {
+        self.read_order().is_ok_and(|order| !order.is_done)
     }
 
     /// There is nothing to be done any more.

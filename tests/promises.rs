@@ -174,3 +174,33 @@ fn a_program_that_cannot_be_started_again_is_left_running_and_it_is_said_why() {
         }
     }
 }
+
+#[test]
+fn a_program_that_is_found_further_down_the_path_can_be_restarted() {
+    let sandbox = Sandbox::new();
+    for (directory, first) in [("a", "#!/no/such/shell"), ("b", "#!/bin/sh")] {
+        std::fs::create_dir(sandbox.work().join(directory)).unwrap();
+        sandbox.script(&format!("{directory}/app"), &format!("{first}\necho up\nread never\n"));
+    }
+    let path = format!("{0}/a:{0}/b:{1}", sandbox.work().display(), std::env::var("PATH").unwrap());
+    finish(spawn(sandbox.command(&["start", "--label", "web", "app"]).env("PATH", path)), DEADLINE).ok();
+    sandbox.run(&["restart", "web"]).ok();
+    assert_eq!(live(&sandbox).len(), 1);
+}
+
+#[test]
+fn a_restart_that_was_promised_is_not_carried_out_beside_a_later_start() {
+    let sandbox = Sandbox::new();
+    sandbox.run(&["-q", "--label", "web", "true"]).ok();
+    sandbox.run(&["-q", "start", "--label", "web", "sleep", "1000"]).ok();
+    sandbox.run(&["shutdown", "--keep"]).ok();
+    // As if a server that was killed had been about to restart the first run.
+    let mut next: Value = serde_json::from_slice(&std::fs::read(sandbox.runs()[0].join("meta.json")).unwrap()).unwrap();
+    next["previous"] = json!(1);
+    let order = json!({"version": 1, "grace": 8000, "next": next});
+    std::fs::write(sandbox.runs()[0].join("order.json"), order.to_string()).unwrap();
+    let _server = sandbox.serve();
+    sandbox.run(&["list"]).ok();
+    wait_until("it to be dropped", || orders(&sandbox).is_empty());
+    assert_eq!((sandbox.runs().len(), live(&sandbox).len()), (2, 1));
+}

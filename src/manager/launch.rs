@@ -219,32 +219,33 @@ fn missing_file(path: &Path, directory: &Path) -> String {
 pub fn check_program(meta: &Meta) -> Result<(), Fault> {
     let Some(program) = meta.argv.first().map(Word::as_path) else { return Ok(()) };
     let directory = meta.working_directory.as_path();
+    if program.as_os_str().as_bytes().contains(&b'/') {
+        return check_file(meta, &directory.join(program));
+    }
+    // Of several the last one counts, as it does for the program.
+    let Some((_, paths)) = meta.environment.iter().rev().find(|(name, _)| name.0 == "PATH") else { return Ok(()) };
+    let files = std::env::split_paths(&paths.0).map(|entry| directory.join(entry).join(program));
+    let checked: Vec<_> = files.filter(|path| path.exists()).map(|path| check_file(meta, &path)).collect();
+    // As execvp(3), which goes on with the next one.
+    if checked.iter().any(Result::is_ok) {
+        return Ok(());
+    }
+    checked.into_iter().next().unwrap_or_else(|| Err(Fault::failed(explain(meta, sys::ENOENT, ""))))
+}
+
+fn check_file(meta: &Meta, path: &Path) -> Result<(), Fault> {
+    let directory = meta.working_directory.as_path();
     let refuse = |errno| Err(Fault::failed(explain(meta, errno, "")));
-    let is_candidate = |path: &PathBuf| path.metadata().is_ok_and(|file| file.is_file() && is_executable(&file));
-    let path = if program.as_os_str().as_bytes().contains(&b'/') {
-        directory.join(program)
-    } else {
-        let Some((_, paths)) = meta.environment.iter().find(|(name, _)| name.0 == "PATH") else { return Ok(()) };
-        let found = std::env::split_paths(&paths.0).map(|entry| directory.join(entry).join(program)).find(is_candidate);
-        match found {
-            Some(path) => path,
-            None => return refuse(sys::ENOENT),
-        }
-    };
     match path.metadata() {
         Err(error) if error.kind() == io::ErrorKind::NotFound => refuse(sys::ENOENT),
         Ok(file) if file.is_dir() || !is_executable(&file) => refuse(sys::EACCES),
         Ok(file) if file.len() == 0 && file.is_file() => refuse(sys::ENOEXEC),
-        Ok(_) if interpreter(&path).is_some_and(|interpreter| !directory.join(interpreter).exists()) => {
-            refuse_interpreter(meta, &path, directory)
+        Ok(_) if interpreter(path).is_some_and(|interpreter| !directory.join(interpreter).exists()) => {
+            let program = meta.argv.first().map_or(String::new(), Word::shown);
+            Err(Fault::failed(format!("cannot start '{program}': {}", missing_file(path, directory))))
         }
         _ => Ok(()),
     }
-}
-
-fn refuse_interpreter(meta: &Meta, path: &Path, directory: &Path) -> Result<(), Fault> {
-    let program = meta.argv.first().map_or(String::new(), Word::shown);
-    Err(Fault::failed(format!("cannot start '{program}': {}", missing_file(path, directory))))
 }
 
 fn is_executable(file: &fs::Metadata) -> bool {

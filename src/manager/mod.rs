@@ -205,7 +205,8 @@ impl Manager {
             let generation = run.generation();
             run.wait(generation, end.saturating_duration_since(Instant::now()));
         }
-        run.status().pid != 0
+        // One that is slow is about to.
+        run.status().pid != 0 || !run.is_over()
     }
 
     /// From now on the reader with this lease is known to read `run`. It reads all the same if that fails.
@@ -278,6 +279,7 @@ impl Manager {
     /// Wakes all requests that wait, so that they can see it.
     pub fn close(&self) {
         self.start_gate.close(launch::START_MAX);
+        self.withdraw_restarts();
         self.registry.all().iter().for_each(|run| run.notify());
     }
 

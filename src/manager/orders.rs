@@ -8,9 +8,10 @@
 use super::locks::{LockGuard, LockKey};
 use super::watch::Run;
 use super::{Manager, Started, Stopped, describe_unreadable, label_was_taken, launch};
-use crate::fault::Fault;
+use crate::fault::{Fault, Kind};
 use crate::log::stamp::now_ms;
-use crate::rundir::{FORMAT, Meta, Order};
+use crate::procs;
+use crate::rundir::{FORMAT, Meta, Moment, Order};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -22,6 +23,7 @@ impl Manager {
             grace: grace.as_millis() as u64,
             idempotency_key: key.map(String::from),
             next: None,
+            given: now(),
             is_done: false,
         };
         // On a full disk it is stopped all the same: that may be what makes room again.
@@ -99,6 +101,7 @@ impl Manager {
             grace: grace.as_millis() as u64,
             idempotency_key: next.idempotency_key.clone(),
             next: Some(next.clone()),
+            given: now(),
             is_done: false,
         };
         // A disk without room for this has none for the next run either.
@@ -108,16 +111,21 @@ impl Manager {
         })?;
         let started =
             self.stop_now(run, grace).and_then(|_| self.launch_and_unlock(guard, next, reader, Some(restart)));
-        run.dir.remove_order();
+        clear(run, &started);
         started
     }
 
     /// Finishes what servers before this one have begun. To be called before any request is answered: labels whose
     /// processes are being restarted are locked when this returns.
     pub fn resume_orders(self: &Arc<Manager>) {
-        for run in self.registry.all() {
+        // The newest first: of two restarts of one label it is the one that counts.
+        for run in self.registry.all().into_iter().rev() {
             let Ok(order) = run.dir.read_order() else { continue };
             if order.is_done {
+                continue;
+            }
+            if self.is_outdated(&run, &order) {
+                run.dir.remove_order();
                 continue;
             }
             let label = LockKey::Label(run.meta.label.clone());
@@ -139,6 +147,25 @@ impl Manager {
         }
     }
 
+    /// Whether a restart is not to be finished any more: its label was started anew since, by a server that knew of no
+    /// orders; or the system was, and with that nothing is started again.
+    fn is_outdated(&self, run: &Run, order: &Order) -> bool {
+        let Some(next) = &order.next else { return false };
+        let is_later = |other: &Arc<Run>| other.id > run.id && other.meta.label == next.label;
+        let is_other = |other: &Arc<Run>| is_later(other) && other.meta.previous != Some(run.id);
+        let is_of_another_boot = order.given.zip(now()).is_some_and(|(given, now)| given.boot != now.boot);
+        self.registry.all().iter().any(is_other) || is_of_another_boot && run.is_over()
+    }
+
+    /// Nothing that was to be started again is, also not by the next server: this one takes its processes with it.
+    pub(super) fn withdraw_restarts(&self) {
+        for run in self.registry.all() {
+            if run.dir.read_order().is_ok_and(|order| order.next.is_some()) {
+                run.dir.remove_order();
+            }
+        }
+    }
+
     fn finish(&self, run: &Run, order: Order, guard: Option<LockGuard>) -> Result<(), Fault> {
         let grace = Duration::from_millis(order.grace);
         let (Some(next), Some(guard)) = (order.next.clone(), guard) else {
@@ -154,9 +181,21 @@ impl Manager {
         let restart = self.start_gate.restart()?;
         let next = Meta { created: now_ms(), ..next };
         let started = self.stop_now(run, grace).and_then(|_| self.launch_and_unlock(guard, next, None, Some(restart)));
-        run.dir.remove_order();
+        clear(run, &started);
         started.map(drop)
     }
+}
+
+/// A restart was carried out, or failed for good: one that this server has begun, and leaves to the next one, is still to
+/// be done.
+fn clear(run: &Run, started: &Result<Started, Fault>) {
+    if !started.as_ref().is_err_and(|fault| fault.kind == Kind::Ending) {
+        run.dir.remove_order();
+    }
+}
+
+fn now() -> Option<Moment> {
+    procs::now().map(|(boot, tick)| Moment { boot, tick })
 }
 
 /// What was to be restarted was left alone.

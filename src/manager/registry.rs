@@ -48,7 +48,8 @@ impl Registry {
                 Ok(meta) => meta.label.clone(),
                 Err(_) => substitute(&dir).label,
             };
-            match (kept.keeps(dir.shim_lives(), label), meta) {
+            let is_kept = kept.keeps(dir.shim_lives(), label) || dir.has_order();
+            match (is_kept, meta) {
                 (true, Some(meta)) => registry.load(id, dir, meta),
                 _ => old.push((id, dir)),
             }
@@ -144,7 +145,8 @@ impl Registry {
         let mut kept = Kept::default();
         for run in self.all().into_iter().rev() {
             let is_kept = kept.keeps(!run.is_over(), || run.meta.label.clone());
-            if !is_kept && !run.may_have_orphans() && !lease::is_read(run.dir.path(), run.id) {
+            let is_needed = || lease::is_read(run.dir.path(), run.id) || run.dir.has_order();
+            if !is_kept && !run.may_have_orphans() && !is_needed() {
                 self.lock().runs.remove(&run.id);
                 self.remove(&run.dir);
             }
