@@ -11,6 +11,8 @@
 //!   events       FIFO, shim → server: a doorbell of single bytes, `m` (a log grew) or `s` (the status changed); and, should
 //!                the disk not take the status, `j` and the status itself, up to a newline
 //!   stdout.log stderr.log combined.log (+ .1)      see `log`
+//!   stdout.own   becomes stdout.log when that is no longer the same as combined.log
+//!   readers/     leases of the commands that read it, see `lease`
 //!   shim.log     what a shim that broke had to say
 //! ```
 
