@@ -150,7 +150,14 @@ fn list_shows_one_row_per_process_with_what_became_of_it() {
         &["list", "--command-or-label", "web"],
         &["list", "--command_or_label", "sh -c 'read never'"],
     ] {
-        assert_eq!(json(&sandbox, words)["processes"], json!([rows[2]]), "{words:?}");
+        let found = json(&sandbox, words)["processes"].clone();
+        // What it takes at this moment is another figure at another one.
+        let at_rest = |row: &Value| {
+            let mut row = row.clone();
+            ["memory_bytes", "cpu_percent"].map(|name| row.as_object_mut().unwrap().remove(name).unwrap());
+            row
+        };
+        assert_eq!((found.as_array().unwrap().len(), at_rest(&found[0])), (1, at_rest(&rows[2])), "{words:?}");
     }
     let elsewhere = json(&sandbox, &["list", "--working-directory", "/"]);
     assert_eq!(elsewhere["processes"], json!([]));
