@@ -26,7 +26,7 @@ fn orders(sandbox: &Sandbox) -> Vec<PathBuf> {
 /// Pids of the leaders that live.
 fn live(sandbox: &Sandbox) -> Vec<i64> {
     // One that was never born has no status.
-    let is_born = |run: &usize| sandbox.runs()[*run].join("status.json").exists();
+    let is_born = |run: &usize| sandbox.runs().get(*run).is_some_and(|run| run.join("status.json").exists());
     let runs = (0..sandbox.runs().len()).filter(is_born);
     let statuses = runs.map(|run| sandbox.status(run)).filter(|status| status["state"] == "running");
     statuses.map(|status| status["pid"].as_i64().unwrap()).filter(|pid| is_alive(*pid as i32)).collect()

@@ -51,6 +51,8 @@ const EXCHANGE: Duration = Duration::from_secs(15);
 const BUSY: Duration = Duration::from_secs(120);
 const BUSY_PAUSE: Duration = Duration::from_secs(1);
 
+/// How often a request is sent again whose connection was cut by a server that lives.
+const CUTS: u32 = 10;
 /// Servers that are started one after the other, each because the one before has ended.
 const STARTS: u32 = 3;
 /// Asks whether there is a server.
@@ -309,11 +311,14 @@ impl Link {
     /// answers, the request is sent again to the next one: by its key it is obeyed once.
     pub fn run(&mut self, request: &RunRequest) -> Result<Value, Trouble> {
         let begun = Instant::now();
+        let mut cuts = 0;
         loop {
             let is_patient = self.config.autostart && begun.elapsed() < STARTING;
             self.ensure_server()?;
             match self.ask("POST", "/run", &json!(request)) {
                 Err(_) if self.is_gone() && is_patient => {}
+                // A busy server closes connections to make room, also after a long wait for a place.
+                Err(_) if self.is_cut && cuts < CUTS => cuts += 1,
                 answer => return answer,
             }
         }
@@ -386,6 +391,7 @@ impl Link {
     /// Makes sure that a server answers: starts one if none does and that is allowed.
     pub fn ensure_server(&mut self) -> Result<(), Trouble> {
         let begun = Instant::now();
+        let mut cuts = 0;
         let is_older = place::holder(&self.config.data_dir).is_some_and(|holder| handover::is_older(&holder));
         let patience = if is_older { HANDOVER } else { ANSWERS };
         loop {
@@ -401,6 +407,8 @@ impl Link {
                 Err(_) if self.config.autostart && self.is_nobody_there => return self.start_server(),
                 // One that is just ending still took the connection: a moment later nobody is there.
                 Err(_) if self.is_cut && begun.elapsed() < STARTING => std::thread::sleep(AGAIN),
+                // A busy one closes connections to make room, also after a long wait for a place.
+                Err(_) if self.is_cut && cuts < CUTS => cuts += 1,
                 Err(trouble) => return Err(trouble),
             }
         }
