@@ -25,6 +25,7 @@ use std::io::{self, Read, Write};
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU32, Ordering};
 
 /// Version of the two JSON files. A reader leaves newer ones alone and says so.
 pub const FORMAT: u32 = 1;
@@ -315,11 +316,16 @@ impl RunDir {
 
     /// Writes an order in the place of the one before. It is there as a whole or not at all.
     pub fn write_order(&self, order: &Order) -> io::Result<()> {
-        let new = self.0.join("order.new");
-        let mut options = OpenOptions::new();
-        let mut file = sys::open_regular(&new, options.write(true).create(true).truncate(true).mode(0o600))?;
-        file.write_all(&serde_json::to_vec(order)?)?;
-        fs::rename(new, self.order())
+        // A name of its own: a stop and a restart of one run may be written down at once.
+        static NEXT: AtomicU32 = AtomicU32::new(0);
+        let number = NEXT.fetch_add(1, Ordering::Relaxed);
+        let new = self.0.join(format!("order.new.{}.{number}", std::process::id()));
+        let write = || {
+            let mut file = sys::open_regular(&new, OpenOptions::new().write(true).create_new(true).mode(0o600))?;
+            file.write_all(&serde_json::to_vec(order)?)?;
+            fs::rename(&new, self.order())
+        };
+        write().inspect_err(|_| drop(fs::remove_file(&new)))
     }
 
     pub fn read_order(&self) -> Result<Order, Unreadable> {
@@ -329,6 +335,11 @@ impl RunDir {
     /// Whether something is still to be done.
     pub fn has_order(&self) -> bool {
         self.read_order().is_ok_and(|order| !order.is_done)
+    }
+
+    /// Whether it is to be started again.
+    pub fn has_restart(&self) -> bool {
+        self.read_order().is_ok_and(|order| order.next.is_some() && !order.is_done)
     }
 
     /// There is nothing to be done any more.
@@ -432,6 +443,34 @@ fn read_json<T: serde::de::DeserializeOwned>(path: &Path) -> Result<T, Unreadabl
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn orders_that_are_written_at_once_are_all_written_and_never_mixed() {
+        let dir = RunDir(std::env::temp_dir().join(format!("persistproc-orders-{}", std::process::id())));
+        fs::create_dir(dir.path()).unwrap();
+        let order = |key: &str| Order {
+            version: FORMAT,
+            grace: 0,
+            idempotency_key: Some(key.into()),
+            next: None,
+            given: None,
+            is_done: false,
+        };
+        std::thread::scope(|scope| {
+            for key in ["short", &"long".repeat(500)] {
+                let (dir, order) = (&dir, order(key));
+                scope.spawn(move || {
+                    for _ in 0..300 {
+                        dir.write_order(&order).unwrap();
+                        dir.read_order().unwrap();
+                    }
+                });
+            }
+        });
+        let files = fs::read_dir(dir.path()).unwrap().count();
+        fs::remove_dir_all(dir.path()).unwrap();
+        assert_eq!(files, 1);
+    }
 
     #[test]
     fn the_largest_status_fits_its_file() {

@@ -26,8 +26,9 @@ impl Manager {
             given: now(),
             is_done: false,
         };
-        // On a full disk it is stopped all the same: that may be what makes room again.
-        let is_written = !run.is_over() && run.dir.write_order(&order).is_ok();
+        // On a full disk it is stopped all the same: that may be what makes room again. A restart of the same run includes
+        // the stop, and remains promised.
+        let is_written = !run.is_over() && !run.dir.has_restart() && run.dir.write_order(&order).is_ok();
         let stopped = self.stop_now(run, grace);
         if is_written {
             self.settle(run, order);
@@ -44,10 +45,13 @@ impl Manager {
         self.registry.all().into_iter().rev().find(is_by)
     }
 
-    /// An order was carried out, or it was told why not. One whose request may be sent again is kept, so that this is not
+    /// A stop was carried out, or it was told why not. One whose request may be sent again is kept, so that this is not
     /// taken for another one.
     fn settle(&self, run: &Run, order: Order) {
-        let is_kept = order.next.is_none() && order.idempotency_key.is_some();
+        if run.dir.has_restart() {
+            return; // another request's, which came later
+        }
+        let is_kept = order.idempotency_key.is_some();
         if !is_kept || run.dir.write_order(&Order { is_done: true, ..order }).is_err() {
             run.dir.remove_order();
         }
@@ -109,6 +113,12 @@ impl Manager {
             let directory = self.registry.dir.display();
             goes_on(run, Fault::failed(format!("cannot write in {directory}: {error}; free some room there")))
         })?;
+        // A server that ends with its processes closes the gate before it withdraws restarts: either it has found this order,
+        // or it is seen here that the gate is closed.
+        if let Err(ending) = restart.start() {
+            run.dir.remove_order();
+            return Err(ending);
+        }
         let started =
             self.stop_now(run, grace).and_then(|_| self.launch_and_unlock(guard, next, reader, Some(restart)));
         clear(run, &started);
