@@ -3,6 +3,7 @@
 
 use crate::support::*;
 use serde_json::{Value, json};
+use std::io::Write;
 use std::path::PathBuf;
 use std::process::Child;
 use std::time::{Duration, Instant};
@@ -102,9 +103,10 @@ fn a_stop_that_is_sent_again_does_not_reach_a_newer_run_of_the_label() {
         sandbox.http(&post("/mcp", sandbox.port, "", &call.to_string())).json()["result"].clone()
     };
     sandbox.run(&["start", "--label", "web", "sleep", "1000"]).ok();
-    assert_ne!(call("stop")["isError"], true);
+    let first = call("stop");
+    assert_ne!(first["isError"], true);
     sandbox.run(&["start", "--label", "web", "sleep", "1000"]).ok();
-    assert_ne!(call("stop")["isError"], true);
+    assert_eq!(call("stop"), first);
     assert_eq!(live(&sandbox).len(), 1);
     // A restart neither.
     let first = call("restart");
@@ -138,7 +140,7 @@ type Break = fn(&Sandbox);
 #[test]
 fn a_program_that_cannot_be_started_again_is_left_running_and_it_is_said_why() {
     let interpreter = |sandbox: &Sandbox| sandbox.work().join("shell");
-    const BREAKS: [(&str, Break); 5] = [
+    const BREAKS: [(&str, Break); 6] = [
         ("no such file", |s| std::fs::remove_file(s.work().join("web")).unwrap()),
         ("not executable", |s| {
             use std::os::unix::fs::PermissionsExt;
@@ -146,6 +148,10 @@ fn a_program_that_cannot_be_started_again_is_left_running_and_it_is_said_why() {
         }),
         ("cannot run this file", |s| std::fs::write(s.work().join("web"), "").unwrap()),
         ("its interpreter", |s| std::fs::remove_file(s.work().join("shell")).unwrap()),
+        // As by an editor that ends lines as on Windows: for the system the name ends in a carriage return.
+        (r"its interpreter /bin/sh\r", |s| {
+            std::fs::write(s.work().join("web"), "#!/bin/sh\r\nread never\r\n").unwrap()
+        }),
         ("does not exist", |s| std::fs::rename(s.work(), s.root.join("moved")).unwrap()),
     ];
     for (why, spoil) in BREAKS {
@@ -186,6 +192,117 @@ fn a_program_that_is_found_further_down_the_path_can_be_restarted() {
     finish(spawn(sandbox.command(&["start", "--label", "web", "app"]).env("PATH", path)), DEADLINE).ok();
     sandbox.run(&["restart", "web"]).ok();
     assert_eq!(live(&sandbox).len(), 1);
+}
+
+#[test]
+fn a_program_whose_interpreter_has_a_name_that_is_no_text_can_be_restarted() {
+    use std::os::unix::ffi::OsStrExt;
+    let sandbox = Sandbox::new();
+    let interpreter = sandbox.work().join(std::ffi::OsStr::from_bytes(b"sh\xff"));
+    std::os::unix::fs::symlink("/bin/sh", &interpreter).unwrap();
+    let program = sandbox.script("web", "");
+    let text = [b"#!", interpreter.as_os_str().as_bytes(), b"\necho up\nread never\n"].concat();
+    std::fs::write(program, text).unwrap();
+    sandbox.run(&["start", "--label", "web", "./web"]).ok();
+    sandbox.run(&["restart", "web"]).ok();
+    assert_eq!((sandbox.runs().len(), live(&sandbox).len()), (2, 1));
+}
+
+#[test]
+fn a_restart_that_begins_as_the_server_ends_with_its_processes_is_not_carried_out_later() {
+    let sandbox = Sandbox::new();
+    let server = sandbox.serve();
+    sandbox.script("slow", SLOW);
+    sandbox.run(&["start", "--label", "web", "./slow"]).ok();
+    wait_until("its start", || births(&sandbox) == 1);
+    // The order is being written while the server begins to end: it appears a second after it was prepared.
+    let run = sandbox.runs()[0].clone();
+    let rule = ["-e", "trace=rename,renameat,renameat2", "-e", "inject=rename,renameat,renameat2:delay_enter=1000000"];
+    let mut strace = std::process::Command::new("strace");
+    strace.args(["-f", "-o", "/dev/null"]).args(rule).args(["-p", &server.pid().to_string()]);
+    let Ok(mut tracer) = strace.stderr(std::process::Stdio::null()).spawn().map(Guard) else {
+        return skip("strace is not there to delay the order").unwrap_or_default();
+    };
+    let is_traced = || {
+        let tasks = std::fs::read_dir(format!("/proc/{}/task", server.pid())).unwrap().flatten();
+        let status = |task: std::fs::DirEntry| std::fs::read_to_string(task.path().join("status")).unwrap_or_default();
+        tasks.map(status).all(|status| !status.contains("TracerPid:\t0\n"))
+    };
+    let mut has_ended = || tracer.0.try_wait().unwrap().is_some();
+    if !wait_for("strace", || if has_ended() { Some(false) } else { is_traced().then_some(true) }) {
+        return skip("one may not trace here").unwrap_or_default();
+    }
+    let restart = sandbox.spawn(&["--no-autostart", "restart", "web"]);
+    let is_prepared = |file: std::fs::DirEntry| file.file_name().to_string_lossy().starts_with("order.new");
+    wait_until("an order that is prepared", || std::fs::read_dir(&run).unwrap().flatten().any(is_prepared));
+    sandbox.run(&["shutdown"]).ok();
+    let refused = finish(restart, DEADLINE);
+    assert!(refused.code == 1 && refused.stderr.contains("shutting down"), "{refused:?}");
+    assert_eq!((orders(&sandbox), live(&sandbox), births(&sandbox)), (Vec::new(), Vec::new(), 1));
+}
+
+#[test]
+fn a_stop_during_a_restart_takes_nothing_away_from_what_the_next_server_finishes() {
+    let sandbox = Sandbox::new();
+    let server = sandbox.serve();
+    sandbox.script("slow", &SLOW.replace("sleep 0.3", "while [ ! -e go ]; do sleep 0.02; done"));
+    sandbox.run(&["start", "--label", "web", "./slow"]).ok();
+    wait_until("its start", || births(&sandbox) == 1);
+    let asked = || sandbox.status(0)["stop"]["requests"].as_u64().unwrap_or(0);
+    // Agents at the port, who send nothing again.
+    let send = |action: &str| {
+        let call = json!({"jsonrpc": "2.0", "id": 1, "method": "tools/call",
+            "params": {"name": "ctrl", "arguments": {"action": action, "command_or_label": "web"}}});
+        let mut stream = std::net::TcpStream::connect(("127.0.0.1", sandbox.port)).unwrap();
+        stream.write_all(&post("/mcp", sandbox.port, "", &call.to_string())).unwrap();
+        stream
+    };
+    let restart = send("restart");
+    wait_until("the restart", || asked() == 1);
+    let stop = send("stop");
+    wait_until("the stop", || asked() == 2);
+    assert!(signal(server.pid(), libc::SIGKILL));
+    drop((server, restart, stop));
+    std::fs::write(sandbox.work().join("go"), "").unwrap();
+    let _next = sandbox.serve();
+    wait_until("the restart to be finished", || births(&sandbox) == 2 && live(&sandbox).len() == 1);
+    wait_until("its last word", || orders(&sandbox).is_empty());
+}
+
+#[test]
+fn a_fresh_run_whose_server_is_killed_is_there_once_in_the_place_of_the_old_one() {
+    let sandbox = Sandbox::new();
+    sandbox.script("slow", SLOW);
+    sandbox.run(&["-q", "start", "--label", "web", "./slow"]).ok();
+    for round in 0..6 {
+        wait_until("one that lives", || live(&sandbox).len() == 1);
+        let before = births(&sandbox);
+        let words = ["-q", "run", "--fresh", "--on-exit", "detach", "--label", "web", "./slow"];
+        let wrapper = Guard(kill_during(&sandbox, &words, Duration::from_millis(round * 70)));
+        wait_until("its start", || births(&sandbox) == before + 1 && live(&sandbox).len() == 1);
+        wait_until("its last word", || orders(&sandbox).is_empty());
+        signal(wrapper.pid(), libc::SIGTERM);
+        let ended = wrapper.end(DEADLINE);
+        assert!(ended.stderr.is_empty(), "round {round}: {ended:?}");
+        assert_eq!((births(&sandbox), live(&sandbox).len()), (before + 1, 1), "round {round}");
+    }
+}
+
+#[test]
+fn where_no_order_can_be_written_a_stop_is_carried_out_and_a_restart_leaves_the_process_alone() {
+    let sandbox = Sandbox::new();
+    let Some(user) = AnotherUser::new(&sandbox) else { return };
+    let script = "trap 'exit 0' TERM; echo up; while :; do sleep 0.05; done";
+    user.run(&["start", "--label", "web", "sh", "-c", script]).ok();
+    wait_until("its line", || sandbox.status(0)["lines"][0] == 1);
+    let (run, pid) = (sandbox.runs()[0].clone(), sandbox.status(0)["pid"].clone());
+    std::fs::create_dir(run.join("order.json")).unwrap(); // which no file can take the place of
+    let refused = user.run(&["restart", "web"]);
+    assert!(refused.code == 1 && refused.stderr.contains(&format!("goes on as it was (PID {pid})")), "{refused:?}");
+    assert_eq!((live(&sandbox).len(), sandbox.status(0)["stop"].clone()), (1, Value::Null));
+    user.run(&["stop", "web"]).ok();
+    assert_eq!(live(&sandbox), Vec::<i64>::new());
+    user.run(&["shutdown"]).ok();
 }
 
 #[test]
