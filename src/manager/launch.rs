@@ -10,6 +10,7 @@ use crate::procs;
 use crate::rundir::{FORMAT, MARK, Meta, RunDir, StartError, Status};
 use crate::sys;
 use crate::words::{self, Word};
+use std::ffi::OsStr;
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, Read};
 use std::os::fd::{AsRawFd, OwnedFd};
@@ -210,7 +211,12 @@ fn missing_file(path: &Path, directory: &Path) -> String {
         return format!("there is no such file, seen from {}", directory.display());
     }
     match interpreter(path) {
-        Some(interpreter) => format!("its interpreter {interpreter}, named in its first line, was not found"),
+        Some(interpreter) => {
+            let is_of_windows = interpreter.as_os_str().as_bytes().ends_with(b"\r");
+            let hint =
+                if is_of_windows { "; its lines end as on Windows, and must end in a newline alone" } else { "" };
+            format!("its interpreter {}, named in its first line, was not found{hint}", interpreter.display())
+        }
         None => "the loader that it was linked for was not found".into(),
     }
 }
@@ -252,12 +258,14 @@ fn is_executable(file: &fs::Metadata) -> bool {
     file.permissions().mode() & 0o111 != 0
 }
 
-/// What the first line of a script names as its interpreter.
-fn interpreter(path: &Path) -> Option<String> {
+/// What the first line of a script names as its interpreter, as the system reads it (execve(2)): up to a blank or a tab, so
+/// that a carriage return is a part of the name.
+fn interpreter(path: &Path) -> Option<PathBuf> {
     let mut start = Vec::new();
     sys::read_regular(&path.canonicalize().ok()?).ok()?.take(256).read_to_end(&mut start).ok()?;
-    let first = String::from_utf8_lossy(&start);
-    first.strip_prefix("#!")?.lines().next()?.split_ascii_whitespace().next().map(String::from)
+    let first = start.strip_prefix(b"#!")?.split(|byte| matches!(byte, b'\n' | 0)).next()?;
+    let name = first.split(|byte| matches!(byte, b' ' | b'\t')).find(|word| !word.is_empty())?;
+    Some(OsStr::from_bytes(name).into())
 }
 
 /// The directory in which a command is to run, absolute and without links, or why it cannot.
