@@ -82,9 +82,13 @@ pub fn call(arguments: &Arguments, context: &Context) -> Result<Answer, Fault> {
         Some("start") => start(arguments, context)?,
         Some("stop") => {
             // Sent again, it means the run that it meant before, and not one that has its label now.
-            let run = key.and_then(|key| context.manager.stopped_by(key)).map_or_else(found, Ok)?;
+            let before = key.and_then(|key| context.manager.stopped_by(key));
+            let is_first = before.is_none();
+            let run = before.map_or_else(found, Ok)?;
             let stopped = context.manager.stop(&run, grace, key)?;
-            Control { stopped: Some(stopped), ..done("stop", run) }
+            // That it is over by now is what came of this very request.
+            let was_over = stopped.was_over && is_first;
+            Control { stopped: Some(Stopped { was_over, ..stopped }), ..done("stop", run) }
         }
         Some("restart") => {
             let old = found()?;
