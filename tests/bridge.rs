@@ -289,6 +289,38 @@ fn a_start_whose_server_is_killed_is_sent_again_and_happens_once() {
 }
 
 #[test]
+fn a_start_that_waits_for_its_turn_goes_to_the_next_server_if_ours_leaves_meanwhile() {
+    let sandbox = Sandbox::new();
+    let older = of_version(&sandbox, "0.3.9");
+    let old = Guard(spawn(&mut with(&sandbox, &older, &["serve", "-q"])));
+    sandbox.wait_for_server();
+    // Can be restarted as far as is seen before, and cannot when it has ended: then nothing is in the way of the start.
+    let program = sandbox.script(
+        "web",
+        "#!/bin/sh\ntrap 'echo ending; while [ ! -e go ]; do sleep 0.02; done; rm web; exit 0' TERM\necho up\nwhile :; do sleep 0.02; done\n",
+    );
+    sandbox.run(&["-q", "start", "--label", "web", "./web"]).ok();
+    let says = |text: &str| sandbox.run(&["-q", "output", "web"]).out().contains(text);
+    wait_until("it is up", || says("up"));
+    let restart = sandbox.spawn(&["-q", "restart", "web"]);
+    wait_until("its stop", || says("ending"));
+    let mut host = Host::new(&sandbox);
+    let start = json!({"action": "start", "command_or_label": "sleep 1000", "working_directory": sandbox.work(), "label": "web"});
+    host.send(&call(1, "ctrl", start));
+    wait_until("two requests that wait", || sandbox.connections() == 2);
+    let new = Guard(sandbox.spawn(&["serve", "-q"]));
+    crate::upgrade::wait_for_closing(&sandbox);
+    std::fs::write(sandbox.work().join("go"), "").unwrap();
+    assert_eq!((finish(restart, DEADLINE).code, program.exists()), (1, false));
+    assert_eq!(old.end(DEADLINE).code, 0);
+    let (text, is_error) = text_of(&host.next());
+    assert!(!is_error && text.starts_with("start: 'web' r"), "{text}");
+    wait_until("the new server", || sandbox.pid_of_server() == Some(new.pid()));
+    let listed = sandbox.run(&["list"]).ok().out();
+    assert!(listed.lines().any(|line| line.contains("web") && line.contains("running")), "{listed}");
+}
+
+#[test]
 fn without_a_server_and_without_leave_to_start_one_every_request_says_so() {
     let sandbox = Sandbox::new();
     let mut host = Host::with(&mut sandbox.command(&["mcp", "--no-autostart"]));

@@ -136,7 +136,7 @@ fn go(sandbox: &Sandbox) {
 }
 
 /// Until the server starts nothing any more, as those see it who use its port.
-fn wait_for_closing(sandbox: &Sandbox) {
+pub fn wait_for_closing(sandbox: &Sandbox) {
     let other = json!({"action": "start", "command_or_label": "true", "working_directory": sandbox.work()});
     wait_until("a server that ends", || sandbox.tool("ctrl", other.clone()).0.contains("shutting down"));
 }

@@ -6,7 +6,9 @@ use super::batch;
 use super::rpc::{self, Body, Error, Message, Request, code};
 use super::text;
 use super::tools::{self, Context};
+use crate::fault::Kind;
 use serde_json::{Map, Value, json};
+use std::sync::atomic::Ordering;
 
 /// The modern revision.
 pub const MODERN: &str = "2026-07-28";
@@ -336,14 +338,15 @@ fn call_tool(params: &Map<String, Value>, context: &Context) -> Result<Value, Er
         Some(Value::Object(arguments)) => arguments,
         Some(_) => return Err(invalid("params.arguments must be an object".into())),
     };
-    let context = context.for_call(meta(params));
+    let call = context.for_call(meta(params));
     // A failure of the tool is a result: the model reads it and corrects itself (2025-11-25, server/tools).
-    Ok(match tools::call(tool, arguments, &context) {
+    Ok(match tools::call(tool, arguments, &call) {
         Ok(answer) => {
-            let text = if context.wants_json { text::json(&answer).to_string() } else { text::text(&answer) };
+            let text = if call.wants_json { text::json(&answer).to_string() } else { text::text(&answer) };
             json!({"content": [{"type": "text", "text": text}]})
         }
         Err(fault) => {
+            context.is_ending.fetch_or(fault.kind == Kind::Ending, Ordering::Relaxed);
             json!({"content": [{"type": "text", "text": text::refusal(&fault.text)}], "isError": true})
         }
     })

@@ -74,6 +74,12 @@ impl Routes {
         matches!(*self.gate, Gate::Private)
     }
 
+    /// A refusal for our own clients, who ask the newer server by the same name, if there is one in our place.
+    fn replaced(&self) -> Option<Fault> {
+        let is_replaced = self.is_private() && self.is_replaced.load(Ordering::SeqCst);
+        is_replaced.then(|| Fault::ending("a newer server takes the place of this one"))
+    }
+
     /// The route of a path, as far as this listener has it.
     fn find(&self, path: &str) -> Result<&'static Route, Response> {
         let not_found = |text: &str| Err(Response::text(404, text));
@@ -150,17 +156,15 @@ impl Service for Routes {
     }
 
     fn answer(&self, request: &Request) -> Response {
-        let is_replaced = || self.is_private() && self.is_replaced.load(Ordering::SeqCst);
-        let replaced = || Fault::ending("a newer server takes the place of this one");
         let route = match self.find(request.head.path()) {
             Ok(route) => route,
             Err(refused) => return refused,
         };
-        let answer = if is_replaced() { Err(replaced()) } else { (route.handler)(self, request) };
+        let answer = self.replaced().map_or_else(|| (route.handler)(self, request), Err);
         answer.unwrap_or_else(|fault| match fault.kind {
             // Our own commands ask the next server, which they find by the same name; also if it took our place while
             // they waited for their turn.
-            Kind::Ending if is_replaced() => failure(&fault).with(LEAVING, "true"),
+            Kind::Ending if self.replaced().is_some() => failure(&fault).with(LEAVING, "true"),
             _ => failure(&fault),
         })
     }
@@ -212,7 +216,13 @@ fn body<T: for<'de> Deserialize<'de>>(request: &Request) -> Result<T, Fault> {
 fn mcp(routes: &Routes, request: &Request) -> Result<Response, Fault> {
     let client = Client::of(request);
     let headers = |name: &str| request.head.headers(name).map(String::from).collect();
-    let reply = protocol::handle(&request.body, &headers, &Context::new(&routes.manager, &client));
+    let context = Context::new(&routes.manager, &client);
+    let reply = protocol::handle(&request.body, &headers, &context);
+    // Of a batch the other calls were carried out.
+    let is_alone = reply.body.as_ref().is_some_and(Value::is_object);
+    if let Some(replaced) = routes.replaced().filter(|_| is_alone && context.is_ending.load(Ordering::Relaxed)) {
+        return Err(replaced);
+    }
     Ok(match reply.body {
         None => Response::empty(reply.status),
         Some(body) => answer(reply.status, &body),

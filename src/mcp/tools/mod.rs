@@ -17,6 +17,7 @@ use ctrl::Control;
 use list::Listing;
 use output::Output;
 use serde_json::{Map, Value, json};
+use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 /// What a call may use.
@@ -29,6 +30,8 @@ pub struct Context<'a> {
     near: Option<String>,
     /// Names the call, so that it is obeyed once if it is sent again.
     pub idempotency_key: Option<String>,
+    /// A call was refused because the server ends, and the next one can be asked for the same.
+    pub is_ending: AtomicBool,
 }
 
 /// Members of `params._meta` by which our own command line asks for JSON, says where it is, and names a call of `ctrl`, which
@@ -39,7 +42,9 @@ pub const META_KEY: &str = "persistproc/key";
 
 impl<'a> Context<'a> {
     pub fn new(manager: &'a Manager, caller: &'a dyn Caller) -> Context<'a> {
-        Context { manager, caller: OneCall::of(caller), wants_json: false, near: None, idempotency_key: None }
+        let caller = OneCall::of(caller);
+        let is_ending = AtomicBool::default();
+        Context { manager, caller, wants_json: false, near: None, idempotency_key: None, is_ending }
     }
 
     /// The same for a caller in this directory.
@@ -56,6 +61,7 @@ impl<'a> Context<'a> {
             idempotency_key: member(META_KEY).and_then(Value::as_str).map(String::from),
             manager: self.manager,
             caller: self.caller.another(),
+            is_ending: AtomicBool::default(),
         }
     }
 }
