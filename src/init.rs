@@ -55,7 +55,7 @@ fn supervise() -> io::Result<u8> {
         if let Some(code) = reap_until(child) {
             break code;
         }
-        // Ctrl+Z: there is no shell here to continue it. Whoever sends STOP knows better.
+        // Ctrl+Z: there is no shell here to continue it. A STOP is sent on purpose, and is left alone.
         if sys::stopped_by(child).is_some_and(|number| number != sys::SIGSTOP) {
             let _ = sys::kill_group(child, sys::SIGCONT);
         }

@@ -197,7 +197,7 @@ struct Kept {
 impl Kept {
     fn keeps(&mut self, is_live: bool, label: impl FnOnce() -> String) -> bool {
         self.finished += usize::from(!is_live);
-        // So many are never there, unless somebody has put them there: their labels are not even looked at.
+        // So many are there only if they were put there by hand: their labels are not even looked at.
         if !is_live && self.finished > KEPT + LABELS_KEPT {
             return false;
         }

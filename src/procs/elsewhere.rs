@@ -9,7 +9,7 @@ fn ps(arguments: &[&str]) -> String {
     listed(arguments).map_or(String::new(), |(_, text)| text)
 }
 
-/// The pid of ps itself, which is a child of whoever asks, and what it says.
+/// The pid of ps itself, which is a child of this process, and its output.
 fn listed(arguments: &[&str]) -> io::Result<(i32, String)> {
     let mut ps = Command::new("/bin/ps");
     ps.args(arguments).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null());

@@ -27,7 +27,7 @@ fn stat_line(pid: i32) -> io::Result<String> {
     Ok(String::from_utf8_lossy(&line[..n]).into_owned())
 }
 
-/// What was read of somebody who may have ended: an error only if there was no room for looking.
+/// What was read of a process that may have ended: an error only if there was no room for looking.
 fn unless_gone<T>(read: io::Result<T>) -> io::Result<Option<T>> {
     match read {
         Err(error) if sys::is_exhaustion(&error) => Err(error),
@@ -108,7 +108,7 @@ pub fn now() -> Option<(u64, u64)> {
     Some((boot, sys::ticks_since_boot()))
 }
 
-/// Everybody whose number is not among these, in the order of numbers.
+/// All processes whose pid is not among these, in the order of pids.
 pub fn each_but(known: &BTreeSet<i32>, mut see: impl FnMut(Process)) -> io::Result<()> {
     for entry in unless_gone(std::fs::read_dir("/proc"))?.into_iter().flatten().flatten() {
         let pid = entry.file_name().to_str().and_then(|name| name.parse().ok());
@@ -137,7 +137,7 @@ pub fn arguments(pid: i32) -> Vec<String> {
     line.split(|&b| b == 0).map(|word| String::from_utf8_lossy(word).into_owned()).collect()
 }
 
-/// /proc/net/tcp tells the socket's inode, /proc/PID/fd who has it.
+/// /proc/net/tcp tells the socket's inode, /proc/PID/fd which process has it.
 pub fn listener(port: u16) -> Option<(i32, String)> {
     let own = listeners();
     let listens = |socket: &u64| own.get(socket) == Some(&port);
