@@ -53,7 +53,7 @@ fn check_kept(run: &Path) -> Result<u64, String> {
         kept.extend_from_slice(if file.starts_with(b"# persistproc") { &file[64..] } else { &file });
     }
     let mut next = None;
-    for line in kept.split(|&byte| byte == b'\n').filter_map(|line| std::str::from_utf8(line.get(25..)?).ok()) {
+    for line in kept.split(|&byte| byte == b'\n').filter_map(|line| std::str::from_utf8(without_stamp(line)).ok()) {
         match (line.split_once(' '), next) {
             (Some(("end", count)), Some(next)) if count == format!("{next}") => return Ok(next),
             (Some((number, rest)), _) if rest.len() == 52 && next.is_none_or(|next| number == format!("{next}")) => {

@@ -11,6 +11,7 @@ use super::silence::silence;
 use crate::config::Config;
 use crate::http::head::decode;
 use crate::log::Stream;
+use crate::log::read::Log;
 use crate::log::tail::{Next, Tail};
 use crate::server::follow::{Ask, Following};
 use std::io;
@@ -33,7 +34,7 @@ const BUSY: [Duration; 2] = [Duration::from_millis(50), Duration::from_secs(1)];
 const CHUNK: usize = 128 << 10;
 /// After so many bytes without a pause it is a flood: then a look at the file comes before the next question, so that the
 /// server is not asked for each write.
-const FLOOD: u64 = 1 << 20;
+const FLOOD: u64 = 128 << 10;
 const FLOOD_PAUSE: Duration = Duration::from_millis(2);
 /// After so many bytes the server is asked all the same what became of the process.
 const ENOUGH: u64 = 64 << 20;
@@ -244,9 +245,13 @@ impl<S: Server> Follower<S> {
         let runs = self.link.config().data_dir.join("runs");
         let directory = runs.join(PathBuf::from(directory).file_name().unwrap_or_default());
         let begun = Instant::now();
+        if self.log.is_none() {
+            // It may begin between lines that share a stamp.
+            let shared = Log::open(&directory, Stream::Combined).and_then(|log| log.shared_before(self.from));
+            self.frames.share(shared.unwrap_or(None));
+            self.log = Some(Tail::new(&directory, Stream::Combined, self.from));
+        }
         loop {
-            let from = self.from;
-            self.log.get_or_insert_with(|| Tail::new(&directory, Stream::Combined, from));
             let why = match self.read_log() {
                 Err(Failed::Stop(stop)) => return Err(stop),
                 _ if self.from >= following.next => return Ok(()),

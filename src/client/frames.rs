@@ -2,7 +2,7 @@
 //! nothing waits for the end of a record.
 
 use crate::log::Stream;
-use crate::log::record::{PREFIX, Part, parse};
+use crate::log::record::{PREFIX, Part, is_stamped, next_stamped, parse, shared};
 
 /// How the child's lines are shown.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -19,10 +19,12 @@ pub struct Frames {
     state: State,
     /// Whether a line is open on the screen, and whose.
     open: Option<Stream>,
+    /// The prefix of lines that have none of their own.
+    shared: Option<[u8; PREFIX]>,
 }
 
 enum State {
-    /// Collecting the stamp and the separator.
+    /// At the beginning of a line: what there is of it, if that does not tell yet whether it has a stamp.
     Prefix(Vec<u8>),
     /// In the text of a record.
     Text { stream: Stream, part: Part, is_shown: bool },
@@ -35,7 +37,12 @@ impl Frames {
 
     /// In a line of `open`, of which the beginning has been shown.
     pub fn within(show: Show, open: Option<Stream>) -> Frames {
-        Frames { show, state: State::Prefix(Vec::new()), open }
+        Frames { show, state: State::Prefix(Vec::new()), open, shared: None }
+    }
+
+    /// What comes next is the beginning of a line that may share this prefix.
+    pub fn share(&mut self, prefix: Option<[u8; PREFIX]>) {
+        self.shared = prefix;
     }
 
     /// What comes next is the beginning of a record, of this log or of another one.
@@ -58,35 +65,18 @@ impl Frames {
         while !bytes.is_empty() {
             match &mut self.state {
                 State::Prefix(prefix) if prefix.is_empty() && self.show == Show::Bytes && self.open.is_none() => {
-                    let rest = batch.add_whole_lines(bytes, out)?;
+                    let rest = batch.add_whole_lines(bytes, &mut self.shared, out)?;
                     if rest.len() == bytes.len() {
-                        // Not a whole line of one record.
-                        let start = rest.len().min(PREFIX);
-                        prefix.extend_from_slice(&rest[..start]);
-                        bytes = &rest[start..];
-                        if start == PREFIX {
-                            let prefix = std::mem::take(prefix);
-                            self.begin(&prefix, &mut batch, out)?;
-                        }
+                        bytes = self.collect(bytes, &mut batch, out)?;
                     } else {
                         bytes = rest;
                     }
                 }
-                State::Prefix(prefix) => {
-                    let missing = (PREFIX - prefix.len()).min(bytes.len());
-                    prefix.extend_from_slice(&bytes[..missing]);
-                    bytes = &bytes[missing..];
-                    if prefix.len() == PREFIX {
-                        let prefix = std::mem::take(prefix);
-                        self.begin(&prefix, &mut batch, out)?;
-                    }
-                }
+                State::Prefix(_) => bytes = self.collect(bytes, &mut batch, out)?,
                 State::Text { stream, part, is_shown } => {
                     let (stream, part, is_shown) = (*stream, *part, *is_shown);
                     let newline = memchr::memchr(b'\n', bytes);
-                    if is_shown {
-                        batch.add(stream, &bytes[..newline.unwrap_or(bytes.len())], out)?;
-                    }
+                    self.add_text(&bytes[..newline.unwrap_or(bytes.len())], &mut batch, out)?;
                     bytes = newline.map_or(&[], |i| &bytes[i + 1..]);
                     if newline.is_some() {
                         self.end(stream, part, is_shown, &mut batch, out)?;
@@ -97,17 +87,57 @@ impl Frames {
         batch.flush(out)
     }
 
+    /// Takes the beginning of a line, as far as it is needed to know whether it has a stamp, or the next bytes of that.
+    /// Gives back the rest.
+    fn collect<'a, E>(
+        &mut self,
+        bytes: &'a [u8],
+        batch: &mut Batch,
+        out: &mut impl FnMut(Stream, Vec<u8>) -> Result<(), E>,
+    ) -> Result<&'a [u8], E> {
+        let State::Prefix(start) = &mut self.state else { return Ok(bytes) };
+        let missing = &bytes[..bytes.len().min(PREFIX - start.len())];
+        let newline = memchr::memchr(b'\n', missing);
+        let (added, rest) = bytes.split_at(newline.unwrap_or(missing.len()));
+        start.extend_from_slice(added);
+        if newline.is_none() && start.len() < PREFIX {
+            return Ok(rest);
+        }
+        let start = std::mem::take(start);
+        if let Some(prefix) = shared(&start) {
+            self.shared = Some(prefix);
+            self.begin(&start, batch, out)?;
+        } else if let Some(prefix) = self.shared {
+            self.begin(&prefix, batch, out)?;
+            self.add_text(&start, batch, out)?;
+        } else {
+            // The rest of a line whose beginning is not there. Better shown than swallowed.
+            self.state = State::Text { stream: Stream::Stdout, part: Part::Whole, is_shown: true };
+            self.add_text(&start, batch, out)?;
+        }
+        Ok(rest)
+    }
+
+    fn add_text<E>(
+        &self,
+        text: &[u8],
+        batch: &mut Batch,
+        out: &mut impl FnMut(Stream, Vec<u8>) -> Result<(), E>,
+    ) -> Result<(), E> {
+        match self.state {
+            State::Text { stream, is_shown: true, .. } => batch.add(stream, text, out),
+            _ => Ok(()),
+        }
+    }
+
+    /// Begins to show a record that has this prefix.
     fn begin<E>(
         &mut self,
         prefix: &[u8],
         batch: &mut Batch,
         out: &mut impl FnMut(Stream, Vec<u8>) -> Result<(), E>,
     ) -> Result<(), E> {
-        let Some(record) = parse(prefix, Stream::Combined) else {
-            // Not a record: the log was cut in the middle of one. Better shown than swallowed.
-            self.state = State::Text { stream: Stream::Stdout, part: Part::Whole, is_shown: true };
-            return batch.add(Stream::Stdout, prefix, out);
-        };
+        let Some(record) = parse(prefix, Stream::Combined) else { return Ok(()) };
         let (stream, part) = (record.stream, record.part);
         let is_shown = !matches!(self.show, Show::Stamped(only) if only != Stream::Combined && only != stream);
         if is_shown && self.show == Show::Bytes {
@@ -147,13 +177,11 @@ impl Frames {
     }
 }
 
-/// The stream of a record that is a whole line, as far as its beginning tells; `None` for all others.
-fn whole_line_of(record: &[u8]) -> Option<Stream> {
-    let prefix: &[u8; PREFIX] = record.first_chunk()?;
-    // The rest of the stamp was looked at when it was written: a record begins behind each newline.
-    match (prefix[4], prefix[10], prefix[PREFIX - 2], prefix[PREFIX - 1]) {
-        (b'-', b'T', b'Z', b' ') => Some(Stream::Stdout),
-        (b'-', b'T', b'z', b' ') => Some(Stream::Stderr),
+/// The stream of whole lines behind this prefix; `None` of parts of lines.
+fn whole_lines_of(prefix: &[u8]) -> Option<Stream> {
+    match (prefix[PREFIX - 2], prefix[PREFIX - 1]) {
+        (b'Z', b' ') => Some(Stream::Stdout),
+        (b'z', b' ') => Some(Stream::Stderr),
         _ => None,
     }
 }
@@ -165,23 +193,27 @@ struct Batch {
 }
 
 impl Batch {
-    /// Adds the lines of the child at the beginning of `log` that are whole and records of their own, which nearly all are.
-    /// Gives back the rest.
+    /// Adds the lines of the child at the beginning of `log` that are whole and not in parts, which nearly all are. Gives
+    /// back the rest.
     fn add_whole_lines<'a, E>(
         &mut self,
-        mut log: &'a [u8],
+        log: &'a [u8],
+        stamp: &mut Option<[u8; PREFIX]>,
         out: &mut impl FnMut(Stream, Vec<u8>) -> Result<(), E>,
     ) -> Result<&'a [u8], E> {
-        let whole = log;
-        let mut begin = 0;
-        for newline in memchr::memchr_iter(b'\n', whole) {
-            // A newline within the prefix is none that ends a record.
-            let Some(stream) = whole_line_of(log).filter(|_| newline >= begin + PREFIX) else { break };
-            self.add(stream, &log[PREFIX..newline + 1 - begin], out)?;
-            begin = newline + 1;
-            log = &whole[begin..];
+        let (mut lines, torn) = log.split_at(memchr::memrchr(b'\n', log).map_or(0, |newline| newline + 1));
+        while !lines.is_empty() {
+            let is_stamped = is_stamped(lines);
+            let prefix = if is_stamped { lines } else { stamp.as_ref().map_or(&[][..], |stamp| stamp) };
+            let Some(stream) = prefix.get(..PREFIX).and_then(whole_lines_of) else { break };
+            let end = next_stamped(lines).unwrap_or(lines.len());
+            self.add(stream, &lines[if is_stamped { PREFIX } else { 0 }..end], out)?;
+            if is_stamped {
+                *stamp = shared(lines);
+            }
+            lines = &lines[end..];
         }
-        Ok(log)
+        Ok(&log[log.len() - torn.len() - lines.len()..])
     }
 
     fn add<E>(
@@ -265,5 +297,39 @@ mod tests {
     fn what_is_no_record_is_shown_all_the_same() {
         let log = format!("the rest of a record that was cut\n{LOG}");
         assert!(shown(Show::Bytes, &log, 3)[0].starts_with("the rest of a record that was cut\none\n"));
+    }
+
+    #[test]
+    fn lines_that_share_a_stamp_have_its_time_and_its_stream() {
+        let log = "2026-01-02T03:04:05.001Z one\n\ntwo\n\
+                   2026-01-02T03:04:05.002z three\n2026-01-02T03:04:05.003Z-\nfour\n\
+                   2026-01-02T03:04:05.004Z 2026-01-02T03:04:05.000z>five\nsix\n\
+                   2026-01-02T03:04:05.005Z>se\n2026-01-02T03:04:05.006Z+ven\n\
+                   2026-01-02T03:04:05.007z eight\n";
+        let [stdout, stderr] = [
+            "one\n\ntwo\n2026-01-02T03:04:05.000z>five\nsix\nseven\n",
+            "three\n2026-01-02T03:04:05.003Z-\nfour\neight\n",
+        ];
+        let stamped: Vec<&str> = "1Z one;1Z ;1Z two;2Z three;2Z 2026-01-02T03:04:05.003Z-;2Z four;\
+                                  4Z 2026-01-02T03:04:05.000z>five;4Z six;5Z seven;7Z eight"
+            .split(';')
+            .collect();
+        let stamped: String = stamped.iter().map(|line| format!("2026-01-02T03:04:05.00{line}\n")).collect();
+        for size in (1..60).chain([1000]) {
+            assert_eq!(shown(Show::Bytes, log, size), [stdout, stderr], "{size}");
+            assert_eq!(shown(Show::Stamped(Stream::Combined), log, size)[0], stamped, "{size}");
+        }
+        let mut frames = Frames::new(Show::Bytes);
+        frames.share(Some(*b"2026-01-02T03:04:05.001z "));
+        let mut streams = Vec::new();
+        let _ = frames.push(&log.as_bytes()[29..], &mut |stream, _| -> Result<(), ()> {
+            streams.push(stream);
+            Ok(())
+        });
+        assert_eq!(
+            streams,
+            [Stream::Stderr, Stream::Stdout, Stream::Stderr],
+            "they begin with those before the first stamp"
+        );
     }
 }

@@ -1,8 +1,8 @@
 //! Log files of a run: how a record looks, how a file is written and rotated, how it is read without reading it whole.
 //!
-//! Three files per run. `stdout.log` and `stderr.log` hold one line of the child per line, each behind its stamp: strip
-//! the stamps and you have the child's bytes, to the last one. `combined.log` holds both streams in the order in which
-//! they were read, in records that need no neighbour to be understood (see [`record`]).
+//! Three files per run. `stdout.log` and `stderr.log` hold one line of the child per line, behind its stamp, or after lines
+//! that were read at the same moment: strip the stamps and you have the child's bytes, to the last one. `combined.log` holds
+//! both streams in the order in which they were read (see [`record`]).
 //!
 //! All positions are **offsets from the start of the run**, rotation or not, so a cursor survives it.
 

@@ -2,7 +2,7 @@
 //! line of a time. Never whole: the cost depends on what is returned, not on how long the log is.
 
 use super::Stream;
-use super::record::{PREFIX, begins_line};
+use super::record::{self, PREFIX, SHARED, begins_line, is_stamped};
 use super::rotate::{HEADER, parse_header, previous};
 use super::stamp::parse_stamp;
 use crate::sys;
@@ -196,9 +196,10 @@ impl Log {
         Ok(begins_line(&prefix[..n]))
     }
 
-    /// Offset of the first record that is not older than `ms`, found by halving: stamps never go backwards.
+    /// Offset of the first record that is not older than `ms`, found by halving: stamps never go backwards. Lines that
+    /// share a stamp belong to the record that has it.
     pub fn since(&self, ms: u64) -> io::Result<u64> {
-        // Records that begin before `low` are older, those that begin at or behind `high` are not.
+        // Stamped records that begin before `low` are older, those that begin at or behind `high` are not.
         let (mut low, mut high) = (self.start, self.end);
         while low < high {
             let middle = low + (high - low) / 2;
@@ -207,22 +208,48 @@ impl Log {
                 _ => high = middle,
             }
         }
-        Ok(self.record_from(low, self.end)?.unwrap_or(self.end))
+        if low == self.start {
+            return Ok(low);
+        }
+        Ok(self.stamp_from(low, self.end)?.map_or(self.end, |(record, _)| record))
     }
 
-    /// The first record with a stamp that begins in `from..limit`. One without is the rest of a line whose beginning is
-    /// no longer kept.
+    /// The first record with a stamp of its own that begins in `from..limit`, and that stamp in milliseconds since 1970.
     fn stamp_from(&self, from: u64, limit: u64) -> io::Result<Option<(u64, u64)>> {
-        let mut at = from;
-        while let Some(record) = self.record_from(at, limit)? {
-            let mut prefix = [0; PREFIX];
-            let n = self.read_at(record, &mut prefix)?;
-            if let Some(ms) = parse_stamp(&prefix[..n]) {
-                return Ok(Some((record, ms)));
+        let mut block = vec![0; 2 * SHARED];
+        let mut next = self.record_from(from, limit)?;
+        while let Some(at) = next {
+            let n = self.read_at(at, &mut block)?;
+            let mut last = 0;
+            for start in std::iter::once(0).chain(memchr_iter(b'\n', &block[..n]).map(|newline| newline + 1)) {
+                if let Some(ms) = parse_stamp(&block[start..n]).filter(|_| is_stamped(&block[start..n])) {
+                    let record = at + start as u64;
+                    return Ok((record < limit).then_some((record, ms)));
+                }
+                last = start;
             }
-            at = record + 1;
+            // Of the last one too little may have been seen.
+            let is_torn = last > 0 && n - last < PREFIX;
+            next = self.record_from(at + last as u64 + u64::from(!is_torn), limit)?;
         }
         Ok(None)
+    }
+
+    /// The prefix that a line at `at` has which has none of its own; `None` if its stamp is not kept.
+    pub fn shared_before(&self, at: u64) -> io::Result<Option<[u8; PREFIX]>> {
+        let from = at.saturating_sub((SHARED + 1) as u64).max(self.start);
+        let mut before = vec![0; at.saturating_sub(from) as usize];
+        let n = self.read_at(from, &mut before)?;
+        Ok(record::shared_before(&before[..n], from == self.start))
+    }
+
+    /// Whether `offset` is in the middle of a line of the file.
+    pub fn is_within_line(&self, offset: u64) -> io::Result<bool> {
+        let mut before = [b'\n'];
+        if offset > self.start {
+            self.read_at(offset - 1, &mut before)?;
+        }
+        Ok(before != [b'\n'])
     }
 
     /// Where the record that holds `offset` begins, but not before `floor`, at which one begins.
@@ -359,6 +386,47 @@ mod tests {
             assert_eq!(log.since(0).unwrap(), log.start());
             assert_eq!(log.since(3_000_001).unwrap(), log.end());
         }
+    }
+
+    #[test]
+    fn lines_that_share_a_stamp_are_found_like_others() {
+        let sample = Sample::new("shared", 0, 0, Stream::Stdout);
+        let mut file = LogFile::create(sample.0.join("combined.log"), 10_000).unwrap();
+        let mut stamper = Stamper::new();
+        for i in (1..=3000).step_by(3) {
+            let others = [i + 1, i + 2].map(|i| record(&mut stamper, i)[PREFIX..].to_vec()).concat();
+            file.append(&[record(&mut stamper, i), others].concat());
+        }
+        let log = sample.log(Stream::Combined);
+        let number = |at: u64| {
+            let (mut block, mut skipped) = ([0; 60], 0);
+            let n = log.read_at(at, &mut block).unwrap();
+            if is_stamped(&block[..n]) {
+                skipped = PREFIX;
+            }
+            let text = String::from_utf8_lossy(&block[skipped..n]).into_owned();
+            text.split(' ').nth(1).and_then(|number| number.parse::<u64>().ok())
+        };
+        for count in 1..50 {
+            let at = log.tail(log.end(), count).unwrap();
+            assert_eq!(
+                (number(at), log.count_lines(at, log.end()).unwrap()),
+                (Some(3001 - count as u64), count as u64)
+            );
+            let prefix = log.shared_before(at).unwrap().unwrap();
+            let before = (3000 - count as u64 - 1) / 3 * 3 + 1; // the last stamp before this line
+            assert_eq!(parse_stamp(&prefix), Some(before * 1000), "{count}");
+        }
+        for second in 2900..=3000 {
+            let first = (second + 1) / 3 * 3 + 1;
+            let expected = (first < 3000).then_some(first);
+            assert_eq!(number(log.since(second * 1000).unwrap()), expected, "{second}");
+        }
+        let kept = number(log.start()).unwrap();
+        assert_eq!(log.since((kept + 1) * 1000).map(number).unwrap(), Some(kept + 3));
+        assert_eq!(log.since(kept * 1000).unwrap(), log.start());
+        assert_eq!(log.shared_before(log.start()).unwrap(), None);
+        assert_eq!(log.shared_before(log.start() + 30).unwrap(), None, "within a line");
     }
 
     #[test]

@@ -10,17 +10,34 @@
 //!                2026-01-02T03:04:09.000Z+] yes         `+`: goes on with it and finishes it
 //! ```
 //!
-//! So each record of `combined.log` says by itself which stream it belongs to, whether it begins a line and whether the
-//! child wrote a newline behind it; the file's own newline only ends the record. A reader gives both streams back
+//! So each stamped record of `combined.log` says by itself which stream it belongs to, whether it begins a line and whether
+//! the child wrote a newline behind it; the file's own newline only ends the record. A reader gives both streams back
 //! exactly, byte for byte and at once. (A format in which an unfinished record is completed in place cannot: when the
 //! other stream has ended such a record, its newline looks like the child's until the rest of the line comes, which may
 //! be never.)
+//!
+//! **Lines may share a stamp.** Where output pours, the lines that were read together follow one stamp:
+//!
+//! ```text
+//! 2026-01-02T03:04:05.678Z one
+//! two                          a whole line of the same stream, read at the same moment
+//! ```
+//!
+//! This keeps short lines cheap (a stamp is 25 bytes), and is unambiguous because of what the writer stamps in any case: the
+//! first line of a write, a part of a line and what follows one, a line that itself looks like a record, and the first line
+//! that begins more than [`SHARED`] bytes after the last stamp. So a reader that begins in the middle finds the stamp of its
+//! line by looking back that far, and a file never begins with a line that belongs to another file's stamp. Lines at the
+//! beginning of a file that no stamp precedes are the rest of a line whose beginning went with an older file.
 
 use super::Stream;
-use super::stamp::{STAMP, parse_stamp};
+use super::stamp::{STAMP, is_stamp, parse_stamp};
+use memchr::{memchr, memchr_iter, memrchr, memrchr_iter};
 
 /// Length of the stamp and the separator behind it: where the text begins.
 pub const PREFIX: usize = STAMP + 1;
+
+/// A line that begins farther than this from the beginning of the last stamped record has a stamp of its own, in bytes.
+pub const SHARED: usize = 4 << 10;
 
 /// Which part of a line of the child a record is: the byte between stamp and text.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -77,13 +94,17 @@ pub struct Record<'a> {
 ///
 /// The stamp of `stderr.log` ends in `Z` like any other, so the caller says whose file it is.
 pub fn parse(line: &[u8], file: Stream) -> Option<Record<'_>> {
-    let ms = parse_stamp(line)?;
-    let part = Part::from_separator(*line.get(STAMP)?)?;
+    if !is_stamped(line) {
+        return None;
+    }
+    let part = Part::from_separator(line[STAMP])?;
     let stream = match file {
         Stream::Combined if line[STAMP - 1] == b'z' => Stream::Stderr,
         Stream::Combined => Stream::Stdout,
         own => own,
     };
+    // A damaged one may have a date that there is not.
+    let ms = parse_stamp(line).unwrap_or(0);
     Some(Record { ms, stream, part, text: &line[PREFIX..] })
 }
 
@@ -96,9 +117,45 @@ pub fn prefix(stamp: &[u8; STAMP], marks_stderr: bool, part: Part) -> [u8; PREFI
     prefix
 }
 
-/// Whether a line of the child begins at this record of a log file. Only its first [`PREFIX`] bytes are looked at.
-pub fn begins_line(record: &[u8]) -> bool {
-    record.get(STAMP).and_then(|&byte| Part::from_separator(byte)).is_none_or(Part::begins)
+/// Whether a line of a log file has a stamp of its own. Only its first [`PREFIX`] bytes are looked at.
+pub fn is_stamped(line: &[u8]) -> bool {
+    line.get(STAMP).is_some_and(|&byte| Part::from_separator(byte).is_some()) && is_stamp(line)
+}
+
+/// Whether a line of the child begins with this line of a log file. Only its first [`PREFIX`] bytes are looked at.
+pub fn begins_line(line: &[u8]) -> bool {
+    let part = line.get(STAMP).and_then(|&byte| Part::from_separator(byte));
+    part.is_none_or(|part| part.begins() || !is_stamp(line))
+}
+
+/// The prefix that the lines behind a stamped record share: that of a whole line.
+pub fn shared(record: &[u8]) -> Option<[u8; PREFIX]> {
+    let mut prefix: [u8; PREFIX] = *record.first_chunk()?;
+    prefix[STAMP] = Part::Whole.separator();
+    is_stamped(record).then_some(prefix)
+}
+
+/// The first line of `lines` behind the one that they begin with that is stamped.
+pub fn next_stamped(lines: &[u8]) -> Option<usize> {
+    // Where its `T` is. Newlines are far more frequent.
+    const T: usize = 10;
+    let starts = memchr_iter(b'T', lines).filter_map(|at| at.checked_sub(T));
+    starts.filter(|&start| start > 0 && lines[start - 1] == b'\n').find(|&start| is_stamped(&lines[start..]))
+}
+
+/// The prefix that a line shares which begins where `before` ends, if a record in it has one. What `before` begins with is
+/// the beginning of a line if `is_whole`. What goes on with a line shares nothing.
+pub fn shared_before(before: &[u8], is_whole: bool) -> Option<[u8; PREFIX]> {
+    before.strip_suffix(b"\n")?;
+    let starts = memrchr_iter(b'\n', before).map(|newline| newline + 1);
+    starts.chain(is_whole.then_some(0)).find_map(|start| shared(&before[start..]))
+}
+
+/// How many of these whole lines, in bytes, may share the stamp of the first one, if a stamp serves for `most` bytes.
+pub fn sharing(lines: &[u8], most: usize) -> usize {
+    let near = if lines.len() <= most { lines.len() } else { memrchr(b'\n', &lines[..most]).map_or(0, |i| i + 1) };
+    let near = if near > 0 { near } else { memchr(b'\n', lines).map_or(lines.len(), |i| i + 1) };
+    next_stamped(&lines[..near]).unwrap_or(near)
 }
 
 #[cfg(test)]
@@ -134,5 +191,38 @@ mod tests {
             assert_eq!(parse(line, Stream::Combined), None);
         }
         assert_eq!(parse(b"2026-01-02T03:04:05.678Z ", Stream::Combined).unwrap().text, b"");
+    }
+
+    #[test]
+    fn lines_share_a_stamp_unless_they_are_far_from_it_or_look_like_a_record() {
+        let alike = "2026-01-02T03:04:05.678Z+text\n";
+        for (lines, most, expected) in [
+            ("", 9, 0),
+            ("one\ntwo\n", 0, 4),
+            ("one\ntwo\n", 7, 4),
+            ("one\ntwo\n", 8, 8),
+            ("longer than most\n\n", 5, 17),
+            (&format!("{alike}one\n"), 100, alike.len() + 4),
+            (&format!("one T\n{alike}"), 100, 6),
+            (&format!("one {alike}{alike}"), 100, 4 + alike.len()),
+            ("one\n2026-01-02T03:04:05.678Z-text\n", 100, 34),
+            ("one\n2026-01-02 03:04:05.678Z text\n", 100, 34),
+            ("one\n2026-01-02T03:04:05.678Z\n", 100, 29),
+        ] {
+            assert_eq!(sharing(lines.as_bytes(), most), expected, "{lines:?} {most}");
+        }
+    }
+
+    #[test]
+    fn the_stamp_that_a_line_shares_is_the_last_one_before_it() {
+        let (first, second) = ("2026-01-02T03:04:05.001Z ", "2026-01-02T03:04:05.002z ");
+        let text = format!("{first}one\n{}+two\nthree\n", second.trim_end());
+        assert_eq!(shared_before(text.as_bytes(), false).as_ref().map(|p| &p[..]), Some(second.as_bytes()));
+        assert_eq!(shared_before(&text.as_bytes()[..29], true).as_ref().map(|p| &p[..]), Some(first.as_bytes()));
+        assert_eq!(shared_before(&text.as_bytes()[..29], false), None);
+        assert_eq!(shared_before(&text.as_bytes()[..28], true), None);
+        assert_eq!(next_stamped(text.as_bytes()), Some(29));
+        assert_eq!(next_stamped(&text.as_bytes()[29..]), None);
+        assert!(begins_line(b"three") && begins_line(b"2026-01-02 03:04:05.678Z+rest"));
     }
 }

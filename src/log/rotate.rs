@@ -5,9 +5,9 @@
 //! without knowing its place. A record never begins with `#`, so the line cannot be mistaken.
 //! A file is cut between two writes, which may be in the middle of a line of the child; readers join the two files.
 //!
-//! People empty logs, move them away, or let logrotate(8) do it. So before and after each write it is looked whether the file
-//! is still the one that was written, and as long as it was (by fstat and lstat). If not, a new one begins in its
-//! place, whose first line tells readers exactly how much went with the other.
+//! People empty logs, move them away, or let logrotate(8) do it. So after each write, and before it unless that was a moment
+//! ago, it is looked whether the file is still the one that was written, and as long as it was (by fstat and lstat). If not,
+//! a new one begins in its place, whose first line tells readers exactly how much went with the other.
 //!
 //! As long as a program writes nothing but whole lines to stdout, `stdout.log` and `combined.log` are the same, byte for
 //! byte. Then they are one file with two names ([`LogFile::share`]), which halves what is written, until they differ
@@ -20,9 +20,12 @@ use std::fs::{File, Metadata, OpenOptions};
 use std::io::{self, Write};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 /// Length of the first line of a file that is not the first of its run, in bytes.
 pub const HEADER: usize = 64;
+/// What was seen of a file so long ago is taken to be so before it is written to; it is looked at again afterwards.
+const MOMENT: Duration = Duration::from_millis(1);
 /// Things that are put aside from one place.
 const FOREIGN: u32 = 100;
 const HEADER_START: &str = "# persistproc: continues at byte ";
@@ -64,12 +67,14 @@ pub struct LogFile {
     /// two logs must still be able to part.
     twin: Option<PathBuf>,
     spare: Option<File>,
+    /// When it was last seen in its place.
+    seen: Option<Instant>,
 }
 
 impl LogFile {
     /// Creates the file, mode 0600.
     pub fn create(path: PathBuf, cap: u64) -> io::Result<LogFile> {
-        let (unwritten, trouble, remark, twin, spare) = Default::default();
+        let (unwritten, trouble, remark, twin, spare, seen) = Default::default();
         Ok(LogFile {
             file: create(&path)?,
             path,
@@ -82,6 +87,7 @@ impl LogFile {
             remark,
             twin,
             spare,
+            seen,
         })
     }
 
@@ -106,7 +112,7 @@ impl LogFile {
         let Some(file) = self.spare.take() else { return Ok(None) };
         self.twin = None;
         let (LogFile { end, kept, cap, head, .. }, unwritten) = (&*self, self.unwritten.clone());
-        let (trouble, remark, twin_of_it, spare) = Default::default();
+        let (trouble, remark, twin_of_it, spare, seen) = Default::default();
         Ok(Some(LogFile {
             path: twin,
             file,
@@ -119,6 +125,7 @@ impl LogFile {
             remark,
             twin: twin_of_it,
             spare,
+            seen,
         }))
     }
 
@@ -165,7 +172,9 @@ impl LogFile {
     }
 
     fn write(&mut self, bytes: &[u8]) -> usize {
-        self.revive();
+        if self.seen.is_none_or(|seen| seen.elapsed() > MOMENT) {
+            self.revive();
+        }
         if self.is_full(bytes.len())
             && let Err(error) = self.rotate()
         {
@@ -177,11 +186,25 @@ impl LogFile {
             self.remark = Some(format!("no new file can be begun for {}: {error}", self.name()));
         }
         let written = self.write_here(bytes);
-        if written == 0 || self.is_in_place() {
-            return written;
+        if written == 0 {
+            return 0;
+        }
+        match self.find() {
+            Found::InPlace => {
+                self.seen = Some(Instant::now());
+                return written;
+            }
+            Found::WithoutTwin => {
+                self.revive();
+                return written;
+            }
+            Found::Elsewhere => {}
         }
         // It happened just now, and may have taken this with it: once more, in a new file that begins where this did.
         (self.end, self.kept) = (self.end - written as u64, self.kept - written as u64);
+        if self.has_name(&self.path) {
+            let _ = self.file.set_len(0); // emptied, and of no use with this alone
+        }
         self.revive();
         self.write_here(bytes)
     }
@@ -207,7 +230,7 @@ impl LogFile {
         let begin = |log: &mut LogFile| log.begin_anew(|path| std::fs::rename(path, previous(path)));
         begin(self).or_else(|error| {
             let is_full = matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded);
-            if !is_full || !is_named(&self.file, &self.path) {
+            if !is_full || !self.has_name(&self.path) {
                 return Err(error);
             }
             // It would go in any case. Not to be used again: a reader may still be in it.
@@ -220,19 +243,30 @@ impl LogFile {
     /// Goes on in a new file if this one was removed, moved, replaced or emptied: else it would grow where it is not seen,
     /// or hold what no reader could find by its offset.
     pub fn revive(&mut self) {
-        let again = match (self.is_in_place(), &self.twin) {
-            (true, Some(twin)) if !is_named(&self.file, twin) => self.name_twin(&put_aside),
-            (true, _) => return,
-            (false, _) => self.begin_anew(put_aside),
+        let again = match self.find() {
+            Found::InPlace => return self.seen = Some(Instant::now()),
+            Found::WithoutTwin => self.name_twin(&put_aside),
+            Found::Elsewhere => self.begin_anew(put_aside),
         };
         if let Err(error) = again {
             self.remark = Some(format!("{} was removed or replaced, and cannot be made again: {error}", self.name()));
         }
     }
 
-    /// Whether the file has its name, and all that was written.
-    fn is_in_place(&self) -> bool {
-        is_named(&self.file, &self.path) && self.file.metadata().is_ok_and(|file| file.len() >= self.head + self.kept)
+    /// Whether the file has its names, and all that was written.
+    fn find(&self) -> Found {
+        let Ok(file) = self.file.metadata() else { return Found::Elsewhere };
+        if file.len() < self.head + self.kept || !is_named(&file, &self.path) {
+            Found::Elsewhere
+        } else if self.twin.as_ref().is_some_and(|twin| !is_named(&file, twin)) {
+            Found::WithoutTwin
+        } else {
+            Found::InPlace
+        }
+    }
+
+    fn has_name(&self, path: &Path) -> bool {
+        self.file.metadata().is_ok_and(|file| is_named(&file, path))
     }
 
     /// Gives the file its other name again.
@@ -286,11 +320,19 @@ impl LogFile {
     }
 }
 
-/// Whether an open file has this name.
-fn is_named(file: &File, path: &Path) -> bool {
-    let identity = |file: &Metadata| (file.dev(), file.ino());
-    let (Ok(file), Ok(named)) = (file.metadata(), path.symlink_metadata()) else { return false };
-    identity(&file) == identity(&named)
+/// What has become of a file.
+#[derive(PartialEq)]
+enum Found {
+    InPlace,
+    /// Only its other name is gone.
+    WithoutTwin,
+    /// Moved, removed, replaced or emptied.
+    Elsewhere,
+}
+
+/// Whether a file has this name.
+fn is_named(file: &Metadata, path: &Path) -> bool {
+    path.symlink_metadata().is_ok_and(|named| (named.dev(), named.ino()) == (file.dev(), file.ino()))
 }
 
 /// Leaves the name to a new file. What has taken it, unless that is nothing or empty, is kept under another one.
@@ -408,11 +450,11 @@ mod tests {
             (read(Stream::Stdout), read(Stream::Combined)),
             (read(Stream::Combined), [[b'a'; 600], [b'b'; 600]].concat())
         );
-        assert!(is_named(&log.file, &stdout) && is_named(&log.file, &combined));
-        assert!(is_named(&File::open(previous(&combined)).unwrap(), &previous(&stdout)));
+        assert!(log.has_name(&stdout) && log.has_name(&combined));
+        assert!(is_named(&previous(&combined).metadata().unwrap(), &previous(&stdout)));
         std::fs::remove_file(&stdout).unwrap();
         log.append(b"c");
-        assert!(is_named(&log.file, &stdout) && read(Stream::Combined).len() == 1201, "the other one is as it was");
+        assert!(log.has_name(&stdout) && read(Stream::Combined).len() == 1201, "the other one is as it was");
         log.keep(b"d");
         let mut own = log.part().unwrap().unwrap();
         assert!(log.part().unwrap().is_none());

@@ -1,18 +1,19 @@
 //! The records of a log one after the other, from one offset to another, with bounded memory whatever their length.
 
 use super::read::Log;
+use super::record::{PREFIX, is_stamped, shared};
 use memchr::memchr;
 use std::io;
 
 const BLOCK: usize = 64 << 10;
 
-/// One line of a log file as it stands there, or the beginning of it.
+/// One line of a log file, or the beginning of it, behind its own stamp or the one that it shares.
 pub struct Raw<'a> {
     /// Offset of its first byte.
     pub at: u64,
     /// Offset behind it: of the next one.
     pub next: u64,
-    /// Without its newline, and at most as long as asked for.
+    /// Without its newline, and at most as long as asked for; a shared stamp is not counted.
     pub bytes: &'a [u8],
     /// Bytes that `bytes` lacks.
     pub cut: u64,
@@ -31,25 +32,30 @@ pub struct Scan<'a> {
     /// What of `buffer` is not used yet, and the offset of its first byte.
     used: usize,
     filled: usize,
+    /// Room for a prefix, and the line.
     line: Vec<u8>,
+    /// The prefix of lines that have none; not known before it was needed.
+    shared: Option<Option<[u8; PREFIX]>>,
 }
 
 impl<'a> Scan<'a> {
     pub fn new(log: &'a Log, from: u64, to: u64, longest: usize) -> Scan<'a> {
         let at = from.max(log.start());
-        Scan { log, at, to: to.min(log.end()), longest, buffer: vec![0; BLOCK], used: 0, filled: 0, line: Vec::new() }
+        let (buffer, line) = (vec![0; BLOCK], Vec::new());
+        Scan { log, at, to: to.min(log.end()), longest, buffer, used: 0, filled: 0, line, shared: None }
     }
 
     /// The next record; `None` at the end of the range.
     pub fn next(&mut self) -> io::Result<Option<Raw<'_>>> {
         self.line.clear();
+        self.line.resize(PREFIX, 0);
         let at = self.at;
         let (mut cut, mut has_newline) = (0, false);
         while !has_newline && self.fill()? {
             let rest = &self.buffer[self.used..self.filled];
             let newline = memchr(b'\n', rest);
             let text = &rest[..newline.unwrap_or(rest.len())];
-            let kept = text.len().min(self.longest - self.line.len());
+            let kept = text.len().min(self.longest + PREFIX - self.line.len());
             self.line.extend_from_slice(&text[..kept]);
             cut += (text.len() - kept) as u64;
             let consumed = text.len() + usize::from(newline.is_some());
@@ -57,8 +63,25 @@ impl<'a> Scan<'a> {
             self.at += consumed as u64;
             has_newline = newline.is_some();
         }
-        let is_something = self.at > at;
-        Ok(is_something.then_some(Raw { at, next: self.at, bytes: &self.line, cut, has_newline }))
+        if self.at == at {
+            return Ok(None);
+        }
+        let bytes = if self.find_stamp(at)? { &self.line[..] } else { &self.line[PREFIX..] };
+        Ok(Some(Raw { at, next: self.at, bytes, cut, has_newline }))
+    }
+
+    /// Puts the stamp before the line at `at` that it shares. False if it has one of its own, or none.
+    fn find_stamp(&mut self, at: u64) -> io::Result<bool> {
+        if is_stamped(&self.line[PREFIX..]) {
+            self.shared = Some(shared(&self.line[PREFIX..]));
+            return Ok(false);
+        }
+        let shared = match self.shared {
+            Some(shared) => shared,
+            None => *self.shared.insert(self.log.shared_before(at)?),
+        };
+        self.line[..PREFIX].copy_from_slice(&shared.unwrap_or_default());
+        Ok(shared.is_some())
     }
 
     /// Makes sure that there is something to look at. False at the end of the range.

@@ -58,17 +58,21 @@ pub fn format_ms(ms: u64) -> String {
     String::from_utf8_lossy(Stamper::new().stamp(ms)).into_owned()
 }
 
-/// Milliseconds of a stamp as a record has it; its last letter, which tells the stream, may be `Z` or `z`.
-pub fn parse_stamp(text: &[u8]) -> Option<u64> {
-    let text: &[u8; STAMP] = text.get(..STAMP)?.try_into().ok()?;
+/// Whether `text` begins with what looks like a stamp.
+pub fn is_stamp(text: &[u8]) -> bool {
+    let Some(text) = text.first_chunk::<STAMP>() else { return false };
     let shape = b"dddd-dd-ddTdd:dd:dd.dddZ";
-    let fits = text.iter().zip(shape).all(|(&c, &s)| match s {
+    text.iter().zip(shape).all(|(&c, &s)| match s {
         b'd' => c.is_ascii_digit(),
         b'Z' => c == b'Z' || c == b'z',
         _ => c == s,
-    });
+    })
+}
+
+/// Milliseconds of a stamp as a record has it; its last letter, which tells the stream, may be `Z` or `z`.
+pub fn parse_stamp(text: &[u8]) -> Option<u64> {
     let number = |range: std::ops::Range<usize>| text[range].iter().fold(0u64, |n, &d| n * 10 + u64::from(d - b'0'));
-    if !fits {
+    if !is_stamp(text) {
         return None;
     }
     let days = days_from_civil(number(0..4) as i64, number(5..7) as u32, number(8..10) as u32);

@@ -320,6 +320,9 @@ mod tests {
         logs: [LogFile; 3],
         stamper: Stamper,
         ms: u64,
+        /// In each log the stream, time and size of what a whole line behind it can share the stamp of.
+        shared: [Option<(usize, u64, usize)>; 3],
+        may_share: bool,
         /// Text so far of the unfinished line of each stream.
         open: [Option<String>; 2],
         finished: Vec<String>,
@@ -349,6 +352,8 @@ mod tests {
                 run: Arc::new(Run::new(id, RunDir(dir), meta)),
                 stamper: Stamper::new(),
                 ms: 1_767_323_045_678,
+                shared: [None; 3],
+                may_share: cap == 0, // each record is a write, and a file begins with a stamp
                 open: [None, None],
                 finished: Vec::new(),
                 number: 0,
@@ -363,18 +368,20 @@ mod tests {
             self.number += 1;
             let text = format!("{}{}", self.number, if random.below(4) == 0 { " match" } else { "" });
             let stamp = *self.stamper.stamp(self.ms);
-            let (mut combined, mut own) = (Vec::new(), Vec::new());
-            combined.extend_from_slice(&prefix(&stamp, s == 1, part));
-            if part.begins() {
-                own.extend_from_slice(&prefix(&stamp, false, Part::Whole));
+            let end: &[u8] = if part.ends() { b"\n" } else { b"" };
+            let prefixes = [
+                (s, if part.begins() { Some(prefix(&stamp, false, Part::Whole)) } else { None }, end),
+                (2, Some(prefix(&stamp, s == 1, part)), b"\n"),
+            ];
+            for (log, prefix, end) in prefixes {
+                let shared = self.shared[log].filter(|shared| (shared.0, shared.1) == (s, self.ms) && shared.2 < 4000);
+                let shares = shared.filter(|_| self.may_share && part == Part::Whole && random.below(3) > 0);
+                let prefix = prefix.filter(|_| shares.is_none());
+                let record = [prefix.as_ref().map_or(&[][..], |prefix| prefix), text.as_bytes(), end].concat();
+                self.logs[log].append(&record);
+                let size = shares.map_or(0, |shared| shared.2) + record.len();
+                self.shared[log] = (part == Part::Whole).then_some((s, self.ms, size));
             }
-            for log in [&mut combined, &mut own] {
-                log.extend_from_slice(text.as_bytes());
-            }
-            combined.push(b'\n');
-            own.extend_from_slice(if part.ends() { b"\n" } else { b"" });
-            self.logs[s].append(&own);
-            self.logs[2].append(&combined);
             let line = self.open[s].take().unwrap_or_default() + &text;
             if part.ends() { self.finished.push(line) } else { self.open[s] = Some(line) }
         }

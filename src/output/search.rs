@@ -181,7 +181,11 @@ impl Window<'_> {
         let mut block = vec![0; (self.end - self.start).min(2 * WINDOW.1) as usize];
         let n = self.log.read_at(self.start, &mut block)?;
         let is_all = n as u64 == self.end - self.start;
-        Ok(!is_all || pattern.may_match(&block) || self.query.stream == Stream::Combined && has_parts(&block))
+        let begins_before = match self.query.stream {
+            Stream::Combined => has_parts(&block),
+            _ => self.log.is_within_line(self.start)?,
+        };
+        Ok(!is_all || begins_before || pattern.may_match(&block))
     }
 }
 

@@ -1,18 +1,18 @@
 //! Pipes → records → files. Knows no processes and never waits: the shim's loop polls the descriptors, this reads.
 //!
-//! Bytes stay bytes. Per read of up to 64 KiB there is one stamp (what was read together arrived together) and one write
-//! per file. A line of any length is written as it comes; only a line that is still open is held back, for
+//! Bytes stay bytes. Per read of up to 64 KiB there is one time (what was read together arrived together) and one write
+//! per file. The lines of a large read share stamps, those of a small one have one each, as people like to see them. A line of any length is written as it comes; only a line that is still open is held back, for
 //! `PATIENCE` or until it is long, so that lines written in pieces stay whole and a prompt is visible all the same.
 //! When a file cannot be written, or must not be rotated yet because a reader needs what would go (see
 //! [`readers`](super::readers)), nothing more is read: the child waits on its pipe, and nothing is lost.
 
 use super::readers::Readers;
 use crate::log::Stream;
-use crate::log::record::{PREFIX, Part, prefix};
+use crate::log::record::{PREFIX, Part, SHARED, prefix, sharing};
 use crate::log::rotate::LogFile;
 use crate::log::stamp::{STAMP, Stamper, now_ms};
 use crate::sys;
-use memchr::memchr_iter;
+use memchr::{memchr, memchr_iter, memrchr};
 use std::fs::File;
 use std::io::{self, Read};
 use std::os::fd::{AsRawFd, RawFd};
@@ -20,8 +20,8 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 const READ: usize = 64 << 10;
-/// Records are collected up to this size before they are written: 64 KiB of bare newlines make 1.7 MB of records.
-const BATCH: usize = 256 << 10;
+/// From this many bytes on a read is large: the child is writing faster than a person reads.
+const LARGE: usize = 4 << 10;
 /// How long an unfinished line is held back in the hope of its end.
 const PATIENCE: Duration = Duration::from_millis(150);
 /// After this much silence the buffers of a burst are given back: a shim may then sleep for days.
@@ -213,7 +213,7 @@ impl Capture {
                 let buffer = std::mem::take(&mut self.buffer);
                 self.feed(s, &buffer[..n]);
                 self.buffer = buffer;
-                if n >= 4096 {
+                if n >= LARGE {
                     self.busy_since = Some(Instant::now());
                 }
                 Some(n)
@@ -324,19 +324,19 @@ impl Capture {
     fn feed(&mut self, s: usize, bytes: &[u8]) {
         let stamp = self.stamp();
         let mut batch = std::mem::take(&mut self.batch);
-        let prefixes = [s == STDERR, false].map(|marks_stderr| prefix(&stamp, marks_stderr, Part::Whole));
         let mut begin = 0;
-        for newline in memchr_iter(b'\n', bytes) {
-            let line = &bytes[begin..=newline];
-            if self.sources[s].is_between_lines() {
-                self.push_whole(&mut batch, s, &prefixes, line);
-            } else {
-                self.push(&mut batch, s, &stamp, &bytes[begin..newline], true);
-            }
+        if !self.sources[s].is_between_lines()
+            && let Some(newline) = memchr(b'\n', bytes)
+        {
+            self.push(&mut batch, s, &stamp, &bytes[..newline], true);
             begin = newline + 1;
-            if batch.combined.len() >= BATCH {
-                self.write(&mut batch, s);
-            }
+        }
+        if self.sources[s].is_between_lines()
+            && let Some(newline) = memrchr(b'\n', &bytes[begin..])
+        {
+            let lines = &bytes[begin..=begin + newline];
+            self.push_lines(&mut batch, s, &stamp, lines, if bytes.len() < LARGE { 0 } else { SHARED - PREFIX });
+            begin += newline + 1;
         }
         self.write(&mut batch, s);
         self.batch = batch;
@@ -363,19 +363,24 @@ impl Capture {
         self.batch = batch;
     }
 
-    /// Puts a whole line, with its newline, into the batch: as [`push`](Self::push) would, but nearly every line comes
-    /// this way, so it is short. `prefixes` are those of combined.log and of the stream's own file.
-    fn push_whole(&mut self, batch: &mut Batch, s: usize, prefixes: &[[u8; PREFIX]; 2], line: &[u8]) {
-        self.lines[s] += 1;
-        self.lines[COMBINED] += 1;
+    /// Puts whole lines into the batch. A stamp serves for `most` bytes of them.
+    fn push_lines(&mut self, batch: &mut Batch, s: usize, stamp: &[u8; STAMP], mut lines: &[u8], most: usize) {
+        let count = memchr_iter(b'\n', lines).count() as u64;
+        self.lines[s] += count;
+        self.lines[COMBINED] += count;
         if batch.combined.is_empty() {
             batch.is_split = s == STDERR;
         }
-        batch.combined.extend_from_slice(&prefixes[0]);
-        batch.combined.extend_from_slice(line);
-        if batch.is_split {
-            batch.own.extend_from_slice(&prefixes[1]);
-            batch.own.extend_from_slice(line);
+        let prefixes = [s == STDERR, false].map(|marks_stderr| prefix(stamp, marks_stderr, Part::Whole));
+        while !lines.is_empty() {
+            let (together, rest) = lines.split_at(sharing(lines, most));
+            batch.combined.extend_from_slice(&prefixes[0]);
+            batch.combined.extend_from_slice(together);
+            if batch.is_split {
+                batch.own.extend_from_slice(&prefixes[1]);
+                batch.own.extend_from_slice(together);
+            }
+            lines = rest;
         }
     }
 
@@ -442,11 +447,16 @@ impl Capture {
 mod tests {
     use super::*;
     use crate::lease::{Kind, Lease};
+    use crate::log::read::Log;
     use crate::log::record;
+    use crate::log::scan::Scan;
     use std::io::Write;
     use std::os::fd::OwnedFd;
     use std::path::PathBuf;
     use std::sync::atomic::{AtomicU64, Ordering};
+
+    /// What a child may print, and looks like a record.
+    const STAMPED: &[u8] = b"2026-01-02T03:04:05.678z>x\n";
 
     struct Rig {
         dir: PathBuf,
@@ -480,10 +490,20 @@ mod tests {
             let text = String::from_utf8(self.file(Stream::Combined)).unwrap();
             text.lines().map(|line| format!("{}{}", &line[23..24], &line[24..])).collect()
         }
+        /// The lines of a log, each behind a stamp.
+        fn stamped(&self, stream: Stream) -> Vec<Vec<u8>> {
+            let log = Log::open(&self.dir, stream).unwrap();
+            let mut scan = Scan::new(&log, 0, u64::MAX, usize::MAX >> 1);
+            let mut lines = Vec::new();
+            while let Some(raw) = scan.next().unwrap() {
+                lines.push([raw.bytes, if raw.has_newline { b"\n" } else { b"" }].concat());
+            }
+            lines
+        }
         /// Both streams as a reader of combined.log gives them back.
         fn rebuilt(&self) -> [Vec<u8>; 2] {
             let mut streams = [Vec::new(), Vec::new()];
-            for line in self.file(Stream::Combined).split_inclusive(|&b| b == b'\n') {
+            for line in self.stamped(Stream::Combined) {
                 let record = record::parse(line.strip_suffix(b"\n").unwrap(), Stream::Combined).unwrap();
                 let out = &mut streams[record.stream.index()];
                 out.extend_from_slice(record.text);
@@ -495,9 +515,9 @@ mod tests {
         }
         /// The child's bytes from a stream's own file: without the stamps, each of which ends in `Z` and a blank.
         fn stripped(&self, stream: Stream) -> Vec<u8> {
-            let file = self.file(stream);
-            assert!(file.split_inclusive(|&b| b == b'\n').all(|line| &line[23..25] == b"Z "));
-            file.split_inclusive(|&b| b == b'\n').flat_map(|line| line[record::PREFIX..].to_vec()).collect()
+            let lines = self.stamped(stream);
+            assert!(lines.iter().all(|line| &line[23..25] == b"Z "));
+            lines.iter().flat_map(|line| line[record::PREFIX..].to_vec()).collect()
         }
     }
     impl Drop for Rig {
@@ -530,19 +550,28 @@ mod tests {
         let mut rig = Rig::new("bytes", 0);
         let mut seed = 7u64;
         let mut said = [Vec::new(), Vec::new()];
-        for _ in 0..3000 {
+        let pieces: [&[u8]; 9] =
+            [b"\n", b"\n", b"ab", b"\0\xff#", b"Z+> \r", b"T", STAMPED, &STAMPED[..25], &[b'x'; 5000]];
+        let mut random = move |below: usize| {
             seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-            let (s, length) = ((seed >> 33) as usize % 2, (seed >> 40) as usize % 90);
-            let alphabet = b"\n\nab\0\xff#Z+> \r";
-            let text: Vec<u8> = (0..length).map(|i| alphabet[(seed >> (i % 50)) as usize % alphabet.len()]).collect();
-            rig.say(s, &text);
-            said[s].extend_from_slice(&text);
-            if seed >> 60 == 0 {
+            (seed >> 33) as usize % below
+        };
+        for _ in 0..3000 {
+            let (most, kinds) = (if random(20) == 0 { 2000 } else { 30 }, if random(50) == 0 { 9 } else { 8 });
+            let text: Vec<u8> = (0..random(most)).flat_map(|_| pieces[random(kinds)]).copied().collect();
+            let (s, text) = (random(2), &text[..text.len().min(READ)]);
+            rig.say(s, text);
+            said[s].extend_from_slice(text);
+            if random(16) == 0 {
                 rig.lose_patience();
             }
         }
         rig.capture.drain();
         assert!(rig.rebuilt() == said);
+        let log = rig.file(Stream::Combined);
+        let stamped = log.split(|&b| b == b'\n').filter(|line| record::is_stamped(line)).count();
+        let lines = memchr_iter(b'\n', &log).count();
+        assert!(stamped > lines / 8 && stamped < lines / 2, "{stamped} of {lines} lines have a stamp");
         assert!(rig.stripped(Stream::Stdout) == said[0] && rig.stripped(Stream::Stderr) == said[1]);
         assert_eq!(rig.capture.bytes()[2], rig.file(Stream::Combined).len() as u64);
     }
@@ -591,12 +620,13 @@ mod tests {
     }
 
     #[test]
-    fn what_waits_for_a_reader_is_written_as_soon_as_that_has_read_also_in_the_middle_of_a_read() {
+    fn what_waits_for_a_reader_is_written_as_soon_as_that_has_read() {
         let mut rig = Rig::new("reader", 100_000);
         let mut lease = Lease::take(&rig.dir, Kind::Pipe).unwrap();
         let lines = [b'x'; 99].iter().chain(b"\n").copied().collect::<Vec<u8>>().repeat(500);
+        let logged = 50_000 + 13 * 25; // 40 lines share a stamp
         (0..3).for_each(|_| rig.capture.feed(0, &lines));
-        assert!(rig.capture.is_stalled() && rig.capture.bytes()[2] < 3 * 500 * 125);
+        assert!(rig.capture.is_stalled() && rig.capture.bytes()[2] < 3 * logged);
         let look = rig.capture.deadline().unwrap();
         lease.passed_on(1, u64::MAX);
         while Instant::now() < look {
@@ -605,7 +635,7 @@ mod tests {
         rig.capture.feed(0, &lines);
         rig.capture.feed(1, b"the end of what they share\n");
         assert!(!rig.capture.is_stalled() && rig.capture.trouble().is_none());
-        let end = 4 * 500 * 125;
+        let end = 4 * logged;
         assert_eq!(rig.capture.bytes(), [end, 25 + 27, end + 25 + 27]);
         drop(lease);
     }
