@@ -3,6 +3,7 @@
 
 use crate::words::one_line;
 use std::fmt;
+use std::io::{self, ErrorKind};
 
 /// What kind of refusal it is, for those who decide by it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -52,6 +53,16 @@ impl Fault {
     }
     pub fn failed(text: impl Into<String>) -> Fault {
         Fault::new(Kind::Failed, text)
+    }
+}
+
+/// What to do where nothing can be written.
+pub fn remedy(error: &io::Error) -> &'static str {
+    match error.kind() {
+        ErrorKind::StorageFull | ErrorKind::QuotaExceeded | ErrorKind::FileTooLarge => "free some room there",
+        ErrorKind::ReadOnlyFilesystem => "mount that file system writable again",
+        ErrorKind::PermissionDenied => "make it writable for you",
+        _ => "put that right",
     }
 }
 

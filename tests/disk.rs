@@ -70,6 +70,81 @@ fn what_could_not_be_written_down_is_told_meanwhile_and_written_when_the_disk_ta
     user.run(&["shutdown"]).ok();
 }
 
+/// What a disk says that has gone bad, and a file system that the kernel has made read-only because of that.
+const BAD: [(&str, &str); 2] = [("EIO", "Input/output error"), ("EROFS", "Read-only file system")];
+
+#[test]
+fn on_a_disk_that_takes_nothing_any_more_the_process_waits_it_is_said_and_with_a_good_one_it_goes_on() {
+    for (error, words) in BAD {
+        let sandbox = Sandbox::new();
+        let _server = sandbox.serve();
+        let out = sandbox.root.join("out");
+        let mut wrapper = sandbox.command(&["--label", "web", "sh", "-c", &format!("{COUNT}; exit 42")]);
+        wrapper.stdout(fs::File::create(&out).unwrap()).stderr(Stdio::piped());
+        let wrapper = Guard(wrapper.spawn().unwrap());
+        let shown = || fs::read_to_string(&out).unwrap().lines().count();
+        wait_until("some lines", || shown() > 20);
+        let Some(bad) = break_disk(&sandbox, error) else { return };
+        let listed = || sandbox.run(&["--format", "json", "list"]).ok().json()["processes"][0].clone();
+        wait_until("list to say so", || {
+            listed()["error"].as_str().is_some_and(|e| e.contains("output is held up") && e.contains(words))
+        });
+        assert_eq!(listed()["status"], "running");
+        drop(bad);
+        let then = shown();
+        wait_until("it to go on", || shown() > then + 50);
+        fs::write(sandbox.work().join("enough"), "").unwrap();
+        let ended = wrapper.end(DEADLINE);
+        assert_eq!(ended.code, 42);
+        let told = [format!("the output is held up: {words}"), "the output goes on".to_string()];
+        assert!(told.iter().all(|text| ended.stderr.contains(text)), "{error}: {}", ended.stderr);
+        let text = fs::read_to_string(&out).unwrap();
+        let last = text.lines().count();
+        let expected: String = (1..last).map(|i| format!("{i}\n")).chain([format!("end {last}\n")]).collect();
+        assert!(text == expected, "{error}: {text}");
+    }
+}
+
+#[test]
+fn on_a_disk_that_takes_nothing_any_more_a_process_can_be_stopped_and_its_exit_code_is_known() {
+    for (error, words) in BAD {
+        let sandbox = Sandbox::new();
+        let _server = sandbox.serve();
+        let wrapper =
+            Guard(sandbox.spawn(&["-q", "--label", "web", "sh", "-c", &format!("trap 'exit 0' TERM; {COUNT}")]));
+        wait_until("some lines", || {
+            sandbox.runs().len() == 1 && sandbox.run(&["output", "web"]).out().lines().count() > 5
+        });
+        let Some(_bad) = break_disk(&sandbox, error) else { return };
+        let listed = || sandbox.run(&["--format", "json", "list"]).ok().json()["processes"][0].clone();
+        wait_until("list to say so", || !listed()["error"].is_null());
+        sandbox.run(&["stop", "web"]).ok();
+        let listed = listed();
+        assert_eq!((&listed["status"], &listed["exit_code"]), (&"terminated".into(), &0.into()), "{listed}");
+        let lost = listed["error"].as_str().unwrap();
+        assert!(lost.contains("bytes of output were lost") && lost.contains(words), "{listed}");
+        let ended = wrapper.end(DEADLINE);
+        assert!(ended.code == 1 && ended.stderr.contains("could not be written to the log"), "{ended:?}");
+        // The server, which can write, has put down what the shim told it.
+        wait_until("its status", || sandbox.status(0)["state"] == "terminated");
+    }
+}
+
+/// From now on nothing can be written in the directory of the run by its shim, but into FIFOs.
+fn break_disk(sandbox: &Sandbox, error: &str) -> Option<Guard> {
+    let run = fs::canonicalize(&sandbox.runs()[0]).unwrap();
+    let shim = sandbox.status(0)["shim"].as_i64().unwrap() as i32;
+    const CALLS: &str = "write,ftruncate,rename,renameat,renameat2,link,linkat,unlink,unlinkat,mkdir,mkdirat";
+    let mut rules = vec!["-e".into(), format!("trace={CALLS}"), "-e".into(), format!("inject={CALLS}:error={error}")];
+    for name in ["stdout.log", "stderr.log", "combined.log", "combined.new", "stdout.new", "status.json", "status.new"]
+    {
+        for directory in [run.display().to_string(), "/proc/self/fd/3".into()] {
+            rules.extend(["-P".into(), format!("{directory}/{name}")]);
+        }
+    }
+    inject(shim, &rules.iter().map(String::as_str).collect::<Vec<&str>>())
+}
+
 /// Counts until there is a file `enough`.
 const COUNT: &str = "i=1; while [ ! -e enough ]; do echo $i; i=$((i+1)); sleep 0.002; done; echo end $i";
 

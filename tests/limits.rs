@@ -107,6 +107,33 @@ fn a_stop_on_a_full_disk_ends_and_tells_how_much_was_lost() {
 }
 
 #[test]
+fn what_a_full_disk_did_not_take_until_the_end_is_said_to_every_reader_and_fails() {
+    let sandbox = Sandbox::new();
+    let Some(_disk) = SmallDisk::new(&sandbox, 1024) else { return };
+    let _server = sandbox.serve();
+    let wrapper =
+        Guard(sandbox.spawn(&["-q", "--label", "web", "sh", "-c", "trap 'exit 0' TERM; while :; do seq 1000; done"]));
+    let follow = |words: &[&str]| Guard(sandbox.spawn(&[&["-q", "output", "web", "--follow"], words].concat()));
+    wait_until("the process", || sandbox.runs().len() == 1);
+    let followers = [follow(&[]), follow(&["--grep", "^1$"])];
+    wait_until("the trouble", || !list(&sandbox)[0]["error"].is_null());
+    sandbox.run(&["stop", "web"]).ok();
+    let lost = sandbox.status(0)["lost_bytes"].as_u64().unwrap();
+    let ended = wrapper.end(DEADLINE);
+    let expected = format!(
+        "persistproc: output is missing here: {lost} bytes could not be written to the log (No space left on device"
+    );
+    assert!(lost > 0 && ended.stderr.contains(&expected) && !ended.stderr.contains("goes on"), "{lost}: {ended:?}");
+    assert_eq!(ended.code, 1);
+    for follower in followers {
+        let ended = follower.end(DEADLINE);
+        assert!(ended.code == 1 && ended.stderr.contains(&format!("{lost} bytes ")), "{lost}: {}", ended.stderr);
+    }
+    let read = sandbox.run(&["-q", "output", "web", "--lines", "1"]).ok();
+    assert!(read.stderr.contains(&format!("'web' r1: {lost} bytes of output were lost (No space left")), "{read:?}");
+}
+
+#[test]
 fn a_file_size_limit_is_a_full_disk() {
     let sandbox = Sandbox::new();
     // In blocks of 512 bytes or of 1 KiB, as the shell has it.
@@ -163,7 +190,8 @@ fn a_run_whose_directory_is_removed_lives_is_told_and_can_be_stopped() {
     let _server = sandbox.serve();
     sandbox.run(&["start", "--label", "web", "sh", "-c", COUNT]).ok();
     let pid = sandbox.status(0)["pid"].as_i64().unwrap() as i32;
-    fs::remove_dir_all(&sandbox.runs()[0]).unwrap();
+    // The shim may be writing a file anew just now.
+    wait_until("it to be gone", || sandbox.runs().first().is_none_or(|run| fs::remove_dir_all(run).is_ok()));
     wait_until("it is told", || {
         list(&sandbox)[0]["error"].as_str().is_some_and(|error| error.contains("directory was removed"))
     });

@@ -217,20 +217,7 @@ fn a_restart_that_begins_as_the_server_ends_with_its_processes_is_not_carried_ou
     // The order is being written while the server begins to end: it appears a second after it was prepared.
     let run = sandbox.runs()[0].clone();
     let rule = ["-e", "trace=rename,renameat,renameat2", "-e", "inject=rename,renameat,renameat2:delay_enter=1000000"];
-    let mut strace = std::process::Command::new("strace");
-    strace.args(["-f", "-o", "/dev/null"]).args(rule).args(["-p", &server.pid().to_string()]);
-    let Ok(mut tracer) = strace.stderr(std::process::Stdio::null()).spawn().map(Guard) else {
-        return skip("strace is not there to delay the order").unwrap_or_default();
-    };
-    let is_traced = || {
-        let tasks = std::fs::read_dir(format!("/proc/{}/task", server.pid())).unwrap().flatten();
-        let status = |task: std::fs::DirEntry| std::fs::read_to_string(task.path().join("status")).unwrap_or_default();
-        tasks.map(status).all(|status| !status.contains("TracerPid:\t0\n"))
-    };
-    let mut has_ended = || tracer.0.try_wait().unwrap().is_some();
-    if !wait_for("strace", || if has_ended() { Some(false) } else { is_traced().then_some(true) }) {
-        return skip("one may not trace here").unwrap_or_default();
-    }
+    let Some(_tracer) = inject(server.pid(), &rule) else { return };
     let restart = sandbox.spawn(&["--no-autostart", "restart", "web"]);
     let is_prepared = |file: std::fs::DirEntry| file.file_name().to_string_lossy().starts_with("order.new");
     wait_until("an order that is prepared", || std::fs::read_dir(&run).unwrap().flatten().any(is_prepared));

@@ -512,6 +512,24 @@ pub fn without_stamp(line: &[u8]) -> &[u8] {
     if line.len() >= 25 && line.iter().zip(shape).all(fits) { &line[25..] } else { line }
 }
 
+/// Makes system calls of a process fail, or late, as `rules` of strace(1) say, as long as the value lives. `None`, with the
+/// reason printed, where that cannot be.
+pub fn inject(pid: i32, rules: &[&str]) -> Option<Guard> {
+    let mut strace = Command::new("strace");
+    strace.args(["-f", "-o", "/dev/null"]).args(rules).args(["-p", &pid.to_string()]).stderr(Stdio::null());
+    let Ok(mut tracer) = strace.spawn().map(Guard) else { return skip("strace is not there") };
+    let is_traced = || {
+        let tasks = fs::read_dir(format!("/proc/{pid}/task")).unwrap().flatten();
+        let status = |task: fs::DirEntry| fs::read_to_string(task.path().join("status")).unwrap_or_default();
+        tasks.map(status).all(|status| !status.contains("TracerPid:\t0\n"))
+    };
+    let mut has_ended = || tracer.0.try_wait().unwrap().is_some();
+    if !wait_for("strace", || if has_ended() { Some(false) } else { is_traced().then_some(true) }) {
+        return skip("one may not trace here");
+    }
+    Some(tracer)
+}
+
 /// Says why a test has nothing to test here.
 #[allow(clippy::print_stderr)]
 pub fn skip<T>(why: &str) -> Option<T> {

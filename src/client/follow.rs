@@ -106,6 +106,8 @@ struct Lines {
     writer: Writer,
     /// Output is missing.
     has_gap: bool,
+    /// What was told of what the disk did not take.
+    unwritten: String,
 }
 
 impl Lines {
@@ -125,7 +127,16 @@ impl Lines {
         arguments.insert("is_forward".into(), json!(true));
         // Without a wait of its own it is one for anything at all.
         arguments.insert("wait_for".into(), json!(until.as_deref().unwrap_or("")));
-        Ok(Lines { link, arguments, read, until, deadline, writer: Writer::start()?, has_gap: false })
+        Ok(Lines {
+            link,
+            arguments,
+            read,
+            until,
+            deadline,
+            writer: Writer::start()?,
+            has_gap: false,
+            unwritten: String::new(),
+        })
     }
 
     fn go(&mut self) -> Result<u8, Trouble> {
@@ -144,6 +155,7 @@ impl Lines {
                 Printed::Late => return self.verdict("timeout"),
                 Printed::ReaderLeft => return Ok(0),
             }
+            self.tell_unwritten();
             has_matched |= self.until.is_some() && self.read.waited == "matched";
             // Also with no time at all it is looked once at what is new.
             let is_late = is_over(self.deadline) && !std::mem::take(&mut is_first);
@@ -156,6 +168,18 @@ impl Lines {
             if is_late || !self.ask(has_matched)? {
                 return self.verdict("timeout");
             }
+        }
+    }
+
+    /// Says once what is missing at the end of something that is over.
+    fn tell_unwritten(&mut self) {
+        if self.read.is_cut || self.read.unwritten == self.unwritten {
+            return; // there is more to show before that end
+        }
+        self.unwritten = std::mem::take(&mut self.read.unwritten);
+        if !self.unwritten.is_empty() {
+            self.has_gap = true;
+            super::terminal::note(&self.unwritten);
         }
     }
 

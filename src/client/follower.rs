@@ -62,6 +62,8 @@ pub enum News {
     Ended(Following),
     /// So many bytes of the log are gone.
     Skipped(u64),
+    /// So many bytes at the end of the log could not be written, and why.
+    Unwritten(u64, Option<String>),
     /// What holds up the output, or that nothing does any more.
     Trouble(Option<String>),
     Note(String),
@@ -184,6 +186,7 @@ impl<S: Server> Follower<S> {
                 self.show(&bytes)?;
             }
             if following.is_final {
+                self.tell_unwritten(&following)?;
                 let Some(successor) = following.successor else { return self.tell(News::Ended(following)) };
                 (self.run, self.from, self.log) = (successor, 0, None);
                 let (next, _) = self.poll(Duration::ZERO)?;
@@ -208,7 +211,18 @@ impl<S: Server> Follower<S> {
             return Ok(());
         }
         self.trouble = trouble.clone();
+        if trouble.is_none() && following.is_final {
+            return Ok(()); // nothing goes on
+        }
         self.tell(News::Trouble(trouble))
+    }
+
+    /// Tells what is missing at the end because the disk did not take it.
+    fn tell_unwritten(&mut self, following: &Following) -> Result<(), Stop> {
+        match following.lost_bytes {
+            0 => Ok(()),
+            bytes => self.tell(News::Unwritten(bytes, following.lost_to.as_deref().map(decode))),
+        }
     }
 
     /// So many bytes are not there.

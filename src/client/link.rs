@@ -69,6 +69,8 @@ pub struct Reading {
     /// Why waiting ended, if there was any.
     pub waited: String,
     note: String,
+    /// What is missing at the end, because the disk did not take it.
+    pub unwritten: String,
     /// The last line is not finished, and is one of this stream.
     pub open: Option<Stream>,
     /// There was more than what was asked for.
@@ -338,11 +340,12 @@ impl Link {
             return Err(refusal(answer.head.status, json.as_ref(), &answer.body));
         }
         let header = |name: &str| answer.head.header(name).map(decode).unwrap_or_default();
-        let [cursor, waited, note] = ["persistproc-cursor", "persistproc-waited", "persistproc-note"].map(header);
+        let [cursor, waited, note, unwritten] =
+            ["persistproc-cursor", "persistproc-waited", "persistproc-note", "persistproc-unwritten"].map(header);
         let is_cut = answer.head.header("persistproc-cut").is_some();
         let open = answer.head.header("persistproc-open").and_then(Stream::from_name);
         let has_gap = answer.head.header("persistproc-gone").is_some();
-        Ok(Reading { bytes: answer.body, cursor, waited, note, open, is_cut, has_gap })
+        Ok(Reading { bytes: answer.body, cursor, waited, note, unwritten, open, is_cut, has_gap })
     }
 
     /// How far the log of a run reaches behind an offset, as soon as it does, or after `wait`. Servers up to 0.4 send its

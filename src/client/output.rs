@@ -25,6 +25,9 @@ pub fn output(mut link: Link, target: &Target, given: &Given, is_json: bool) -> 
     let read = wait(&mut link, arguments, Link::read_output)?;
     read.note(&link);
     terminal::pass_on(Stream::Stdout, &read.bytes)?;
+    if !read.unwritten.is_empty() {
+        terminal::note(&read.unwritten);
+    }
     verdict(&read.waited, &wanted)
 }
 

@@ -226,9 +226,12 @@ impl Wrapper {
                 Ok(None)
             }
             News::Skipped(bytes) => {
-                self.has_gap = true;
-                let text = format!("output is missing here: {bytes} bytes of the log are no longer kept");
-                terminal::note_within(&text, std::mem::take(&mut self.is_in_line), NOTE_TAKEN);
+                self.tell_gap(&format!("{bytes} bytes of the log are no longer kept"));
+                Ok(None)
+            }
+            News::Unwritten(bytes, why) => {
+                let why = why.map_or(String::new(), |why| format!(" ({why})"));
+                self.tell_gap(&format!("{bytes} bytes could not be written to the log{why}"));
                 Ok(None)
             }
             News::Trouble(trouble) => {
@@ -333,6 +336,13 @@ impl Wrapper {
             }
             (None, None) => Err(Trouble::Refused(format!("'{}' could not be started again", self.label))),
         }
+    }
+
+    /// Says that output is missing, also to those who want no notes.
+    fn tell_gap(&mut self, what: &str) {
+        self.has_gap = true;
+        let text = format!("output is missing here: {what}");
+        terminal::note_within(&text, std::mem::take(&mut self.is_in_line), NOTE_TAKEN);
     }
 
     /// Worth knowing, but never worth hanging for.

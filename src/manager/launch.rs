@@ -4,7 +4,7 @@
 //! free lock always means "no shim". What a killed server leaves under a temporary name is swept by the next one.
 
 use crate::attributes;
-use crate::fault::Fault;
+use crate::fault::{Fault, remedy};
 use crate::log::stamp::now_ms;
 use crate::procs;
 use crate::rundir::{FORMAT, MARK, Meta, RunDir, StartError, Status};
@@ -48,8 +48,9 @@ pub fn prepare(runs: &Path, id: u64, meta: &Meta, attach: impl Fn(&RunDir)) -> R
     };
     build().map_err(|error| {
         Fault::failed(format!(
-            "cannot prepare the run in {}: {error}; free some room there, or choose another place with --data-dir",
-            runs.display()
+            "cannot prepare the run in {}: {error}; {}, or choose another place with --data-dir",
+            runs.display(),
+            remedy(&error)
         ))
     })
 }

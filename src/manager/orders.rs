@@ -8,7 +8,7 @@
 use super::locks::{LockGuard, LockKey};
 use super::watch::Run;
 use super::{Manager, Started, Stopped, describe_unreadable, label_was_taken, launch};
-use crate::fault::{Fault, Kind};
+use crate::fault::{Fault, Kind, remedy};
 use crate::log::stamp::now_ms;
 use crate::procs;
 use crate::rundir::{FORMAT, Meta, Moment, Order};
@@ -111,7 +111,7 @@ impl Manager {
         // A disk without room for this has none for the next run either.
         run.dir.write_order(&order).map_err(|error| {
             let directory = self.registry.dir.display();
-            goes_on(run, Fault::failed(format!("cannot write in {directory}: {error}; free some room there")))
+            goes_on(run, Fault::failed(format!("cannot write in {directory}: {error}; {}", remedy(&error))))
         })?;
         // A server that ends with its processes closes the gate before it withdraws restarts: either it has found this order,
         // or it is seen here that the gate is closed.

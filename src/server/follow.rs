@@ -52,9 +52,18 @@ pub struct Following {
     /// What holds up its output, encoded as in a URL.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub trouble: Option<String>,
+    /// Bytes of its log that the disk did not take until its end, and why, encoded as in a URL.
+    #[serde(default, skip_serializing_if = "is_none")]
+    pub lost_bytes: u64,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lost_to: Option<String>,
     /// There was no place to wait: ask again after a pause.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub is_busy: bool,
+}
+
+fn is_none(bytes: &u64) -> bool {
+    *bytes == 0
 }
 
 /// What is asked for.
@@ -173,6 +182,8 @@ fn look(run: &Run, ask: &Ask) -> Result<(Following, Vec<u8>), Fault> {
         is_leaving: false,
         directory: run.dir.path().file_name().and_then(|name| name.to_str()).map(encode),
         trouble: status.trouble.as_deref().filter(|_| !is_over && !status.goes_on).map(encode),
+        lost_bytes: status.lost_bytes,
+        lost_to: status.trouble.as_deref().filter(|_| status.lost_bytes > 0).map(encode),
         is_busy: false,
     };
     Ok((following, bytes))

@@ -280,6 +280,7 @@ fn output(routes: &Routes, request: &Request) -> Result<Response, Fault> {
         ("Persistproc-Open", output.selection.open_stream().map(|stream| stream.name().to_string())),
         ("Persistproc-Cut", output.selection.is_cut.then(|| "true".to_string())),
         ("Persistproc-Gone", (output.selection.gone > 0).then(|| output.selection.gone.to_string())),
+        ("Persistproc-Unwritten", text::unwritten(&output).map(|text| encode(&text))),
         ("Persistproc-Note", text::note(&output).map(|note| encode(&note))),
     ] {
         if let Some(value) = value {

@@ -53,7 +53,7 @@ pub fn json(answer: &Answer) -> Value {
     }
 }
 
-pub use output::{note, outcome_name};
+pub use output::{note, outcome_name, unwritten};
 
 fn set(value: &mut Value, key: &str, member: Option<impl Into<Value>>) {
     if let Some(member) = member {

@@ -209,6 +209,16 @@ pub fn outcome_name(outcome: Outcome) -> &'static str {
     }
 }
 
+/// What is missing at the end of runs that are over, because the disk did not take it.
+pub fn unwritten(output: &Output) -> Option<String> {
+    let newest = output.processes.iter().filter_map(|process| Some((process, process.runs.last()?)));
+    let lost = newest.filter(|(_, run)| run.is_over() && run.status().lost_bytes > 0);
+    let texts = lost.map(|(process, run)| {
+        format!("'{}' {}: {}", process.label, run.name(), problem(&run.status()).unwrap_or_default())
+    });
+    Some(texts.collect::<Vec<String>>().join("; ")).filter(|text| !text.is_empty())
+}
+
 /// What a person should know beside the lines: restarts, and what is gone.
 pub fn note(output: &Output) -> Option<String> {
     let mut notes = gone(output);
