@@ -26,8 +26,9 @@
 //! This keeps short lines cheap (a stamp is 25 bytes), and is unambiguous because of what the writer stamps in any case: the
 //! first line of a write, a part of a line and what follows one, a line that itself looks like a record, and the first line
 //! that begins more than [`SHARED`] bytes after the last stamp. So a reader that begins in the middle finds the stamp of its
-//! line by looking back that far, and a file never begins with a line that belongs to another file's stamp. Lines at the
-//! beginning of a file that no stamp precedes are the rest of a line whose beginning went with an older file.
+//! line by looking back that far. A file begins with a stamp, or with the rest of a line whose beginning is in an older file.
+//! (If somebody empties a file of which the disk took a part of a write, the rest of that begins the next one: its lines up to
+//! the next stamp have lost their time then.)
 
 use super::Stream;
 use super::stamp::{STAMP, is_stamp, parse_stamp};

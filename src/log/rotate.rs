@@ -24,7 +24,7 @@ use std::time::{Duration, Instant};
 
 /// Length of the first line of a file that is not the first of its run, in bytes.
 pub const HEADER: usize = 64;
-/// What was seen of a file so long ago is taken to be so before it is written to; it is looked at again afterwards.
+/// A look at a file that is no older than this is not repeated before a write, only afterwards.
 const MOMENT: Duration = Duration::from_millis(1);
 /// Things that are put aside from one place.
 const FOREIGN: u32 = 100;
@@ -69,12 +69,15 @@ pub struct LogFile {
     spare: Option<File>,
     /// When it was last seen in its place.
     seen: Option<Instant>,
+    /// The disk took a part of what was to be written at once. The rest belongs into the same file: its lines may share a
+    /// stamp with those.
+    is_torn: bool,
 }
 
 impl LogFile {
     /// Creates the file, mode 0600.
     pub fn create(path: PathBuf, cap: u64) -> io::Result<LogFile> {
-        let (unwritten, trouble, remark, twin, spare, seen) = Default::default();
+        let (unwritten, trouble, remark, twin, spare, seen, is_torn) = Default::default();
         Ok(LogFile {
             file: create(&path)?,
             path,
@@ -88,6 +91,7 @@ impl LogFile {
             twin,
             spare,
             seen,
+            is_torn,
         })
     }
 
@@ -111,7 +115,7 @@ impl LogFile {
         let _ = std::fs::rename(self::spare(&twin), &twin);
         let Some(file) = self.spare.take() else { return Ok(None) };
         self.twin = None;
-        let (LogFile { end, kept, cap, head, .. }, unwritten) = (&*self, self.unwritten.clone());
+        let (LogFile { end, kept, cap, head, is_torn, .. }, unwritten) = (&*self, self.unwritten.clone());
         let (trouble, remark, twin_of_it, spare, seen) = Default::default();
         Ok(Some(LogFile {
             path: twin,
@@ -126,6 +130,7 @@ impl LogFile {
             twin: twin_of_it,
             spare,
             seen,
+            is_torn: *is_torn,
         }))
     }
 
@@ -176,6 +181,7 @@ impl LogFile {
             self.revive();
         }
         if self.is_full(bytes.len())
+            && !self.is_torn
             && let Err(error) = self.rotate()
         {
             let older = std::fs::metadata(previous(&self.path)).map_or(0, |file| file.len());
@@ -189,6 +195,7 @@ impl LogFile {
         if written == 0 {
             return 0;
         }
+        self.is_torn = written < bytes.len();
         match self.find() {
             Found::InPlace => {
                 self.seen = Some(Instant::now());
@@ -202,11 +209,13 @@ impl LogFile {
         }
         // It happened just now, and may have taken this with it: once more, in a new file that begins where this did.
         (self.end, self.kept) = (self.end - written as u64, self.kept - written as u64);
-        if self.has_name(&self.path) {
+        if self.file.metadata().is_ok_and(|file| file.len() == written as u64 && is_named(&file, &self.path)) {
             let _ = self.file.set_len(0); // emptied, and of no use with this alone
         }
         self.revive();
-        self.write_here(bytes)
+        let written = self.write_here(bytes);
+        self.is_torn = written > 0 && written < bytes.len();
+        written
     }
 
     fn write_here(&mut self, bytes: &[u8]) -> usize {
@@ -475,5 +484,43 @@ mod tests {
         }
         assert_eq!(parse_header(b"# persistproc: continues at byte 5"), None);
         assert_eq!(parse_header(format!("{:<64}", "2026-01-02T03:04:05.678Z text").as_bytes()), None);
+    }
+
+    #[test]
+    fn what_is_emptied_or_moved_between_two_writes_goes_on_in_a_new_file_whether_that_was_seen_before_or_after() {
+        let dir = directory("between");
+        let path = dir.join("combined.log");
+        let mut log = LogFile::create(path.clone(), 0).unwrap();
+        for (i, pause) in [Duration::ZERO, 2 * MOMENT, Duration::ZERO, 2 * MOMENT].into_iter().enumerate() {
+            log.append(b"before\n");
+            if i < 2 {
+                File::create(&path).unwrap();
+            } else {
+                std::fs::rename(&path, dir.join(format!("moved{i}"))).unwrap();
+            }
+            let end = log.end();
+            std::thread::sleep(pause);
+            log.append(b"after\n");
+            let file = std::fs::read(&path).unwrap();
+            assert_eq!((parse_header(&file), &file[HEADER..]), (Some(end), &b"after\n"[..]), "{i}");
+        }
+        let mut names: Vec<_> = std::fs::read_dir(&dir).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+        names.sort();
+        assert_eq!(names, ["combined.log", "moved2", "moved3"], "nothing else is left");
+        std::fs::remove_dir_all(dir).unwrap();
+    }
+
+    #[test]
+    fn what_the_disk_took_a_part_of_is_not_divided_between_two_files() {
+        let dir = directory("torn");
+        let mut log = LogFile::create(dir.join("combined.log"), 1000).unwrap();
+        log.append(&[b'x'; 900]);
+        log.is_torn = true; // as if the disk had refused what follows
+        log.keep(&[b'y'; 200]);
+        log.retry();
+        assert_eq!((log.start(), log.end(), log.is_torn), (0, 1100, false));
+        log.append(b"z");
+        assert_eq!(log.start(), 1100);
+        std::fs::remove_dir_all(dir).unwrap();
     }
 }

@@ -53,7 +53,7 @@ pub struct Following {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub trouble: Option<String>,
     /// Bytes of its log that the disk did not take until its end, and why, encoded as in a URL.
-    #[serde(default, skip_serializing_if = "is_none")]
+    #[serde(default, skip_serializing_if = "is_zero")]
     pub lost_bytes: u64,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub lost_to: Option<String>,
@@ -62,7 +62,7 @@ pub struct Following {
     pub is_busy: bool,
 }
 
-fn is_none(bytes: &u64) -> bool {
+fn is_zero(bytes: &u64) -> bool {
     *bytes == 0
 }
 
