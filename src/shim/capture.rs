@@ -1,14 +1,17 @@
 //! Pipes → records → files. Knows no processes and never waits: the shim's loop polls the descriptors, this reads.
 //!
 //! Bytes stay bytes. Per read of up to 64 KiB there is one time (what was read together arrived together) and one write
-//! per file. The lines of a large read share stamps, those of a small one have one each, as people like to see them. A line of any length is written as it comes; only a line that is still open is held back, for
-//! `PATIENCE` or until it is long, so that lines written in pieces stay whole and a prompt is visible all the same.
+//! per file. The lines of a large read share stamps, those of a small one have one each, as people like to see them. A line
+//! of any length is written as it comes; only a line that is still open is held back, for `PATIENCE` or until it is long, so
+//! that lines written in pieces stay whole and a prompt is visible all the same.
 //! When a file cannot be written, or must not be rotated yet because a reader needs what would go (see
 //! [`readers`](super::readers)), nothing more is read: the child waits on its pipe, and nothing is lost.
 
+use super::batch::Batch;
 use super::readers::Readers;
+use super::source::{PIPE, Source};
 use crate::log::Stream;
-use crate::log::record::{PREFIX, Part, SHARED, prefix, sharing};
+use crate::log::record::{PREFIX, Part, SHARED};
 use crate::log::rotate::LogFile;
 use crate::log::stamp::{STAMP, Stamper, now_ms};
 use crate::sys;
@@ -19,7 +22,8 @@ use std::os::fd::{AsRawFd, RawFd};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-const READ: usize = 64 << 10;
+/// As much as a pipe holds.
+const READ: usize = PIPE;
 /// From this many bytes on a read is large: the child is writing faster than a person reads.
 const LARGE: usize = 4 << 10;
 /// How long an unfinished line is held back in the hope of its end.
@@ -31,44 +35,6 @@ const RETRY: Duration = Duration::from_millis(200);
 
 const STDERR: usize = Stream::Stderr as usize;
 const COMBINED: usize = Stream::Combined as usize;
-
-/// One of the child's two streams.
-#[derive(Default)]
-struct Source {
-    /// `None` when nobody can write any more.
-    pipe: Option<File>,
-    /// The end of what was read that is not a whole line yet.
-    held: Vec<u8>,
-    held_since: Option<Instant>,
-    /// Part of the present line is in the logs already.
-    mid_line: bool,
-}
-
-impl Source {
-    fn is_between_lines(&self) -> bool {
-        self.held.is_empty() && !self.mid_line
-    }
-}
-
-/// Records on their way to the two files of a stream, reused from read to read.
-#[derive(Default)]
-struct Batch {
-    combined: Vec<u8>,
-    own: Vec<u8>,
-    /// Whether the stream's own file gets other bytes: stamps of stderr look different in combined.log, and so do parts
-    /// of a line. Whole lines of stdout, nearly all there is, are made once.
-    is_split: bool,
-}
-
-impl Batch {
-    fn own(&self) -> &[u8] {
-        if self.is_split { &self.own } else { &self.combined }
-    }
-    fn clear(&mut self) {
-        self.combined.clear();
-        self.own.clear();
-    }
-}
 
 pub struct Capture {
     sources: [Source; 2],
@@ -215,6 +181,7 @@ impl Capture {
                 self.buffer = buffer;
                 if n >= LARGE {
                     self.busy_since = Some(Instant::now());
+                    self.sources[s].note_flood(n);
                 }
                 Some(n)
             }
@@ -314,6 +281,7 @@ impl Capture {
         self.batch = Batch::default();
         for source in &mut self.sources {
             source.held.shrink_to_fit();
+            source.end_flood();
         }
         // Anew, so that it does not lie above freed memory.
         self.buffer = Vec::new();
@@ -335,7 +303,7 @@ impl Capture {
             && let Some(newline) = memrchr(b'\n', &bytes[begin..])
         {
             let lines = &bytes[begin..=begin + newline];
-            self.push_lines(&mut batch, s, &stamp, lines, if bytes.len() < LARGE { 0 } else { SHARED - PREFIX });
+            self.push_lines(&mut batch, s, &stamp, lines, bytes.len() >= LARGE);
             begin += newline + 1;
         }
         self.write(&mut batch, s);
@@ -363,25 +331,11 @@ impl Capture {
         self.batch = batch;
     }
 
-    /// Puts whole lines into the batch. A stamp serves for `most` bytes of them.
-    fn push_lines(&mut self, batch: &mut Batch, s: usize, stamp: &[u8; STAMP], mut lines: &[u8], most: usize) {
+    fn push_lines(&mut self, batch: &mut Batch, s: usize, stamp: &[u8; STAMP], lines: &[u8], is_large: bool) {
         let count = memchr_iter(b'\n', lines).count() as u64;
         self.lines[s] += count;
         self.lines[COMBINED] += count;
-        if batch.combined.is_empty() {
-            batch.is_split = s == STDERR;
-        }
-        let prefixes = [s == STDERR, false].map(|marks_stderr| prefix(stamp, marks_stderr, Part::Whole));
-        while !lines.is_empty() {
-            let (together, rest) = lines.split_at(sharing(lines, most));
-            batch.combined.extend_from_slice(&prefixes[0]);
-            batch.combined.extend_from_slice(together);
-            if batch.is_split {
-                batch.own.extend_from_slice(&prefixes[1]);
-                batch.own.extend_from_slice(together);
-            }
-            lines = rest;
-        }
+        batch.add_lines(s == STDERR, stamp, lines, if is_large { SHARED - PREFIX } else { 0 });
     }
 
     /// Puts what is held and `text` into the batch: the rest of a line, or with `ends` false a part of it.
@@ -392,23 +346,7 @@ impl Capture {
             self.lines[s] += 1;
             self.lines[COMBINED] += 1;
         }
-        if batch.combined.is_empty() {
-            // Only the first record of a batch can be part of a line.
-            batch.is_split = s == STDERR || part != Part::Whole;
-        }
-        batch.combined.extend_from_slice(&prefix(stamp, s == STDERR, part));
-        batch.combined.extend_from_slice(&source.held);
-        batch.combined.extend_from_slice(text);
-        batch.combined.push(b'\n');
-        if batch.is_split {
-            // Here a line goes on where it stopped, and ends when the child ends it.
-            if part.begins() {
-                batch.own.extend_from_slice(&prefix(stamp, false, Part::Whole));
-            }
-            batch.own.extend_from_slice(&source.held);
-            batch.own.extend_from_slice(text);
-            batch.own.extend_from_slice(if ends { b"\n" } else { b"" });
-        }
+        batch.add_part(s == STDERR, stamp, part, [&source.held, text]);
         source.held.clear();
         source.held_since = None;
         source.mid_line = !ends;
@@ -660,5 +598,29 @@ mod tests {
         rig.capture.drain();
         assert_eq!(rig.stripped(Stream::Stdout).len(), 55_000);
         assert_eq!(rig.capture.fds(), [-1, -1]);
+    }
+
+    #[test]
+    #[cfg(target_os = "linux")]
+    fn a_flood_has_a_larger_pipe_until_it_is_over() {
+        let mut rig = Rig::new("flood", 0);
+        let mut writer = rig.ends[0].take().unwrap();
+        sys::set_nonblocking(&File::from(OwnedFd::from(writer.try_clone().unwrap())), true).unwrap();
+        let mut fill = |rig: &mut Rig| {
+            let line = [b'x'; 4095].iter().chain(b"\n").copied().collect::<Vec<u8>>();
+            let filled = std::iter::from_fn(|| writer.write(&line).ok()).sum::<usize>();
+            while rig.capture.read(0) {}
+            filled
+        };
+        let filled: Vec<usize> = (0..20).map(|_| fill(&mut rig)).collect();
+        assert!(filled[0] == READ && filled[19] == 1 << 20, "{filled:?}");
+        let quiet = rig.capture.deadline().unwrap();
+        while Instant::now() < quiet {
+            std::thread::yield_now();
+        }
+        rig.capture.tick();
+        assert_eq!(fill(&mut rig), READ);
+        let all = filled.iter().sum::<usize>() + READ;
+        assert_eq!(rig.stripped(Stream::Stdout).len(), all);
     }
 }

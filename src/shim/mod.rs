@@ -11,10 +11,12 @@
 //!
 //! Models: conmon and containerd's shim, and s6-supervise for "control by a FIFO, state by a file".
 
+mod batch;
 mod capture;
 mod input;
 pub mod orphans;
 mod readers;
+mod source;
 mod tree;
 
 pub use input::MOST as INPUT_MAX;

@@ -1,11 +1,9 @@
 //! Opening files and FIFOs that a program may have replaced by something else.
 
-use super::{check, set_nonblocking};
+use super::{check, set_nonblocking, set_pipe_size};
 use std::ffi::CString;
 use std::fs::{File, FileType, OpenOptions};
 use std::io;
-#[cfg(target_os = "linux")]
-use std::os::fd::AsRawFd;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
 use std::path::Path;
@@ -92,12 +90,9 @@ pub fn open_fifo_writer(path: &Path) -> io::Result<File> {
 
 /// An ordinary user may hold 1024 pipes of default size (pipe(7), pipe-user-pages-soft); a FIFO that carries single
 /// bytes needs one page. A refusal costs nothing.
-#[cfg(target_os = "linux")]
 fn shrink_pipe(fifo: &File) {
-    unsafe { libc::fcntl(fifo.as_raw_fd(), libc::F_SETPIPE_SZ, 4096) };
+    let _ = set_pipe_size(fifo, 4096);
 }
-#[cfg(not(target_os = "linux"))]
-fn shrink_pipe(_: &File) {}
 
 #[cfg(test)]
 mod tests {

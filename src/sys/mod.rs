@@ -136,6 +136,20 @@ pub fn unread(pipe: &impl AsRawFd) -> usize {
     if asked == 0 { usize::try_from(bytes).unwrap_or(0) } else { 0 }
 }
 
+/// fcntl(2) `F_SETPIPE_SZ`: how much a pipe holds, in bytes, for all who have it. `EBUSY` if there is more in it, `EPERM`
+/// beyond what the system lets a user have. Only Linux has this; others decide by themselves, and nothing happens.
+pub fn set_pipe_size(pipe: &impl AsRawFd, bytes: usize) -> io::Result<()> {
+    #[cfg(target_os = "linux")]
+    unsafe {
+        check(libc::fcntl(pipe.as_raw_fd(), libc::F_SETPIPE_SZ, bytes as libc::c_int)).map(drop)
+    }
+    #[cfg(not(target_os = "linux"))]
+    {
+        let _ = (pipe, bytes);
+        Ok(())
+    }
+}
+
 /// Moves an inherited descriptor out of the standard three (close-on-exec) and leaves /dev/null in its place.
 pub fn take_standard_fd(fd: RawFd) -> io::Result<File> {
     let null = OpenOptions::new().read(true).write(true).open("/dev/null")?;
