@@ -46,6 +46,7 @@ pub struct Capture {
     refused: Option<io::Error>,
     /// Those who read `combined.log` while it is written.
     readers: Readers,
+    is_ending: bool,
     /// Lines of the child begun in each log.
     lines: [u64; 3],
     buffer: Vec<u8>,
@@ -74,6 +75,7 @@ impl Capture {
             waiting: Vec::new(),
             refused: None,
             readers,
+            is_ending: false,
             lines: [0; 3],
             buffer: Vec::new(),
             batch: Batch::default(),
@@ -160,10 +162,9 @@ impl Capture {
         self.readers.hurry();
     }
 
-    /// Nothing can be written any more but what is in the pipes: the logs take that without rotation, so that it waits for
-    /// no reader.
-    pub fn stop_rotating(&mut self) {
-        self.logs_mut().for_each(LogFile::lift_cap);
+    /// Nothing can be written any more but what is in the pipes: that waits for no reader.
+    pub fn wait_for_no_reader(&mut self) {
+        self.is_ending = true;
     }
 
     /// One read of stream `s`. True if a log may have grown, or the stream ended.
@@ -235,9 +236,14 @@ impl Capture {
         self.own[0].is_some()
     }
 
-    /// Whether `combined.log` would have to be rotated for `more` bytes, and a reader still needs what would go.
+    /// Whether `combined.log` would have to be rotated for `more` bytes, and a reader still needs what would go. At the end
+    /// it rather grows.
     fn is_read_yet(&mut self, more: usize) -> bool {
-        self.combined.is_full(more) && self.readers.need(self.combined.start())
+        let is_needed = self.combined.is_full(more) && self.readers.need(self.combined.start());
+        if is_needed && self.is_ending {
+            self.combined.lift_cap();
+        }
+        is_needed && !self.is_ending
     }
 
     /// Reads what has been written up to now, without waiting, and lets go of unfinished lines. How much that is is asked

@@ -354,7 +354,7 @@ impl Shim {
     /// Nobody can write any more: what is in the pipes now is all there will ever be.
     fn drain_finally(&mut self) {
         let begun = Instant::now();
-        self.capture.stop_rotating();
+        self.capture.wait_for_no_reader();
         self.capture.tick();
         self.capture.drain();
         while self.capture.is_stalled() && begun.elapsed() < LAST_HOPE {
