@@ -68,7 +68,9 @@ pub fn read(
         reader.prime(&range, piece)?;
         reader.read_all(&found.spans, &range, true, budget)?;
     }
-    if range.to == log.end() && !query.is_forward {
+    if let Some(before) = piece.before {
+        reader.recall_open(before.open)?;
+    } else if range.to == log.end() && !query.is_forward {
         reader.look_for_open(own_open)?;
     }
     let at = if query.is_forward { reader.at } else { range.to };
@@ -295,6 +297,13 @@ impl<'a> Reader<'a> {
             return Ok(());
         }
         self.look_back(self.span_start, missing)
+    }
+
+    /// At the place of a cursor to go back from: lines that are open there, of a stream of which nothing was read.
+    fn recall_open(&mut self, open: [Option<u64>; 2]) -> io::Result<()> {
+        let known = self.assembler.open_at();
+        let missing = [0, 1].map(|s| open[s].filter(|_| !self.has_spoken[s] && known[s].is_none()));
+        recall(self.log, &mut self.assembler, self.span_start, missing)
     }
 
     fn read(&mut self, from: u64, to: u64, budget: &mut Budget) -> io::Result<()> {
