@@ -57,8 +57,8 @@ pub fn own() -> Attributes {
     OWN.get().cloned().unwrap_or_default()
 }
 
-/// What a program gets that was not asked for in a shell, but by an agent: the server has changed its own umask, and hands on the rest as
-/// it is.
+/// What a program gets that was not asked for in a shell, but by an agent: the server has changed its own umask, and hands
+/// on the rest as it is.
 pub fn of_server() -> Attributes {
     Attributes { umask: own().umask, ..Attributes::default() }
 }

@@ -240,6 +240,7 @@ fn cpu(pid: i32) -> f64 {
     (fields[11].parse::<f64>().unwrap() + fields[12].parse::<f64>().unwrap()) / 100.0
 }
 
+/// Reading a log that is larger than the default bound, so without one. [`throughput`] has the default settings.
 fn large_log(megabytes: usize) {
     let sandbox = Sandbox::new();
     let mut server = sandbox.command(&["serve", "-q"]);

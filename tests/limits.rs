@@ -129,7 +129,15 @@ fn what_a_full_disk_did_not_take_until_the_end_is_said_to_every_reader_and_fails
         let ended = follower.end(DEADLINE);
         assert!(ended.code == 1 && ended.stderr.contains(&format!("{lost} bytes ")), "{lost}: {}", ended.stderr);
     }
+    // What was kept, and what was shown, ends with a whole line, and is what the program printed.
+    let kept = String::from_utf8(stripped(&sandbox.runs()[0].join("stdout.log"))).unwrap();
+    for (what, text) in [("kept", &kept), ("shown", &ended.out())] {
+        let lines = text.split_terminator('\n').enumerate();
+        let wrong = lines.clone().find(|(i, line)| *line != format!("{}", i % 1000 + 1));
+        assert!(wrong.is_none() && text.ends_with('\n') && lines.count() > 10_000, "{what}: {wrong:?}");
+    }
     let read = sandbox.run(&["-q", "output", "web", "--lines", "1"]).ok();
+    assert!(read.out().trim_end().ends_with(kept.lines().last().unwrap()), "{read:?}");
     assert!(read.stderr.contains(&format!("'web' r1: {lost} bytes of output were lost (No space left")), "{read:?}");
 }
 

@@ -25,7 +25,7 @@ const POLL: Duration = Duration::from_secs(20);
 pub const WAIT_FOR_ANOTHER: Duration = Duration::from_millis(300);
 /// How long to try to get one of our own up.
 pub const WAIT_FOR_OURS: Duration = Duration::from_secs(10);
-/// The same when it was told to leave, or when we may not start one: somebody will.
+/// The same when it was told to leave, or when we may not start one: the user will.
 const WAIT_FOR_SOMEBODY: Duration = Duration::from_secs(600);
 pub const RECONNECT: Duration = Duration::from_millis(20);
 /// Pauses when the server has no place for one more that waits.
@@ -172,7 +172,7 @@ impl<S: Server> Follower<S> {
         self.events.send(Event::News(news)).map_err(|_| Stop::Unheard)
     }
 
-    /// Until the process ends, or nobody listens any more.
+    /// Until the process ends, or the main thread has.
     fn go(&mut self) -> Result<(), Stop> {
         loop {
             let (following, bytes) = self.poll(POLL)?;
@@ -413,8 +413,9 @@ mod tests {
             let answer = self.answers.pop_front().expect("another question than was expected");
             let following = answer.ok_or_else(|| Trouble::Unreachable("cut".into()))?;
             assert_eq!((following.run, following.from), (ask.run, ask.from));
-            let bytes = vec![b'x'; (following.next - following.from) as usize];
-            Ok((following, bytes))
+            // With a directory its log is read, as of servers since 0.5.
+            let size = if following.directory.is_none() { following.next - following.from } else { 0 };
+            Ok((following, vec![b'x'; size as usize]))
         }
         fn ensure_server(&mut self) -> Result<(), Trouble> {
             Ok(())
@@ -425,6 +426,28 @@ mod tests {
         fn is_silent(&self) -> bool {
             false
         }
+    }
+
+    #[test]
+    fn a_follower_that_begins_between_lines_that_share_a_stamp_knows_their_stream() {
+        let dir = std::env::temp_dir().join(format!("persistproc-follower-{}", std::process::id()));
+        let _ = std::fs::remove_dir_all(&dir);
+        std::fs::create_dir_all(dir.join("runs/x")).unwrap();
+        std::fs::write(dir.join("runs/x/combined.log"), "2026-01-02T03:04:05.001z one\ntwo\n").unwrap();
+        let (events, heard) = sync_channel(100);
+        let environment =
+            |name: &str| (name == "HOME" || name == "PERSISTPROC_DATA_DIR").then(|| dir.clone().into_os_string());
+        let config = crate::config::resolve(crate::config::Flags::default(), environment).unwrap();
+        let ended = Following { directory: Some("x".into()), is_final: true, ..answer(1, 29, 33) };
+        let link = Scripted { answers: [Some(ended)].into(), config };
+        let start = Start { run: 1, offset: 29, frames: Frames::new(Show::Bytes), reader: None };
+        Follower::new(link, start, events).go().unwrap();
+        let shown = heard.iter().find_map(|event| match event {
+            Event::News(News::Output { pieces, .. }) => Some(pieces),
+            _ => None,
+        });
+        assert_eq!(shown, Some(vec![(Stream::Stderr, b"two\n".to_vec())]));
+        std::fs::remove_dir_all(dir).unwrap();
     }
 
     fn answer(run: u64, from: u64, next: u64) -> Following {

@@ -27,8 +27,8 @@
 //! first line of a write, a part of a line and what follows one, a line that itself looks like a record, and the first line
 //! that begins more than [`SHARED`] bytes after the last stamp. So a reader that begins in the middle finds the stamp of its
 //! line by looking back that far. A file begins with a stamp, or with the rest of a line whose beginning is in an older file.
-//! (If somebody empties a file of which the disk took a part of a write, the rest of that begins the next one: its lines up to
-//! the next stamp have lost their time then.)
+//! (There is one exception: when a user empties a file at a moment when a full disk has accepted only the first lines of a
+//! write, the new file begins with the others, and up to the next stamp they have no time.)
 
 use super::Stream;
 use super::stamp::{STAMP, is_stamp, parse_stamp};

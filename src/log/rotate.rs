@@ -16,6 +16,7 @@
 //! Where no new file can be made, because the file system has no inode left, the oldest one is removed first; and without
 //! one the file grows until it is as large as both may be together.
 
+use memchr::memrchr;
 use std::fs::{File, Metadata, OpenOptions};
 use std::io::{self, Write};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
@@ -230,9 +231,22 @@ impl LogFile {
                 }
             }
         }
+        if written < bytes.len() {
+            written = self.take_back_part(&bytes[..written]);
+        }
         self.end += written as u64;
         self.kept += written as u64;
         written
+    }
+
+    /// After a write that failed and `written` that came before it: takes the part of a line at its end out of the file
+    /// again, since half a stamp would be taken for output. How much is left, in bytes.
+    fn take_back_part(&self, written: &[u8]) -> usize {
+        let begin = self.head + self.kept;
+        let whole = memrchr(b'\n', written).map_or(0, |newline| newline + 1);
+        let is_at_end = self.file.metadata().is_ok_and(|file| file.len() == begin + written.len() as u64);
+        let is_done = is_at_end && self.file.set_len(begin + whole as u64).is_ok();
+        if is_done { whole } else { written.len() }
     }
 
     fn rotate(&mut self) -> io::Result<()> {

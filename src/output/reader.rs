@@ -100,7 +100,7 @@ pub fn read(
 }
 
 /// The log, and how many bytes and lines it had a moment before: `None` if it has been rotated past that since, as under a
-/// flood, so that nobody can tell.
+/// flood, so that it cannot be known.
 fn log_and_count(piece: &Piece, query: &Query) -> io::Result<(Log, Option<(u64, u64)>)> {
     let read = || -> io::Result<(Log, Option<(u64, u64)>)> {
         let (status, i) = (piece.run.status(), query.stream.index());

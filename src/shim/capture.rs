@@ -97,7 +97,7 @@ impl Capture {
         Ok(())
     }
 
-    /// Begins the logs that somebody has removed anew.
+    /// Begins logs anew that were removed.
     pub fn revive_logs(&mut self) {
         self.logs_mut().for_each(LogFile::revive);
     }
@@ -247,7 +247,7 @@ impl Capture {
     }
 
     /// Reads what has been written up to now, without waiting, and lets go of unfinished lines. How much that is is asked
-    /// for before: whoever floods meanwhile is not waited for, and how many reads it takes is the writer's choice, who may
+    /// for before: a flood is not waited for, and how many reads it takes is the choice of the program, which may
     /// have made the pipe larger, or one of packets (`O_DIRECT`).
     pub fn drain(&mut self) {
         for s in 0..2 {

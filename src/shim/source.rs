@@ -15,7 +15,7 @@ const FLOOD_PIPE: usize = 1 << 20;
 /// One of the child's two streams.
 #[derive(Default)]
 pub struct Source {
-    /// `None` when nobody can write any more.
+    /// `None` once no process can write to it any more.
     pub pipe: Option<File>,
     /// The end of what was read that is not a whole line yet.
     pub held: Vec<u8>,

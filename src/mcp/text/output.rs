@@ -211,8 +211,8 @@ pub fn outcome_name(outcome: Outcome) -> &'static str {
 
 /// What is missing at the end of runs that are over, because the disk did not take it.
 pub fn unwritten(output: &Output) -> Option<String> {
-    let newest = output.processes.iter().filter_map(|process| Some((process, process.runs.last()?)));
-    let lost = newest.filter(|(_, run)| run.is_over() && run.status().lost_bytes > 0);
+    let runs = output.processes.iter().flat_map(|process| process.runs.iter().map(move |run| (process, run)));
+    let lost = runs.filter(|(_, run)| run.is_over() && run.status().lost_bytes > 0);
     let texts = lost.map(|(process, run)| {
         format!("'{}' {}: {}", process.label, run.name(), problem(&run.status()).unwrap_or_default())
     });
