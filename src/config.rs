@@ -102,14 +102,14 @@ pub struct Config {
 
 /// A port as users write it; 0 lets the system choose one.
 pub fn parse_port(text: &str) -> Result<u16, String> {
-    text.parse().map_err(|_| format!("'{text}' is no port; a port is a number from 0 to 65535"))
+    text.parse().map_err(|_| format!("'{text}' is not a valid port: a number from 0 to 65535"))
 }
 
 pub fn parse_format(text: &str) -> Result<Format, String> {
     match text {
         "text" => Ok(Format::Text),
         "json" => Ok(Format::Json),
-        _ => Err(format!("'{text}' is no format; there are text and json")),
+        _ => Err(format!("'{text}' is not text or json")),
     }
 }
 

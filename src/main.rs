@@ -36,11 +36,12 @@
 //! No lock is held across I/O, every wait has an end, and news goes up only as an event or a condition variable.
 
 mod agents;
+mod api;
 mod attributes;
 mod cli;
 mod client;
 mod config;
-mod fault;
+mod error;
 mod http;
 mod init;
 mod lease;
@@ -56,24 +57,25 @@ mod sys;
 mod words;
 
 use cli::{Command, Parsed};
-use client::{Refusals, Trouble};
+use client::{ErrorReporter, ExitCode};
 use config::{Config, Flags};
+use error::Error;
 use std::ffi::OsString;
 use std::io::Write;
-use std::process::ExitCode;
 
-fn main() -> ExitCode {
-    let words: Vec<OsString> = std::env::args_os().skip(1).collect();
+fn main() -> std::process::ExitCode {
+    let arguments: Vec<OsString> = std::env::args_os().skip(1).collect();
     if init::is_init() {
-        return ExitCode::from(init::run());
+        return init::run().into();
     }
-    attributes::take_over(umask_of_starter(&words));
-    // Two roles are not for users: their words are fixed, and come from ourselves.
-    ExitCode::from(match words.first().and_then(|word| word.to_str()) {
-        Some("__shim") => shim::main(words.into_iter().skip(1).collect()) as u8,
-        Some("__serve") => serve_in_background(&words[1..]),
-        _ => obey(words),
-    })
+    attributes::take_over(umask_of_starter(&arguments));
+    // Two roles are not for users: their arguments are fixed, and come from ourselves.
+    let code = match arguments.first().and_then(|argument| argument.to_str()) {
+        Some("__shim") => shim::main(arguments.into_iter().skip(1).collect()) as u8,
+        Some("__serve") => serve_in_background(&arguments[1..]),
+        _ => run_command(arguments).number(),
+    };
+    code.into()
 }
 
 /// `--umask N` behind the other words of `__serve`.
@@ -82,31 +84,30 @@ fn umask_of_starter(words: &[OsString]) -> Option<u32> {
     words.get(at + 1)?.to_str()?.parse().ok()
 }
 
-/// Does what a user asks for, or says why not: the exit code.
-fn obey(words: Vec<OsString>) -> u8 {
+/// Does what a user asks for, or reports why not.
+fn run_command(arguments: Vec<OsString>) -> ExitCode {
     // Report panics as one line.
     std::panic::set_hook(Box::new(|panic| {
         client::complain(&format!("internal error (a bug), please report it: {panic}"))
     }));
-    let parsed = cli::parse(words);
-    let refusals = Refusals::of(&parsed);
-    let done = parsed.map_err(|mistake| Trouble::Usage(mistake.text)).and_then(dispatch);
-    done.unwrap_or_else(|trouble| refusals.show(&trouble))
+    let parsed = cli::parse(arguments);
+    let reporter = ErrorReporter::of(&parsed);
+    let done = parsed.map_err(|error| Error::usage(error.text)).and_then(dispatch);
+    done.unwrap_or_else(|error| reporter.show(&error))
 }
 
-fn dispatch(parsed: Parsed) -> Result<u8, Trouble> {
-    let config = config::resolve(parsed.given.flags.clone(), |name| std::env::var_os(name)).map_err(Trouble::Usage)?;
-    match parsed {
-        Parsed { command: Command::Serve, given } if given.background => start_in_background(&config),
-        Parsed { command: Command::Serve, .. } => serve(config),
-        parsed => client::main(parsed, config),
+fn dispatch(parsed: Parsed) -> Result<ExitCode, Error> {
+    let config = config::resolve(parsed.flags, |name| std::env::var_os(name)).map_err(Error::usage)?;
+    match parsed.command {
+        Command::Serve { in_background: true } => start_in_background(&config),
+        Command::Serve { in_background: false } => serve(config),
+        command => client::main(command, config),
     }
 }
 
-fn serve(config: Config) -> Result<u8, Trouble> {
+fn serve(config: Config) -> Result<ExitCode, Error> {
     let is_quiet = config.is_quiet;
-    let refused = |fault: fault::Fault| Trouble::Refused(fault.text);
-    let ready = server::Ready::new(config).map_err(refused)?;
+    let ready = server::Ready::new(config)?;
     if !is_quiet {
         client::print(&ready.welcome());
     }
@@ -115,10 +116,10 @@ fn serve(config: Config) -> Result<u8, Trouble> {
             client::complain(text)
         }
     };
-    ready.serve(&mut say).map_err(refused).map(|()| 0)
+    ready.serve(&mut say).map(|()| ExitCode::Success)
 }
 
-fn start_in_background(config: &Config) -> Result<u8, Trouble> {
+fn start_in_background(config: &Config) -> Result<ExitCode, Error> {
     let started = client::start_server(config)?;
     if let Some(port) = started.port.filter(|_| !config.is_quiet) {
         client::print(&format!("http://127.0.0.1:{port}/mcp\n"));
@@ -126,7 +127,7 @@ fn start_in_background(config: &Config) -> Result<u8, Trouble> {
     if let Some(warning) = started.warning.filter(|_| !config.is_quiet) {
         client::complain(&warning);
     }
-    Ok(0)
+    Ok(ExitCode::Success)
 }
 
 /// `__serve PORT|none DATA_DIR [--trust-all-users] [--umask N]`: a server without a terminal. Its starter reads one line, `ok PORT` (0
@@ -144,9 +145,8 @@ fn serve_in_background(words: &[OsString]) -> u8 {
         trusts_all_users: words.iter().skip(2).any(|word| word == "--trust-all-users"),
         ..Flags::default()
     };
-    let ready = config::resolve(flags, |name| std::env::var_os(name))
-        .map_err(fault::Fault::invalid)
-        .and_then(server::Ready::new);
+    let ready =
+        config::resolve(flags, |name| std::env::var_os(name)).map_err(Error::usage).and_then(server::Ready::new);
     match ready {
         Ok(ready) => {
             let warning = ready.warning().map_or(String::new(), |warning| format!(" {warning}"));
@@ -154,8 +154,8 @@ fn serve_in_background(words: &[OsString]) -> u8 {
             drop(starter);
             u8::from(ready.serve(&mut |_| {}).is_err())
         }
-        Err(fault) => {
-            let _ = writeln!(starter, "err {}", fault.text);
+        Err(error) => {
+            let _ = writeln!(starter, "err {error}");
             1
         }
     }

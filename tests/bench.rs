@@ -181,13 +181,15 @@ fn reaction() {
     let mut cursor = "r1.combined.0".to_string();
     let mut ours = Vec::new();
     for _ in 0..TIMES {
-        let target = format!("/output?after={cursor}&wait_for=%5Eat%20%5B0-9%5D%2B%24&timeout=20");
-        stream.write_all(&support::get(&target, sandbox.port)).unwrap();
+        let arguments = serde_json::json!({"after": cursor, "wait_for": "^at [0-9]+$", "timeout": 20});
+        stream.write_all(&support::post_lines(arguments, sandbox.port)).unwrap();
         std::thread::sleep(Duration::from_millis(5)); // by then it waits
         sandbox.tool_ok("ctrl", serde_json::json!({"action": "input", "command_or_label": "pong", "text": "x"}));
         let answer = support::Http::read(&mut stream).unwrap();
-        ours.push(age(&String::from_utf8_lossy(&answer.body)));
-        cursor = answer.headers["persistproc-cursor"].clone();
+        let body = String::from_utf8_lossy(&answer.body).into_owned();
+        let (status, lines) = body.split_once('\n').unwrap();
+        ours.push(age(lines));
+        cursor = serde_json::from_str::<serde_json::Value>(status).unwrap()["cursor"].as_str().unwrap().into();
     }
     let log = sandbox.work().join("log");
     let mut child = arguments_of(&own, &["pong"]);
@@ -299,7 +301,8 @@ fn large_log(megabytes: usize) {
     let mut stream = sandbox.connect_private().unwrap();
     for _ in 0..200 {
         let begun = Instant::now();
-        stream.write_all(&support::get("/output?command_or_label=big%205&lines=100", sandbox.port)).unwrap();
+        let arguments = serde_json::json!({"command_or_label": "big 5", "lines": 100});
+        stream.write_all(&support::post_lines(arguments, sandbox.port)).unwrap();
         assert_eq!(support::Http::read(&mut stream).unwrap().status, 200);
         answers.push(begun.elapsed().as_secs_f64() * 1000.0);
     }

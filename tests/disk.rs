@@ -87,7 +87,7 @@ fn on_a_disk_that_takes_nothing_any_more_the_process_waits_it_is_said_and_with_a
         let Some(bad) = break_disk(&sandbox, error) else { return };
         let listed = || sandbox.run(&["--format", "json", "list"]).ok().json()["processes"][0].clone();
         wait_until("list to say so", || {
-            listed()["error"].as_str().is_some_and(|e| e.contains("output is held up") && e.contains(words))
+            listed()["error"].as_str().is_some_and(|e| e.contains("output is blocked") && e.contains(words))
         });
         assert_eq!(listed()["status"], "running");
         drop(bad);
@@ -96,7 +96,7 @@ fn on_a_disk_that_takes_nothing_any_more_the_process_waits_it_is_said_and_with_a
         fs::write(sandbox.work().join("enough"), "").unwrap();
         let ended = wrapper.end(DEADLINE);
         assert_eq!(ended.code, 42);
-        let told = [format!("the output is held up: {words}"), "the output goes on".to_string()];
+        let told = [format!("the output is blocked: {words}"), "the output goes on".to_string()];
         assert!(told.iter().all(|text| ended.stderr.contains(text)), "{error}: {}", ended.stderr);
         let text = fs::read_to_string(&out).unwrap();
         let last = text.lines().count();

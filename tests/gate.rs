@@ -19,6 +19,9 @@ fn web_pages_do_not_come_in_on_any_path_or_method() {
         ("/mcp", "GET"),
         ("/run", "POST"),
         ("/output?run=1", "GET"),
+        ("/lines", "POST"),
+        ("/list", "POST"),
+        ("/ctrl", "POST"),
         ("/health", "GET"),
         ("/shutdown", "POST"),
         ("/nothing", "GET"),
@@ -155,10 +158,10 @@ fn waiting_requests_do_not_hold_up_others_and_end_when_their_client_goes() {
     let sandbox = Sandbox::new();
     let server = sandbox.serve();
     sandbox.run(&["start", "--label", "silent", "sh", "-c", "read never"]).ok();
-    let target = "/output?command_or_label=silent&wait_for=never&timeout=45";
+    let arguments = json!({"command_or_label": "silent", "wait_for": "never", "timeout": 45});
     let ask = || {
         let mut stream = sandbox.connect_private().unwrap();
-        stream.write_all(&get(target, sandbox.port)).unwrap();
+        stream.write_all(&post_lines(arguments.clone(), sandbox.port)).unwrap();
         stream
     };
     let waiting: Vec<UnixStream> = (0..110).map(|_| ask()).collect();

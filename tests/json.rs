@@ -75,8 +75,8 @@ fn arguments_out_of_bounds_get_a_text_that_says_what_would_fit() {
         (output(r#""max_bytes":0"#), "'max_bytes' must be"),
         (output(r#""max_bytes":99999999999"#), "'max_bytes' must be"),
         (output(r#""context":-1,"grep":"x""#), "'context' must be"),
-        (output(r#""after":"r1.combined.99999999999999999999""#), "is no cursor"),
-        (output(r#""after":"\u0000""#), "is no cursor"),
+        (output(r#""after":"r1.combined.99999999999999999999""#), "is not a valid cursor"),
+        (output(r#""after":"\u0000""#), "is not a valid cursor"),
         (output(r#""since_time":"99999999999999999999d""#), "cannot read the time"),
         (output(r#""since_time":"-5m""#), "cannot read the time"),
         (output(r#""grep":"(a{1000}){1000}""#), "size limit"),
@@ -104,8 +104,11 @@ fn arguments_out_of_bounds_get_a_text_that_says_what_would_fit() {
             ("ctrl", format!(r#"{{"action":"start","command_or_label":"true","working_directory":"/{long}"}}"#)),
             "working directory",
         ),
-        (("ctrl", r#"{"action":"signal","command_or_label":"silent","text":"99999999999"}"#.into()), "no signal"),
-        (("ctrl", r#"{"action":"signal","command_or_label":"silent","text":"-9"}"#.into()), "no signal"),
+        (
+            ("ctrl", r#"{"action":"signal","command_or_label":"silent","text":"99999999999"}"#.into()),
+            "is not a valid signal",
+        ),
+        (("ctrl", r#"{"action":"signal","command_or_label":"silent","text":"-9"}"#.into()), "is not a valid signal"),
         (("ctrl", format!(r#"{{"action":"input","command_or_label":"silent","text":"{long}"}}"#)), "bytes"),
     ];
     for ((tool, arguments), expected) in cases {

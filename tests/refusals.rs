@@ -42,7 +42,7 @@ fn every_command_refuses_in_json_if_json_is_wanted() {
         (&["stop"], 2, "needs a PID, a label or a command", action("stop")),
         (&["start"], 2, "needs a program", action("start")),
         (&["restart", "web", "--wait-for", "("], 2, "cannot read the regular expression", action("restart")),
-        (&["start", "--timeout", "5", "true"], 2, "--timeout goes with --wait-for", action("start")),
+        (&["start", "--timeout", "5", "true"], 2, "--timeout needs --wait-for", action("start")),
         (&["output", "web", "--grep", "("], 2, "cannot read the regular expression", Value::Null),
         (&["output", "web", "--follow"], 2, "--follow", Value::Null),
         (&["output", "web", "-n", "0"], 2, "--lines 0 needs --follow", Value::Null),

@@ -419,6 +419,11 @@ pub fn post(target: &str, port: u16, headers: &str, body: &str) -> Vec<u8> {
     .into_bytes()
 }
 
+/// Asks for lines as our own command does: `arguments` are those of the tool `output`.
+pub fn post_lines(arguments: Value, port: u16) -> Vec<u8> {
+    post("/lines", port, "", &serde_json::json!({"arguments": arguments}).to_string())
+}
+
 /// So that closing is a reset.
 #[allow(unsafe_code)]
 pub fn linger_zero(stream: &TcpStream) {

@@ -216,6 +216,6 @@ fn a_second_request_to_end_is_told_that_the_end_is_near() {
     finish(restart, DEADLINE).ok();
     finish(first, DEADLINE).ok();
     let refused = finish(second, DEADLINE);
-    assert!(refused.code == 1 && refused.stderr.contains("ending already"), "{refused:?}");
+    assert!(refused.code == 1 && refused.stderr.contains("shutting down already"), "{refused:?}");
     assert_eq!(server.end(DEADLINE).code, 0);
 }

@@ -17,7 +17,7 @@ fn wrong_usage_is_exit_code_2_and_one_line() {
         (&["--port", "65536", "list"], "0 to 65535"),
         (&["--port", "-1", "list"], "0 to 65535"),
         (&["--port", "http", "list"], "0 to 65535"),
-        (&["--format", "yaml", "list"], "text and json"),
+        (&["--format", "yaml", "list"], "is not text or json"),
         (&["start", "--environment", "{", "true"], "JSON object whose values are strings"),
         (&["start", "--environment", "[]", "true"], "JSON object whose values are strings"),
         (&["start", "--environment", "{\"A\": 1}", "true"], "JSON object whose values are strings"),
@@ -34,7 +34,7 @@ fn wrong_usage_is_exit_code_2_and_one_line() {
         (&["list", "--pid", "many"], "whole number"),
         (&["start", "--wait-for", "(", "true"], "cannot read the regular expression '('"),
         (&["restart", "x", "--wait-for", "[z-a]"], "cannot read the regular expression"),
-        (&["start", "--timeout", "5", "true"], "--timeout goes with --wait-for"),
+        (&["start", "--timeout", "5", "true"], "--timeout needs --wait-for"),
         (&["sh -c 'unbalanced"], "unbalanced quotes"),
         (&["cd web && npm run dev"], "sh -c"),
     ] {
@@ -60,8 +60,8 @@ fn what_only_the_server_can_judge_is_exit_code_1_and_one_line() {
     for (words, expected) in [
         (&["output", "web", "--since-time", "yesterday"][..], "cannot read the time 'yesterday'"),
         (&["output", "web", "--before-time", "2026-13-01"], "cannot read the time"),
-        (&["output", "web", "--after", "12345"], "'12345' is no cursor"),
-        (&["output", "--before", "12345", "web"], "'12345' is no cursor"),
+        (&["output", "web", "--after", "12345"], "'12345' is not a valid cursor"),
+        (&["output", "--before", "12345", "web"], "'12345' is not a valid cursor"),
         (&["output", "web", "--run", "9"], "'web' has no run 9; kept are r1"),
         (&["output", "web,api"], "no process 'api'"),
         (&["start", "--label", "12", "true"], "could be a PID"),
@@ -168,7 +168,11 @@ fn a_model_gets_texts_with_which_it_can_correct_itself() {
         ),
         ("ctrl", json!({"action": "stop"}), "say which process"),
         ("ctrl", json!({"action": "input", "command_or_label": "web"}), "needs the parameter 'text'"),
-        ("ctrl", json!({"action": "signal", "command_or_label": "web", "text": "LOUD"}), "'LOUD' is no signal"),
+        (
+            "ctrl",
+            json!({"action": "signal", "command_or_label": "web", "text": "LOUD"}),
+            "'LOUD' is not a valid signal",
+        ),
     ] {
         let (text, is_error) = sandbox.tool(tool, arguments.clone());
         assert!(is_error && text.contains(expected), "{tool} {arguments}: {text}");

@@ -150,7 +150,7 @@ fn the_wrapper_ends_with_its_program_also_when_a_grandchild_holds_the_pipe() {
     let sandbox = Sandbox::new();
     let ended = sandbox.run(&["sh", "-c", "(sleep 300 &) ; echo all of it; exit 5"]);
     assert_eq!((ended.code, ended.out().as_str()), (5, "all of it\n"));
-    assert!(ended.stderr.contains("go on"), "{}", ended.stderr);
+    assert!(ended.stderr.contains("keep running"), "{}", ended.stderr);
     assert_eq!(sandbox.status(0)["state"], "detached");
     assert_eq!(sandbox.run(&["--format", "json", "list"]).json()["processes"][0]["exit_code"], 5);
     assert_eq!(sandbox.leftovers().len(), 1);
@@ -249,7 +249,7 @@ fn without_a_terminal_ctrl_c_leaves_the_process_and_on_exit_stop_takes_it_along(
     signal(wrapper.pid(), libc::SIGINT);
     let ended = wrapper.end(DEADLINE);
     assert_eq!(ended.code, 0);
-    assert!(ended.stderr.contains("goes on"), "{}", ended.stderr);
+    assert!(ended.stderr.contains("keeps running"), "{}", ended.stderr);
     assert_eq!(sandbox.status(0)["state"], "running");
 
     let wrapper = Guard(sandbox.spawn(&["run", "--on-exit", "stop", "sh", "-c", "echo up; read never"]));
@@ -354,14 +354,14 @@ fn after_no_it_is_said_how_things_are_then_and_not_how_they_were() {
     let mut wrapper = asking(&sandbox, "echo up; read never");
     sandbox.run(&["restart", "web"]).ok();
     wrapper.type_in("n\n");
-    wrapper.wait_for(&format!("'web' goes on (PID {})", sandbox.status(1)["pid"]));
+    wrapper.wait_for(&format!("'web' keeps running (PID {})", sandbox.status(1)["pid"]));
     assert_eq!(wrapper.end(), 0);
 
     let mut wrapper = asking(&sandbox, "echo up; read never");
     sandbox.run(&["stop", "web"]).ok();
     wrapper.type_in("n\n");
     wrapper.wait_for("it was ended by SIGTERM");
-    assert!(!wrapper.seen.contains("goes on"), "{}", wrapper.seen);
+    assert!(!wrapper.seen.contains("keeps running"), "{}", wrapper.seen);
     assert_eq!(wrapper.end(), 143);
 }
 
@@ -386,7 +386,7 @@ fn what_the_wrapper_says_begins_a_line_of_its_own_at_a_terminal() {
     wrapper.type_in("\u{3}");
     wrapper.wait_for("^C\r\nStop running process 'web' ");
     wrapper.type_in("\u{4}");
-    wrapper.wait_for("[y/N] \r\npersistproc: 'web' goes on");
+    wrapper.wait_for("[y/N] \r\npersistproc: 'web' keeps running");
     assert_eq!(wrapper.end(), 0);
 
     let mut wrapper = AtTerminal::new(&sandbox, &["--label", "web", "sh", "-c", "printf 'done: 50%%'; read never"]);

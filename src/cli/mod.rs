@@ -1,17 +1,19 @@
-//! The command line → what to do. The table says which words there are; this reads them with lexopt.
+//! The command line → what to do. The tables say which commands and options there are; this reads them with lexopt.
 //!
-//! One rule is unusual: behind the first free word of `run` and `start` everything belongs to the program, untouched, so
+//! One rule is unusual: after the first free word of `run` and `start` everything belongs to the program, untouched, so
 //! that `persistproc npm run dev -- --port 1` is what it looks like.
 
+mod commands;
+mod completions;
 mod help;
-mod table;
+mod options;
 
+use crate::api::params::{Action, ControlRequest, ListRequest, OutputRequest};
 use crate::config::{Flags, Format};
-use crate::words;
+use commands::{CommandSpec, Positional, Words, command, program_called};
+use options::{CliFlag, Options, flags};
+use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
-use table::{FLAGS, Spec};
-
-pub use help::{completions, of as help_of, overview as help_overview};
 
 /// What Ctrl+C does to the process that is shown.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -22,213 +24,220 @@ pub enum OnExit {
     Detach,
 }
 
-/// Options as they were given.
+/// A program to start.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub struct Given {
-    pub flags: Flags,
-    pub fresh: bool,
-    pub raw: bool,
-    pub force: bool,
-    pub follow: bool,
-    pub keep: bool,
-    pub background: bool,
-    pub keep_agent_env: bool,
-    pub on_exit: OnExit,
+pub struct Program {
+    pub argv: Vec<OsString>,
     pub label: Option<String>,
-    pub environment: Vec<(String, String)>,
-    pub working_directory: Option<OsString>,
-    pub pid: Option<i64>,
-    pub command_or_label: Option<String>,
-    /// Parameters of the tool `output`, by their names there.
-    pub asked: Vec<(&'static str, String)>,
-    help: bool,
-    version: bool,
+    /// It also gets the variables that identify an AI agent.
+    pub keeps_agent_env: bool,
 }
 
-/// The value of an option.
-pub struct Value(pub OsString);
-
-impl Value {
-    fn text(&self) -> Result<String, String> {
-        self.0.to_str().map(String::from).ok_or_else(|| "is not UTF-8".into())
-    }
-    fn number(&self, least: i64, most: i64) -> Result<i64, String> {
-        let number = self.text()?.parse().ok().filter(|n| (least..=most).contains(n));
-        number.ok_or_else(|| format!("'{}' is not a whole number from {least} to {most}", self.0.to_string_lossy()))
-    }
-}
-
-/// Which process a command is about, as it was written.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub struct Target {
-    pub pid: Option<i64>,
-    pub name: Option<String>,
+pub struct RunOptions {
+    pub program: Program,
+    /// Stop it first if it is running already.
+    pub is_fresh: bool,
+    /// Show the time of each line.
+    pub is_raw: bool,
+    pub on_exit: OnExit,
+}
+
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct StartOptions {
+    pub program: Program,
+    /// Variables to add.
+    pub environment: BTreeMap<String, String>,
+    pub working_directory: Option<OsString>,
+    pub wait: WaitOptions,
+}
+
+/// What to wait for after a start, and for how many seconds.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct WaitOptions {
+    pub wait_for: Option<String>,
+    pub timeout: Option<u32>,
+}
+
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct ControlOptions {
+    pub request: ControlRequest,
+    pub wait: WaitOptions,
+}
+
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct OutputOptions {
+    pub request: OutputRequest,
+    /// Go on with new lines.
+    pub is_follow: bool,
 }
 
 /// What to do.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Command {
-    Serve,
-    Run {
-        argv: Vec<OsString>,
+    Serve {
+        in_background: bool,
     },
-    Start {
-        argv: Vec<OsString>,
+    Run(RunOptions),
+    Start(StartOptions),
+    /// Stop or restart.
+    Control(ControlOptions),
+    List(ListRequest),
+    Output(OutputOptions),
+    Shutdown {
+        /// The processes keep running.
+        keep: bool,
     },
-    Stop(Target),
-    Restart(Target),
-    List(Target),
-    Output(Target),
-    Shutdown,
     /// MCP on stdin and stdout.
     Bridge,
     /// Text to print.
-    Say(String),
+    Print(String),
 }
 
 /// A command line that was understood.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Parsed {
     pub command: Command,
-    pub given: Given,
+    pub flags: Flags,
 }
 
 /// A command line that makes no sense.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Mistake {
+pub struct UsageError {
     /// One line that says what is wrong and what to do.
     pub text: String,
-    /// What could be read all the same: how to print, and which of the actions was meant.
+    /// What could be read all the same: how to print, and which action was meant.
     pub format: Option<Format>,
-    pub action: Option<&'static str>,
+    pub action: Option<Action>,
 }
 
-/// Commands whose answer names them as its `action`.
-const ACTIONS: [&str; 3] = ["start", "stop", "restart"];
-
 impl Command {
-    /// What its answer calls it.
-    pub fn action(&self) -> Option<&'static str> {
+    /// The `action` that answers and errors of this command name.
+    pub fn action(&self) -> Option<Action> {
         match self {
-            Command::Start { .. } => Some("start"),
-            Command::Stop(_) => Some("stop"),
-            Command::Restart(_) => Some("restart"),
+            Command::Start(_) => Some(Action::Start),
+            Command::Control(control) => Some(control.request.action),
             _ => None,
         }
     }
 }
 
-/// Reads the words after the program's name.
-pub fn parse(words: impl IntoIterator<Item = OsString>) -> Result<Parsed, Mistake> {
-    let mut reader = Reader { given: Given::default(), spec: None, words: Vec::new(), is_ctrl: false, named: None };
-    let read = reader.read(lexopt::Parser::from_args(words));
-    let action = reader.spec.map(|spec| spec.name).filter(|name| ACTIONS.contains(name));
-    let format = reader.given.flags.format;
-    read.and_then(|()| reader.finish()).map_err(|text| Mistake { text, format, action })
+/// Commands whose name may be left out: before any command an option may be one of these, too.
+const IMPLIED: [&str; 2] = ["run", "serve"];
+
+/// Reads the arguments after the program's name.
+pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Parsed, UsageError> {
+    let mut reader = Reader::default();
+    let read = reader.read(lexopt::Parser::from_args(arguments));
+    let actions = [Action::Start, Action::Stop, Action::Restart];
+    let named = reader.spec.map(|spec| spec.name);
+    let action = actions.into_iter().find(|action| named == Some(action.name()));
+    let format = reader.options.format();
+    read.and_then(|()| reader.finish()).map_err(|text| UsageError { text, format, action })
 }
 
+#[derive(Default)]
 struct Reader {
-    given: Given,
-    /// The command, when its name, an option of its own or a program was seen.
-    spec: Option<&'static Spec>,
+    options: Options,
+    /// The command, once its name, an option of its own or a program was seen.
+    spec: Option<&'static CommandSpec>,
     words: Vec<OsString>,
-    /// Behind the word `ctrl`, which needs another.
-    is_ctrl: bool,
     /// The name of the command as it was written: `ls`, where `spec` says `list`.
-    named: Option<String>,
+    called: Option<String>,
+    /// The word `help` came first.
+    asks_help: bool,
 }
 
 impl Reader {
-    /// Reads all that is there, also after a mistake, of which the first one counts: `--format` may come later.
+    /// Reads everything, also after an error, of which the first one counts: `--format` may come later.
     fn read(&mut self, mut parser: lexopt::Parser) -> Result<(), String> {
         let mut first = Ok(());
         loop {
             match self.read_one(&mut parser) {
                 Ok(true) => {}
                 Ok(false) => return first,
-                Err(mistake) => first = first.and(Err(mistake)),
+                Err(error) => first = first.and(Err(error)),
             }
         }
     }
 
-    /// Takes the next argument, or the rest if it is a program's. False at the end.
+    /// Reads the next argument, or the rest if it is a program's. False at the end.
     fn read_one(&mut self, parser: &mut lexopt::Parser) -> Result<bool, String> {
-        // lexopt swallows `--` itself, but whether it was there decides what the words behind it are.
+        // lexopt swallows `--` itself, but whether it was there decides what the words after it are.
         if let Some(mut raw) = parser.try_raw_args()
             && raw.peek() == Some(OsStr::new("--"))
         {
             raw.next();
             self.words.extend(raw);
-            self.spec = self.spec.or(table::command("run"));
+            self.spec = self.spec.or(command("run"));
             return Ok(false);
         }
         let Some(argument) = parser.next().map_err(|error| error.to_string())? else { return Ok(false) };
         match argument {
             lexopt::Arg::Value(word) => {
-                if self.take_word(word) {
+                if self.read_word(word) {
                     self.words.extend(parser.raw_args().map_err(|error| error.to_string())?);
                     return Ok(false);
                 }
             }
             lexopt::Arg::Long(name) => {
                 let name = name.replace('_', "-");
-                self.take_flag(&format!("--{name}"), |flag| flag.long == name, parser)?;
+                self.read_flag(&format!("--{name}"), |flag| flag.long == name, parser)?;
             }
             lexopt::Arg::Short(letter) => {
-                self.take_flag(&format!("-{letter}"), |flag| flag.short == Some(letter), parser)?;
+                self.read_flag(&format!("-{letter}"), |flag| flag.short == Some(letter), parser)?;
             }
         }
         Ok(true)
     }
 
     /// True if the rest of the line belongs to a program.
-    fn take_word(&mut self, word: OsString) -> bool {
-        if self.spec.is_none() || self.is_ctrl {
-            // As with git, cargo or npm; a program of that name can still be run as `run help`.
-            if self.spec.is_none() && word == "help" {
-                self.given.help = true;
-                return false;
-            }
-            let named = word.to_str().and_then(table::command);
-            let named = named.filter(|spec| !self.is_ctrl || matches!(spec.name, "start" | "stop" | "restart"));
-            if let Some(spec) = named {
-                self.is_ctrl = spec.name == "ctrl";
-                self.spec = Some(spec);
-                self.named = word.to_str().map(String::from);
-                return false;
-            }
-            if self.is_ctrl {
+    fn read_word(&mut self, word: OsString) -> bool {
+        let choices = match self.spec.map(|spec| spec.positional) {
+            None => None,
+            Some(Positional::Subcommand(names)) => Some(names),
+            Some(positional) => {
                 self.words.push(word);
-                return false; // `finish` says what is wrong
+                return positional == Positional::Program;
             }
-            self.spec = table::command("run");
+        };
+        // As with git, cargo or npm; a program of that name can still be run as `run help`.
+        if choices.is_none() && word == "help" {
+            self.asks_help = true;
+            return false;
+        }
+        let name = word.to_str().filter(|name| choices.is_none_or(|choices| choices.contains(name)));
+        if let Some(spec) = name.and_then(command) {
+            self.called = name.map(String::from);
+            self.spec = Some(spec);
+            return false;
         }
         self.words.push(word);
-        matches!(self.spec.map(|spec| spec.name), Some("run" | "start"))
+        if choices.is_some() {
+            return false; // the constructor says what is wrong
+        }
+        self.spec = command("run");
+        true
     }
 
-    fn take_flag(
+    fn read_flag(
         &mut self,
         shown: &str,
-        is: impl Fn(&table::Flag) -> bool,
+        is: impl Fn(&CliFlag) -> bool,
         parser: &mut lexopt::Parser,
     ) -> Result<(), String> {
-        // Before any command an option may be one of `run`, whose name may be left out, or of `serve`, too.
-        let commands: &[&str] = match self.spec {
-            Some(spec) => &[spec.name],
-            None => &["run", "serve"],
-        };
-        let flag = FLAGS.iter().find(|flag| is(flag) && commands.iter().any(|name| flag.is_of(name)));
+        let commands = self.spec.map_or(&IMPLIED[..], |spec| std::slice::from_ref(&spec.name));
+        let flag = flags().iter().find(|flag| is(flag) && commands.iter().any(|name| flag.is_of(name)));
         let flag = flag.ok_or_else(|| self.unknown_option(shown))?;
         if self.spec.is_none() && !flag.is_global() {
-            self.spec = commands.iter().find(|name| flag.is_of(name)).and_then(|name| table::command(name));
+            self.spec = commands.iter().find(|name| flag.is_of(name)).and_then(|name| command(name));
         }
-        let value = match flag.value {
+        let value = match flag.takes.placeholder() {
             Some(name) => parser.value().map_err(|_| format!("{shown} needs a value: {shown} {name}"))?,
             None => OsString::new(),
         };
-        (flag.set)(&mut self.given, Value(value)).map_err(|problem| format!("{shown}: {problem}"))?;
-        // `--force=yes` is a mistake; `-vq` is `-v -q`.
+        self.options.add(flag, value).map_err(|problem| format!("{shown}: {problem}"))?;
+        // `--force=yes` is an error; `-vq` is `-v -q`.
         match if shown.starts_with("--") { parser.optional_value() } else { None } {
             Some(value) => Err(format!("{shown} takes no value, but got '{}'", value.to_string_lossy())),
             None => Ok(()),
@@ -238,13 +247,12 @@ impl Reader {
     fn unknown_option(&self, shown: &str) -> String {
         let name = self.spec.map_or("", |spec| spec.name);
         let of = if name.is_empty() { String::new() } else { format!(" of `persistproc {name}`") };
-        let hint = match (name, &self.named) {
-            ("stop" | "restart" | "output", _) => "; if it is part of a command, put -- before the command".into(),
-            _ if FLAGS.iter().any(|flag| format!("--{}", flag.long) == shown) => {
-                "; it belongs to another command".into()
-            }
-            // Some of our commands have the name of a program, too.
-            ("list" | "serve", Some(named)) => format!("; {}", program_called(named)),
+        let positional = self.spec.map(|spec| spec.positional);
+        let is_of_another = flags().iter().any(|flag| format!("--{}", flag.long) == shown);
+        let hint = match (positional, &self.called) {
+            (Some(Positional::Target), _) => "; if it is part of a command, put -- before the command".into(),
+            _ if is_of_another => "; it belongs to another command".into(),
+            (Some(Positional::Nothing), Some(called)) => format!("; {}", program_called(called)),
             _ => String::new(),
         };
         let help = if name.is_empty() { "persistproc --help".into() } else { format!("persistproc {name} --help") };
@@ -252,101 +260,43 @@ impl Reader {
     }
 
     fn finish(self) -> Result<Parsed, String> {
-        let Reader { given, spec, words, is_ctrl, named } = self;
-        if given.version {
-            return Ok(Parsed { command: Command::Say(format!("persistproc {}\n", env!("CARGO_PKG_VERSION"))), given });
+        let Reader { mut options, spec, words, called, asks_help } = self;
+        let (asks_version, asks_help) = (options.switch("version"), options.switch("help") || asks_help);
+        let global = options.flags();
+        let print = |text: String| Ok(Parsed { command: Command::Print(text), flags: global.clone() });
+        if asks_version {
+            return print(format!("persistproc {}\n", env!("CARGO_PKG_VERSION")));
         }
-        if given.help {
-            return Ok(Parsed { command: Command::Say(spec.map_or_else(help_overview, help_of)), given });
+        if asks_help {
+            return print(spec.map_or_else(help::overview, help::of));
         }
-        let name = spec.map_or("serve", |spec| spec.name);
-        let none = |command: Command| match words.first() {
-            None => Ok(command),
-            Some(word) => Err(format!(
-                "`persistproc {name}` takes no '{}'; {}",
-                word.to_string_lossy(),
-                program_called(named.as_deref().unwrap_or(name))
-            )),
-        };
-        let command = match name {
-            _ if is_ctrl => return Err("ctrl needs start, stop or restart; see `persistproc ctrl --help`".into()),
-            "run" => Command::Run { argv: program(name, words)? },
-            "start" => Command::Start { argv: program(name, words)? },
-            "stop" => Command::Stop(target(name, &given, words)?),
-            "restart" => Command::Restart(target(name, &given, words)?),
-            "output" => {
-                let asks_for_none = given.asked.iter().any(|(name, value)| *name == "lines" && value == "0");
-                if asks_for_none && !given.follow {
-                    return Err("--lines 0 needs --follow; without it, N is a whole number from 1 to 10000".into());
-                }
-                Command::Output(target(name, &given, words)?)
-            }
-            "list" => none(Command::List(Target { pid: given.pid, name: given.command_or_label.clone() }))?,
-            "shutdown" => none(Command::Shutdown)?,
-            "mcp" => none(Command::Bridge)?,
-            "completions" => Command::Say(shell_completions(&words)?),
-            _ => none(Command::Serve)?,
-        };
-        Ok(Parsed { command, given })
+        let spec = spec.or(command("serve")).ok_or("there is no command")?;
+        let called = called.unwrap_or_else(|| spec.name.into());
+        let command = (spec.build)(Words { called, words }, &mut options)?;
+        Ok(Parsed { command, flags: global })
     }
-}
-
-fn program_called(name: &str) -> String {
-    format!("to run a program called {name}: persistproc run {name} …")
-}
-
-fn program(command: &str, words: Vec<OsString>) -> Result<Vec<OsString>, String> {
-    match words.as_slice() {
-        [] => Err(format!("`persistproc {command}` needs a program; for example: persistproc {command} npm run dev")),
-        [only] if only.as_encoded_bytes().iter().any(u8::is_ascii_whitespace) => {
-            let text = only.to_str().ok_or("the command is not UTF-8; give its words one by one")?;
-            Ok(words::split(text)?.into_iter().map(OsString::from).collect())
-        }
-        [first, ..] if first.is_empty() => Err("the program's name is empty".into()),
-        _ => Ok(words),
-    }
-}
-
-fn target(command: &str, given: &Given, words: Vec<OsString>) -> Result<Target, String> {
-    let name = match words.as_slice() {
-        [] => given.command_or_label.clone(),
-        [only] => Some(only.to_string_lossy().into_owned()),
-        several => Some(words::quote(several)),
-    };
-    // A cursor, or the number of a run, says by itself whose it is.
-    let says_whose = |(name, _): &(&str, String)| matches!(*name, "after" | "before" | "run");
-    if name.is_none() && given.pid.is_none() && !given.asked.iter().any(says_whose) {
-        return Err(format!(
-            "`persistproc {command}` needs a PID, a label or a command; `persistproc list` shows them"
-        ));
-    }
-    Ok(Target { pid: given.pid, name })
-}
-
-fn shell_completions(words: &[OsString]) -> Result<String, String> {
-    let text = match words {
-        [shell] => shell.to_str().and_then(completions),
-        _ => None,
-    };
-    text.ok_or_else(|| "`persistproc completions` needs one of bash, zsh, fish".into())
 }
 
 #[cfg(test)]
 mod tests {
+    use super::commands::COMMANDS;
+    use super::options::Takes;
     use super::*;
-    use crate::config::Format;
 
     fn parsed(line: &[&str]) -> Parsed {
-        parse(line.iter().map(OsString::from)).unwrap_or_else(|mistake| panic!("{line:?}: {mistake:?}"))
+        parse(line.iter().map(OsString::from)).unwrap_or_else(|error| panic!("{line:?}: {error:?}"))
     }
     fn problem(line: &[&str]) -> String {
         parse(line.iter().map(OsString::from)).expect_err(&format!("{line:?}")).text
     }
-    fn run(argv: &[&str]) -> Command {
-        Command::Run { argv: argv.iter().map(OsString::from).collect() }
+    fn program(argv: &[&str], label: Option<&str>) -> Program {
+        let argv = argv.iter().map(OsString::from).collect();
+        Program { argv, label: label.map(String::from), keeps_agent_env: false }
     }
-    fn named(name: &str) -> Target {
-        Target { pid: None, name: Some(name.into()) }
+    fn control(action: Action, name: &str, force: bool) -> Command {
+        let command_or_label = Some(name.to_string());
+        let request = ControlRequest { action, command_or_label, force, ..ControlRequest::default() };
+        Command::Control(ControlOptions { request, wait: WaitOptions::default() })
     }
 
     #[test]
@@ -364,13 +314,15 @@ mod tests {
             (&["npm run 'my dev'"], &["npm", "run", "my dev"]),
             (&["--port", "9", "run", "--raw", "x", "--port", "1"], &["x", "--port", "1"]),
         ] {
-            assert_eq!(parsed(line).command, run(argv), "{line:?}");
+            let Command::Run(run) = parsed(line).command else { panic!("{line:?}") };
+            assert_eq!(run.program.argv, argv, "{line:?}");
         }
-        assert_eq!(
-            parsed(&["start", "x", "--label", "y"]).command,
-            Command::Start { argv: ["x", "--label", "y"].map(Into::into).into() }
-        );
-        assert_eq!(parsed(&["ctrl", "start", "--label", "y", "x"]).given.label.as_deref(), Some("y"));
+        let start = |line: &[&str]| match parsed(line).command {
+            Command::Start(start) => start.program,
+            other => panic!("{other:?}"),
+        };
+        assert_eq!(start(&["start", "x", "--label", "y"]), program(&["x", "--label", "y"], None));
+        assert_eq!(start(&["ctrl", "start", "--label", "y", "x"]), program(&["x"], Some("y")));
     }
 
     #[test]
@@ -380,12 +332,12 @@ mod tests {
             &["list", "--format", "json", "--port=1"],
             &["ls", "--port", "1", "--format", "json"],
         ] {
-            let flags = parsed(line).given.flags;
+            let flags = parsed(line).flags;
             assert_eq!((flags.port, flags.format), (Some(1), Some(Format::Json)), "{line:?}");
         }
-        assert_eq!(parsed(&[]).command, Command::Serve);
-        assert!(parsed(&["-q"]).given.flags.is_quiet && parsed(&["-vq", "serve"]).given.flags.is_verbose);
-        assert_eq!(parsed(&["--background"]).command, Command::Serve);
+        assert_eq!(parsed(&[]).command, Command::Serve { in_background: false });
+        assert!(parsed(&["-q"]).flags.is_quiet && parsed(&["-vq", "serve"]).flags.is_verbose);
+        assert_eq!(parsed(&["--background"]).command, Command::Serve { in_background: true });
     }
 
     #[test]
@@ -395,24 +347,27 @@ mod tests {
             &["stop", "npm", "run", "dev", "--force"],
             &["stop", "npm", "--force", "run", "dev"],
         ] {
-            assert_eq!(parsed(line).command, Command::Stop(named("npm run dev")), "{line:?}");
-            assert!(parsed(line).given.force);
+            assert_eq!(parsed(line).command, control(Action::Stop, "npm run dev", true), "{line:?}");
         }
-        assert_eq!(
-            parsed(&["stop", "--", "node", "x.js", "--force"]).command,
-            Command::Stop(named("node x.js --force"))
-        );
-        assert_eq!(parsed(&["stop", "my label with blanks"]).command, Command::Stop(named("my label with blanks")));
-        let output = parsed(&["output", "web", "--since_time", "5m", "-n", "7", "--wait-for=a b"]);
-        assert_eq!(output.command, Command::Output(named("web")));
-        assert_eq!(
-            output.given.asked,
-            [("since_time", "5m".into()), ("lines", "7".into()), ("wait_for", "a b".into())]
-        );
-        assert_eq!(parsed(&["list", "--pid", "0"]).command, Command::List(Target { pid: Some(0), name: None }));
-        assert_eq!(parsed(&["ctrl", "restart", "web"]).command, Command::Restart(named("web")));
-        let start = parsed(&["start", "--environment", r#"{"B":"2","A":"1"}"#, "x"]);
-        assert_eq!(start.given.environment, [("A".into(), "1".into()), ("B".into(), "2".into())]);
+        let stop = parsed(&["stop", "--", "node", "x.js", "--force"]).command;
+        assert_eq!(stop, control(Action::Stop, "node x.js --force", false));
+        let stop = parsed(&["stop", "my label with spaces"]).command;
+        assert_eq!(stop, control(Action::Stop, "my label with spaces", false));
+        assert_eq!(parsed(&["ctrl", "restart", "web"]).command, control(Action::Restart, "web", false));
+        let output = parsed(&["output", "web", "--since_time", "5m", "-n", "7", "--wait-for=a b"]).command;
+        let request = OutputRequest {
+            command_or_label: Some("web".into()),
+            since_time: Some("5m".into()),
+            lines: Some(7),
+            wait_for: Some("a b".into()),
+            ..OutputRequest::default()
+        };
+        assert_eq!(output, Command::Output(OutputOptions { request, is_follow: false }));
+        let request = ListRequest { pid: Some(0), ..ListRequest::default() };
+        assert_eq!(parsed(&["list", "--pid", "0"]).command, Command::List(request));
+        let start = parsed(&["start", "--environment", r#"{"B":"2"}"#, "--environment", r#"{"A":"1"}"#, "x"]).command;
+        let Command::Start(start) = start else { panic!("{start:?}") };
+        assert_eq!(start.environment, [("A".into(), "1".into()), ("B".into(), "2".into())].into());
     }
 
     #[test]
@@ -431,13 +386,14 @@ mod tests {
             (&["run", "--"], "needs a program"),
             (&["start", ""], "name is empty"),
             (&["--port"], "--port needs a value: --port PORT"),
-            (&["--port", "70000", "list"], "a number from 0 to 65535"),
-            (&["--port=", "list"], "is no port"),
-            (&["--format", "xml", "list"], "text and json"),
+            (&["--port", "70000", "list"], "'70000' is not a whole number from 0 to 65535"),
+            (&["--port=", "list"], "'' is not a whole number from 0 to 65535"),
+            (&["--format", "xml", "list"], "'xml' is not text or json"),
             (&["run", "--on-exit", "die", "x"], "ask, stop or detach"),
             (&["output", "x", "--lines", "0"], "from 1 to 10000"),
             (&["output", "x", "--lines", "many"], "'many' is not a whole number"),
             (&["output", "x", "--stream", "stdin"], "combined, stdout or stderr"),
+            (&["restart", "web", "--timeout", "5"], "--timeout needs --wait-for"),
             (&["stop", "--force=yes", "x"], "takes no value"),
             (&["start", "--environment", "[1]", "x"], "JSON object whose values are strings"),
             (&["start", "--environment", r#"{"A":1}"#, "x"], "JSON object whose values are strings"),
@@ -465,12 +421,45 @@ mod tests {
             (&["-V"], env!("CARGO_PKG_VERSION")),
             (&["completions", "fish"], "complete -c persistproc"),
         ] {
-            let Command::Say(text) = parsed(line).command else { panic!("{line:?}") };
+            let Command::Print(text) = parsed(line).command else { panic!("{line:?}") };
             assert!(text.contains(expected), "{line:?}: {text}");
         }
-        for spec in &table::COMMANDS {
-            assert!(help_of(spec).contains(spec.usage) && help_of(spec).contains("Example"));
-            assert!(help_of(spec).lines().all(|line| line.chars().count() <= 110), "{}", help_of(spec));
+        for spec in &COMMANDS {
+            let help = help::of(spec);
+            assert!(help.contains(&spec.usage()) && help.contains("Example"));
+            assert!(help.lines().all(|line| line.chars().count() <= 110), "{help}");
+        }
+    }
+
+    /// A value that an option takes.
+    fn sample(takes: Takes) -> String {
+        match takes {
+            Takes::Nothing => String::new(),
+            Takes::Text(_) | Takes::Path(_) => "x".into(),
+            Takes::Number(_, _, most) => most.to_string(),
+            Takes::Choice(_, choices) => choices[0].into(),
+            Takes::Variables(_) => r#"{"A":"1"}"#.into(),
+        }
+    }
+
+    #[test]
+    fn every_command_reads_every_option_that_it_has() {
+        for spec in &COMMANDS {
+            let mut options = Options::default();
+            for flag in flags().iter().filter(|flag| flag.is_of(spec.name)) {
+                options.add(flag, sample(flag.takes).into()).unwrap();
+            }
+            let words = match spec.positional {
+                Positional::Program | Positional::Target => vec!["web".into()],
+                Positional::Choice(choices) => vec![choices[0].into()],
+                Positional::Subcommand(_) | Positional::Nothing => Vec::new(),
+            };
+            options.switch("help");
+            options.switch("version");
+            options.flags();
+            let built = (spec.build)(Words { called: spec.name.into(), words }, &mut options);
+            assert_eq!(built.is_ok(), spec.name != "ctrl", "{}: {built:?}", spec.name);
+            assert_eq!(options.unread(), [""; 0], "{} has options that nothing reads", spec.name);
         }
     }
 }

@@ -11,14 +11,15 @@
 //! it hangs up, by which the server notices, and says nothing. In both eras: the handshake revisions allow it, and a
 //! wait that nobody waits for any more is of no use to them either.
 
+use super::connection::{ServerConnection, refusal};
 use super::errand::Errand;
 use super::lines::{LINE_MAX, Line, Lines};
-use super::link::{Link, refusal};
-use super::{Trouble, terminal};
+use super::{ExitCode, terminal};
 use crate::config::Config;
+use crate::error;
 use crate::http::client::{Answer, Hangup};
 use crate::log::Stream;
-use crate::mcp::rpc::{self, Body, Error, Message, code};
+use crate::mcp::rpc::{self, Body, Message, RpcError, code};
 use crate::sys;
 use serde_json::Value;
 use std::collections::BTreeMap;
@@ -42,12 +43,12 @@ const STARTING: Duration = Duration::from_secs(15);
 const LAST_ANSWERS: Duration = Duration::from_millis(1500);
 
 /// Serves until stdin ends.
-pub fn run(config: Config) -> Result<u8, Trouble> {
+pub fn run(config: Config) -> Result<ExitCode, error::Error> {
     if io::stdin().is_terminal() {
         terminal::note("this speaks MCP with the agent that starts it; `persistproc serve` prints how to connect one");
     }
     terminal::give_stdout_away();
-    let no = |error: io::Error| Trouble::Refused(format!("cannot begin to serve stdin: {error}"));
+    let no = |error: io::Error| error::Error::failed("cannot begin to serve stdin").because(error);
     let stdin = sys::take_standard_fd(0).map_err(no)?;
     let (answers, to_write) = sync_channel(IN_FLIGHT);
     let (wishes, wished) = sync_channel(IN_FLIGHT);
@@ -76,7 +77,7 @@ pub fn run(config: Config) -> Result<u8, Trouble> {
         }
     }
     bridge.end(&written);
-    Ok(0)
+    Ok(ExitCode::Success)
 }
 
 /// Writes answers, each whole. `_writing` tells by its end that nothing more is written.
@@ -97,11 +98,11 @@ struct Wish {
 /// Makes sure that there is a server: once for all who wish it at the same time.
 fn start(config: &Config, wishes: &Receiver<Wish>) {
     while let Ok(first) = wishes.recv() {
-        let mut link = Link::new(config.clone());
+        let mut server = ServerConnection::new(config.clone());
         if first.was_reached && !config.autostart {
-            link.comes_up(); // somebody else may be restarting it
+            server.comes_up(); // somebody else may be restarting it
         }
-        let outcome = link.ensure_server().map_err(|trouble| trouble.text().to_string());
+        let outcome = server.ensure_server().map_err(|error| error.to_string());
         for wish in std::iter::once(first).chain(wishes.try_iter()) {
             let _ = wish.outcome.send(outcome.clone());
         }
@@ -153,7 +154,7 @@ impl Bridge {
             Line::Message(line) => line,
             Line::TooLong(id) => {
                 let what = format!("Invalid request: the message is longer than {LINE_MAX} bytes");
-                return self.say(rpc::answer(&id, Err(Error::new(code::INVALID_REQUEST, what))));
+                return self.say(rpc::answer(&id, Err(RpcError::new(code::INVALID_REQUEST, what))));
             }
         };
         if line.trim_ascii().is_empty() {
@@ -188,8 +189,8 @@ impl Bridge {
 
     /// Sends a request on its way, in a thread of its own.
     fn send_out(self: &Arc<Self>, errand: Errand, number: u64) {
-        let link = Link::new(self.config.clone());
-        let hangup = link.hangup();
+        let server = ServerConnection::new(self.config.clone());
+        let hangup = server.hangup();
         let mut in_flight = self.in_flight();
         if in_flight.len() >= IN_FLIGHT {
             drop(in_flight);
@@ -203,7 +204,7 @@ impl Bridge {
         let broken = errand.failed("internal error (a bug), please report it; the bridge's stderr says more");
         let bridge = self.clone();
         let carry = move || {
-            let answer = catch_unwind(AssertUnwindSafe(|| bridge.exchange(errand, link))).unwrap_or(broken);
+            let answer = catch_unwind(AssertUnwindSafe(|| bridge.exchange(errand, server))).unwrap_or(broken);
             bridge.land(number, answer.filter(|_| !hangup.is_hung_up()));
         };
         if thread::Builder::new().name("request".into()).stack_size(STACK).spawn(carry).is_err() {
@@ -219,29 +220,29 @@ impl Bridge {
     }
 
     /// Brings a request to a server, whatever that takes, and its answer back.
-    fn exchange(&self, mut errand: Errand, mut link: Link) -> Option<Value> {
+    fn exchange(&self, mut errand: Errand, mut server: ServerConnection) -> Option<Value> {
         let begun = Instant::now();
         let (mut starts, mut is_repeated) = (0, false);
         loop {
-            let sent = link.forward(errand.headers(self.agreed()), errand.body().to_string().as_bytes(), PATIENCE);
-            let trouble = match sent {
+            let sent = server.forward(errand.headers(self.agreed()), errand.body().to_string().as_bytes(), PATIENCE);
+            let error = match sent {
                 Ok(answer) => {
                     self.was_reached.store(true, Ordering::Relaxed);
                     return self.read(&errand, &answer);
                 }
-                Err(trouble) => trouble,
+                Err(error) => error.to_string(),
             };
-            if link.hangup().is_hung_up() {
+            if server.hangup().is_hung_up() {
                 return None;
             }
-            if link.is_nobody_there && starts < 2 {
+            if server.is_nobody_there && starts < 2 {
                 starts += 1;
-            } else if link.is_cut && !is_repeated && errand.can_be_repeated(begun.elapsed()) {
+            } else if server.is_cut && !is_repeated && errand.can_be_repeated(begun.elapsed()) {
                 is_repeated = true;
-            } else if !link.is_unanswered {
-                return errand.failed(trouble.text());
+            } else if !server.is_unanswered {
+                return errand.failed(&error);
             } else {
-                let why = if link.is_cut { "the server ended before it answered" } else { trouble.text() };
+                let why = if server.is_cut { "the server ended before it answered" } else { &error };
                 return errand.lost(why, begun.elapsed());
             }
             if let Err(why) = self.ensure_server() {
@@ -284,7 +285,7 @@ impl Bridge {
                 }
                 Some(message)
             }
-            (_, json) => errand.failed(refusal(answer.head.status, json.as_ref(), &answer.body).text()),
+            (_, _) => errand.failed(&refusal(answer.head.status, &answer.body).to_string()),
         }
     }
 

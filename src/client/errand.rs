@@ -1,10 +1,11 @@
 //! What a bridge brings to the server: a request or a batch, the headers that repeat what it says, whether it may be sent
 //! a second time, and what its sender is told if it gets no answer.
 
-use super::link::Header;
-use super::new_key;
+use super::connection::Header;
+use super::request::new_key;
+use crate::api::params::TIMEOUT;
 use crate::mcp::protocol::{KEY_VERSION, encode_header, routing_header};
-use crate::mcp::rpc::{self, Error, Message, Request, code};
+use crate::mcp::rpc::{self, Message, Request, RpcError, code};
 use crate::mcp::tools::{self, META_DIRECTORY, META_KEY};
 use serde_json::{Map, Value, json};
 use std::time::Duration;
@@ -78,7 +79,7 @@ impl Errand {
 
     /// An answer for each request in it that says why there is no better one.
     pub fn failed(&self, why: &str) -> Option<Value> {
-        let answer = |id: &Value| rpc::answer(id, Err(Error::new(code::INTERNAL, why)));
+        let answer = |id: &Value| rpc::answer(id, Err(RpcError::new(code::INTERNAL, why)));
         match self {
             Errand::One(request) => Some(answer(&request.id)),
             Errand::Batch(_, ids) if ids.is_empty() => None,
@@ -190,7 +191,7 @@ impl Call<'_> {
     /// In seconds. Models also write numbers in quotes.
     fn timeout(&self) -> u64 {
         let number = |value: &Value| value.as_f64().or_else(|| value.as_str()?.trim().parse().ok());
-        self.argument("timeout").and_then(number).map_or(15, |seconds| seconds as u64)
+        self.argument("timeout").and_then(number).map_or(TIMEOUT as u64, |seconds| seconds as u64)
     }
 }
 

@@ -1,130 +1,124 @@
-//! `output`: what there is, and with `--wait-for` what came until then. See `follow` for what goes on.
+//! `output`: what there is, and with `--wait-for` what came until then. See `follow` for new lines as they come.
 
-use super::link::{Link, Reading};
-use super::{COMING, RECONNECT, Trouble, WAIT, asked, follow, target_arguments, terminal};
-use crate::cli::{Given, Target};
+use super::calls::Reading;
+use super::connection::ServerConnection;
+use super::request::absolute;
+use super::{ExitCode, NEXT_SERVER_TIMEOUT, RECONNECT_PAUSE, follow, terminal};
+use crate::api::params::{self, OutputRequest};
+use crate::api::{OutputSummary, ReadOptions, WaitOutcome};
+use crate::cli::OutputOptions;
+use crate::error::Error;
 use crate::log::Stream;
 use crate::output::pattern::Pattern;
 use crate::output::wait::{LONGEST, Until};
-use serde_json::{Map, Value, json};
-use std::time::{Duration, Instant};
+use serde::Serialize;
+use serde_json::json;
+use std::time::Instant;
 
-pub fn output(mut link: Link, target: &Target, given: &Given, is_json: bool) -> Result<u8, Trouble> {
-    let mut arguments = target_arguments(target, given)?;
-    arguments.extend(asked(given));
-    check_expressions(&arguments)?;
-    if given.follow {
-        return follow::follow(link, arguments, is_json);
+/// The document of `--format json output`.
+#[derive(Serialize)]
+struct OutputDocument {
+    #[serde(flatten)]
+    summary: OutputSummary,
+    output: Vec<String>,
+}
+
+pub fn output(mut server: ServerConnection, options: OutputOptions, is_json: bool) -> Result<ExitCode, Error> {
+    let OutputOptions { mut request, is_follow } = options;
+    absolute(&mut request.working_directory)?;
+    check_expressions(&request)?;
+    if is_follow {
+        return follow::follow(server, request, is_json);
     }
-    let wanted = text_of(&arguments, "wait_for");
+    let wanted = request.wanted().to_string();
+    let read = wait(&mut server, request)?;
     if is_json {
-        let answer = wait(&mut link, arguments, |link, arguments| link.call_tool("output", arguments))?;
-        terminal::print_json(&answer)?;
-        return verdict(answer.waited(), &wanted);
+        terminal::print_json(&json!(document(&read)))?;
+        return verdict(read.waited(), &wanted);
     }
-    let read = wait(&mut link, arguments, Link::read_output)?;
-    read.note(&link);
+    read.note(&server);
     terminal::pass_on(Stream::Stdout, &read.bytes)?;
-    if !read.unwritten.is_empty() {
-        terminal::note(&read.unwritten);
+    if let Some(unwritten) = &read.status.unwritten {
+        terminal::note(unwritten);
     }
-    verdict(&read.waited, &wanted)
+    verdict(read.waited(), &wanted)
 }
 
-/// Refuses what is no regular expression, before anything is asked for.
-fn check_expressions(arguments: &Map<String, Value>) -> Result<(), Trouble> {
-    let given = |name| arguments.get(name).and_then(Value::as_str);
-    let grep = given("grep").map(Pattern::parse).transpose().map(drop);
-    let wait_for = given("wait_for").map(Until::parse).transpose().map(drop);
-    grep.and(wait_for).map_err(|fault| Trouble::Usage(fault.text))
+fn document(read: &Reading) -> OutputDocument {
+    let lines = read.bytes.strip_suffix(b"\n").unwrap_or(&read.bytes).split(|byte| *byte == b'\n');
+    let output = lines.map(|line| String::from_utf8_lossy(line).into_owned());
+    let output = if read.bytes.is_empty() { Vec::new() } else { output.collect() };
+    OutputDocument { summary: read.status.summary.clone(), output }
 }
 
-/// What was read, and why waiting for it ended.
-pub trait Waited {
-    fn waited(&self) -> &str;
+/// Refuses what is not a regular expression, before anything is asked for.
+fn check_expressions(request: &OutputRequest) -> Result<(), Error> {
+    let grep = request.grep.as_deref().map(Pattern::parse).transpose().map(drop);
+    let wait_for = request.wait_for.as_deref().map(Until::parse).transpose().map(drop);
+    grep.and(wait_for).map_err(|error| Error::usage(error.to_string()))
 }
 
-impl Waited for Reading {
-    fn waited(&self) -> &str {
-        &self.waited
-    }
-}
-
-impl Waited for Value {
-    fn waited(&self) -> &str {
-        self["waited"].as_str().unwrap_or_default()
-    }
-}
-
-/// Reads output. A wait may be longer than what a server does in one go, and if the server goes meanwhile, the next one
+/// Reads output. A wait may be longer than what a server does in one call, and if the server goes meanwhile, the next one
 /// is asked for the rest of the time; always from the same place, so that what was written in between is not missed.
-pub fn wait<T: Waited>(
-    link: &mut Link,
-    mut arguments: Map<String, Value>,
-    read: impl Fn(&mut Link, &Map<String, Value>) -> Result<T, Trouble>,
-) -> Result<T, Trouble> {
-    let timeout = arguments.remove("timeout");
-    if !arguments.contains_key("wait_for") {
-        return read(link, &arguments);
+pub fn wait(server: &mut ServerConnection, mut request: OutputRequest) -> Result<Reading, Error> {
+    let options = ReadOptions::default();
+    let timeout = params::timeout(request.timeout.take());
+    if request.wait_for.is_none() {
+        return server.read_output(&request, &options);
     }
-    let seconds = timeout.and_then(|text| text.as_str()?.parse().ok()).unwrap_or(WAIT);
-    let end = Instant::now() + Duration::from_secs(seconds);
-    let mut was_there = !arguments.contains_key("after");
+    let end = Instant::now() + timeout;
+    let mut was_there = request.after.is_none();
     if was_there {
-        let target = ["pid", "command_or_label", "working_directory", "run", "stream"];
-        let mut newest = only(&arguments, &target);
-        newest.insert("lines".into(), json!("1"));
-        let newest = patiently(link, end, false, |link| link.read_output(&newest))?;
-        arguments.insert("after".into(), json!(newest.cursor));
+        let newest = OutputRequest {
+            pid: request.pid,
+            command_or_label: request.command_or_label.clone(),
+            working_directory: request.working_directory.clone(),
+            run: request.run,
+            stream: request.stream,
+            lines: Some(1),
+            ..OutputRequest::default()
+        };
+        let newest = retry(server, end, false, |server| server.read_output(&newest, &options))?;
+        request.after = Some(newest.cursor());
     }
     loop {
-        let answer = patiently(link, end, was_there, |link| {
+        let answer = retry(server, end, was_there, |server| {
             let left = end.saturating_duration_since(Instant::now()).min(LONGEST);
-            arguments.insert("timeout".into(), json!(left.as_millis().div_ceil(1000).to_string()));
-            read(link, &arguments)
+            request.timeout = Some(left.as_millis().div_ceil(1000) as u32);
+            server.read_output(&request, &options)
         })?;
-        if answer.waited() != "timeout" || Instant::now() >= end {
+        if answer.waited() != Some(WaitOutcome::TimedOut) || Instant::now() >= end {
             return Ok(answer);
         }
         was_there = true;
     }
 }
 
-/// Asks again when a server that was there has gone, until `COMING` after `end`.
-fn patiently<T>(
-    link: &mut Link,
+/// Asks again when a server that was there has gone, until `NEXT_SERVER_TIMEOUT` after `end`.
+fn retry<T>(
+    server: &mut ServerConnection,
     end: Instant,
     mut was_there: bool,
-    mut ask: impl FnMut(&mut Link) -> Result<T, Trouble>,
-) -> Result<T, Trouble> {
+    mut ask: impl FnMut(&mut ServerConnection) -> Result<T, Error>,
+) -> Result<T, Error> {
     loop {
-        let answer = ask(link);
-        was_there |= link.was_reached;
-        if answer.is_ok() || !(was_there && link.is_gone()) || Instant::now() > end + COMING {
+        let answer = ask(server);
+        was_there |= server.was_reached;
+        if answer.is_ok() || !(was_there && server.is_gone()) || Instant::now() > end + NEXT_SERVER_TIMEOUT {
             return answer;
         }
-        std::thread::sleep(RECONNECT);
+        std::thread::sleep(RECONNECT_PAUSE);
     }
 }
 
-/// The exit code of a wait for `wanted`: only if it came, that is success.
-pub fn verdict(waited: &str, wanted: &str) -> Result<u8, Trouble> {
+/// The exit code of a wait for `wanted`: it is a success only if that came.
+pub fn verdict(waited: Option<WaitOutcome>, wanted: &str) -> Result<ExitCode, Error> {
     let problem = match (waited, wanted) {
-        ("timeout", "quiet") => "timed out: it kept printing",
-        ("timeout", _) => "timed out: no line matched",
-        ("ended", "quiet") => "the process ended before it was quiet",
-        ("ended", _) => "the process ended, and no line matched",
-        _ => return Ok(0),
+        (Some(WaitOutcome::TimedOut | WaitOutcome::Abandoned), "quiet") => "timed out: it kept printing",
+        (Some(WaitOutcome::TimedOut | WaitOutcome::Abandoned), _) => "timed out: no line matched",
+        (Some(WaitOutcome::Ended), "quiet") => "the process ended before it was quiet",
+        (Some(WaitOutcome::Ended), _) => "the process ended, and no line matched",
+        (Some(WaitOutcome::Matched | WaitOutcome::Quiet) | None, _) => return Ok(ExitCode::Success),
     };
-    Err(Trouble::Refused(problem.into()))
-}
-
-/// A parameter as text; empty if it was not given.
-pub fn text_of(arguments: &Map<String, Value>, name: &str) -> String {
-    arguments.get(name).and_then(Value::as_str).unwrap_or_default().into()
-}
-
-/// Parameters of these names.
-fn only(arguments: &Map<String, Value>, names: &[&str]) -> Map<String, Value> {
-    names.iter().filter_map(|name| Some((name.to_string(), arguments.get(*name)?.clone()))).collect()
+    Err(Error::failed(problem))
 }

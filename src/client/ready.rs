@@ -1,43 +1,53 @@
 //! `start` and `restart` with `--wait-for`: a script goes on when the process is ready, and is told why if it never is.
 
-use super::link::{Link, Reading};
-use super::{Trouble, output, render, terminal};
+use super::calls::Reading;
+use super::connection::ServerConnection;
+use super::render::{self, ControlReport};
+use super::{ExitCode, output, terminal};
+use crate::api::params::OutputRequest;
+use crate::api::{self, ControlAnswer, WaitOutcome};
+use crate::cli::WaitOptions;
+use crate::error::Error;
 use crate::log::Stream;
 use crate::output::wait::Until;
-use serde_json::{Map, Value, json};
+use serde_json::json;
 use std::time::Instant;
 
 /// Lines shown of a process that did not become ready.
-const LAST: u32 = 10;
+const LAST_LINES: u32 = 10;
 
 /// Refuses what makes no sense, before anything is started for it.
-pub fn check(asked: &Map<String, Value>) -> Result<(), Trouble> {
-    match asked.get("wait_for").and_then(Value::as_str) {
-        Some(text) => Until::parse(text).map(drop).map_err(|fault| Trouble::Usage(fault.text)),
-        None if asked.contains_key("timeout") => Err(Trouble::Usage("--timeout goes with --wait-for".into())),
-        None => Ok(()),
-    }
+pub fn check(wait: &WaitOptions) -> Result<(), Error> {
+    let until = wait.wait_for.as_deref().map(Until::parse).transpose();
+    until.map(drop).map_err(|error| Error::usage(error.to_string()))
 }
 
-/// Tells what became of a start or restart, and with `wait_for` among `asked` then waits for it in all that the run says.
-pub fn report(link: &mut Link, answer: &Value, asked: &Map<String, Value>, is_json: bool) -> Result<u8, Trouble> {
-    if !asked.contains_key("wait_for") {
-        return print(answer, is_json).map(|()| 0);
-    }
+/// Reports what became of a start or restart, and then waits for what was asked for, in everything that the run prints.
+pub fn report(
+    server: &mut ServerConnection,
+    answer: &ControlAnswer,
+    wait: &WaitOptions,
+    is_json: bool,
+) -> Result<ExitCode, Error> {
+    let Some(wait_for) = &wait.wait_for else {
+        return print(answer, None, is_json).map(|()| ExitCode::Success);
+    };
     if !is_json {
-        print(answer, false)?; // the wait may be long
+        print(answer, None, false)?; // the wait may be long
     }
     let begun = Instant::now();
-    let mut arguments = asked.clone();
-    let start = format!("{}.combined.0", answer["run"].as_str().unwrap_or_default());
-    arguments.extend([("after".into(), json!(start)), ("lines".into(), json!(LAST))]);
-    let read = output::wait(link, arguments, Link::read_output)?;
+    let request = OutputRequest {
+        after: Some(api::start_cursor(&answer.process.run)),
+        lines: Some(LAST_LINES),
+        wait_for: wait.wait_for.clone(),
+        timeout: wait.timeout,
+        ..OutputRequest::default()
+    };
+    let read = output::wait(server, request)?;
     if is_json {
-        let mut answer = answer.clone();
-        answer["waited"] = json!(read.waited);
-        print(&answer, true)?;
+        print(answer, read.waited(), true)?;
     }
-    let verdict = output::verdict(&read.waited, &output::text_of(asked, "wait_for"));
+    let verdict = output::verdict(read.waited(), wait_for);
     match &verdict {
         Ok(_) if is_json => {}
         Ok(_) => terminal::print([format!("Ready after {:.1} s.", begun.elapsed().as_secs_f64())])?,
@@ -46,15 +56,15 @@ pub fn report(link: &mut Link, answer: &Value, asked: &Map<String, Value>, is_js
     verdict
 }
 
-fn print(answer: &Value, is_json: bool) -> Result<(), Trouble> {
+fn print(answer: &ControlAnswer, waited: Option<WaitOutcome>, is_json: bool) -> Result<(), Error> {
     if is_json {
-        terminal::print_json(&render::control_json(answer))
+        terminal::print_json(&json!(ControlReport::new(answer, waited)))
     } else {
         terminal::print([render::control(answer)])
     }
 }
 
-/// On stderr: what it said is why.
+/// On stderr: what it printed is why.
 fn show_last(read: &Reading) {
     let _ = terminal::pass_on(Stream::Stderr, &read.bytes);
 }

@@ -1,60 +1,77 @@
-//! Answers of the server, for people, and the part of them that programs get as JSON.
+//! Answers of the server, for people, and the part of them that programs get as JSON. Everything that is shown is escaped
+//! here, so that columns are as wide as what is in them.
 
+use crate::api::params::Action;
+use crate::api::{ControlAnswer, ListAnswer, Process, Row, WaitOutcome};
 use crate::log::stamp::{now_ms, parse_time};
 use crate::words::{one_line, quote};
-use serde_json::Value;
-
-/// A member as it is shown: escaped here already, so that the columns are as wide as what is in them.
-fn text(value: &Value, key: &str) -> String {
-    one_line(value[key].as_str().unwrap_or(""))
-}
+use serde::Serialize;
 
 /// `exit code 1`, `SIGTERM`, or nothing.
-fn outcome(value: &Value) -> Option<String> {
-    let signal = Some(text(value, "signal")).filter(|signal| !signal.is_empty());
-    value["exit_code"].as_i64().map(|code| format!("exit code {code}")).or(signal)
+fn outcome(process: &Process) -> Option<String> {
+    let code = process.exit_code.map(|code| format!("exit code {code}"));
+    code.or_else(|| process.signal.as_deref().map(one_line))
 }
 
-/// What programs are told of a start, stop or restart.
-const CONTROL: [&str; 11] = [
-    "action",
-    "pid",
-    "label",
-    "exit_code",
-    "signal",
-    "run",
-    "cursor",
-    "waited",
-    "log_stdout",
-    "log_stderr",
-    "log_combined",
-];
-
-/// What became of start, stop or restart, for programs: the members of [`CONTROL`], as far as they are there.
-pub fn control_json(answer: &Value) -> Value {
-    let is_there = |key: &&&str| !answer[**key].is_null();
-    CONTROL.iter().filter(is_there).map(|key| (key.to_string(), answer[*key].clone())).collect()
+/// What `--format json` prints of a start, stop or restart.
+#[derive(Clone, Debug, Serialize)]
+pub struct ControlReport {
+    pub action: Action,
+    pub run: String,
+    pub pid: i32,
+    pub label: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub exit_code: Option<i32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub signal: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cursor: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub waited: Option<WaitOutcome>,
+    pub log_stdout: String,
+    pub log_stderr: String,
+    pub log_combined: String,
 }
 
-/// What became of start, stop or restart, in one line.
-pub fn control(answer: &Value) -> String {
-    let (label, pid) = (text(answer, "label"), &answer["pid"]);
-    let outcome = outcome(answer).map_or(String::new(), |outcome| format!(" ({outcome})"));
-    match (text(answer, "action").as_str(), text(answer, "status").as_str()) {
-        ("stop", _) if answer["was_over"] == Value::Bool(true) => format!("'{label}' had ended already{outcome}."),
-        ("stop", _) => {
-            let killed = answer["killed_processes"].as_u64().filter(|n| *n > 0);
-            let killed = killed.map_or(String::new(), |n| format!("; {n} had to be killed"));
-            format!("Stopped '{label}', PID {pid}{outcome}{killed}.")
+impl ControlReport {
+    pub fn new(answer: &ControlAnswer, waited: Option<WaitOutcome>) -> ControlReport {
+        let process = answer.process.clone();
+        ControlReport {
+            action: answer.action,
+            run: process.run,
+            pid: process.pid,
+            label: process.label,
+            exit_code: process.exit_code,
+            signal: process.signal,
+            cursor: answer.cursor.clone(),
+            waited,
+            log_stdout: process.log_stdout,
+            log_stderr: process.log_stderr,
+            log_combined: process.log_combined,
         }
-        (action, "running" | "detached") => format!("{}ed '{label}', PID {pid}.", capitalised(action)),
-        (action, state) => format!("{}ed '{label}', PID {pid}, but it has {state}{outcome}.", capitalised(action)),
     }
 }
 
-fn capitalised(word: &str) -> String {
-    let mut letters = word.chars();
-    letters.next().map_or(String::new(), |first| first.to_uppercase().chain(letters).collect())
+/// What became of start, stop or restart, in one line.
+pub fn control(answer: &ControlAnswer) -> String {
+    let process = &answer.process;
+    let (label, pid) = (one_line(&process.label), process.pid);
+    let outcome = outcome(process).map_or(String::new(), |outcome| format!(" ({outcome})"));
+    let done = match answer.action {
+        Action::Stop if answer.was_over => return format!("'{label}' had ended already{outcome}."),
+        Action::Stop => {
+            let killed = answer.killed_processes;
+            let killed = if killed > 0 { format!("; {killed} had to be killed") } else { String::new() };
+            return format!("Stopped '{label}', PID {pid}{outcome}{killed}.");
+        }
+        Action::Restart => "Restarted",
+        Action::Start | Action::Input | Action::Signal => "Started",
+    };
+    if process.state.is_live() {
+        format!("{done} '{label}', PID {pid}.")
+    } else {
+        format!("{done} '{label}', PID {pid}, but it has {}{outcome}.", process.state.name())
+    }
 }
 
 /// Columns of the table where no terminal tells, if labels are not too long.
@@ -62,20 +79,17 @@ pub const WIDTH: usize = 100;
 const HEADER: [&str; 6] = ["PID", "STATUS", "SINCE", "CPU", "MEM", "PORT"];
 
 /// A table: what runs first, then what ended, the newest last. `is_narrowed`: not everything was asked for.
-pub fn list(answer: &Value, is_narrowed: bool, width: usize) -> Vec<String> {
-    let none = Vec::new();
-    let processes = answer["processes"].as_array().unwrap_or(&none);
+pub fn list(answer: &ListAnswer, is_narrowed: bool, width: usize) -> Vec<String> {
+    let processes = &answer.processes;
     if processes.is_empty() && is_narrowed {
         return vec!["Nothing has been started there; `persistproc list` shows what has been elsewhere.".into()];
     }
     if processes.is_empty() {
         return vec!["Nothing has been started yet. For example: persistproc npm run dev".into()];
     }
-    let is_live = |process: &&Value| matches!(text(process, "status").as_str(), "running" | "detached");
-    let live = processes.iter().filter(is_live);
-    let ended = processes.iter().filter(|process| !is_live(process));
-    let sorted: Vec<&Value> = live.chain(ended).collect();
-    let rows: Vec<[String; 6]> = sorted.iter().map(|process| cells(process)).collect();
+    let (live, ended): (Vec<&Row>, Vec<&Row>) = processes.iter().partition(|row| row.process.state.is_live());
+    let sorted: Vec<&Row> = live.into_iter().chain(ended).collect();
+    let rows: Vec<[String; 6]> = sorted.iter().map(|row| cells(row)).collect();
     let mut widths = HEADER.map(str::len);
     for row in &rows {
         for (width, cell) in widths.iter_mut().zip(row) {
@@ -97,33 +111,31 @@ pub fn list(answer: &Value, is_narrowed: bool, width: usize) -> Vec<String> {
     lines
 }
 
-fn cells(process: &Value) -> [String; 6] {
-    let pid = process["pid"].as_i64().filter(|pid| *pid > 0).map_or("-".into(), |pid| pid.to_string());
-    let status = text(process, "status");
-    let status = outcome(process).map_or(status.clone(), |outcome| format!("{status}, {outcome}"));
-    let time = process["end_time"].as_str().or(process["start_time"].as_str());
-    let cpu = process["cpu_percent"].as_f64().map_or(String::new(), |cpu| format!("{cpu:.0}%"));
-    let memory =
-        process["memory_bytes"].as_u64().map_or(String::new(), |bytes| format!("{}M", bytes.div_ceil(1_000_000)));
-    let ports = process["ports"].as_array().into_iter().flatten().map(Value::to_string);
-    [pid, status, time.map_or(String::new(), age), cpu, memory, ports.take(3).collect::<Vec<_>>().join(",")]
+fn cells(row: &Row) -> [String; 6] {
+    let process = &row.process;
+    let pid = if process.pid > 0 { process.pid.to_string() } else { "-".into() };
+    let state = process.state.name();
+    let state = outcome(process).map_or(state.into(), |outcome| format!("{state}, {outcome}"));
+    let time = process.end_time.as_deref().or(process.start_time.as_deref());
+    let cpu = row.cpu_percent.map_or(String::new(), |cpu| format!("{cpu:.0}%"));
+    let memory = row.memory_bytes.map_or(String::new(), |bytes| format!("{}M", bytes.div_ceil(1_000_000)));
+    let ports: Vec<String> = row.ports.iter().take(3).map(u16::to_string).collect();
+    [pid, state, time.map_or(String::new(), age), cpu, memory, ports.join(",")]
 }
 
-/// The label, and in what room is left what it is and what it said last.
-fn name(process: &Value, room: usize) -> String {
-    let mut name = text(process, "label");
-    let directory = text(process, "working_directory");
-    let error = text(process, "error");
-    if !error.is_empty() {
-        return format!("{name}  [{error}]"); // whole: it is what matters
+/// The label, and in the columns that are left what it is and what it printed last.
+fn name(row: &Row, room: usize) -> String {
+    let process = &row.process;
+    let mut name = one_line(&process.label);
+    let directory = one_line(&process.working_directory);
+    if let Some(error) = &process.error {
+        return format!("{name}  [{}]", one_line(error)); // whole: it is what matters
     }
-    let last = text(process, "last_line");
+    let last = one_line(&row.last_line);
     let room = room.saturating_sub(name.chars().count());
     let mut left = room;
     if !name.ends_with(&format!(" in {directory}")) {
-        let command: Vec<&str> =
-            process["command"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
-        let what = format!("({} in {directory})", one_line(&quote(&command)));
+        let what = format!("({} in {directory})", one_line(&quote(&process.command)));
         let most = if last.is_empty() { room } else { room.saturating_sub(last.chars().count() + 4).max(room / 2) };
         push_clipped(&mut name, &what, "", most, &mut left);
     }
@@ -161,15 +173,36 @@ fn age(time: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use serde_json::json;
+    use crate::api::State;
+
+    fn process(label: &str, state: State) -> Process {
+        Process { pid: 7, label: label.into(), state, ..Process::default() }
+    }
 
     #[test]
     fn a_list_is_a_table_with_what_runs_first() {
-        let answer = json!({"processes": [
-            {"pid": 7, "label": "old in /x", "working_directory": "/x", "command": ["old"], "status": "exited", "exit_code": 3, "end_time": "2026-01-02T03:04:05.678Z", "last_line": "that is all"},
-            {"pid": 12345, "label": "web", "working_directory": "/w", "command": ["npm", "run", "my dev"], "status": "running", "memory_bytes": 85_400_000, "ports": [3000], "last_line": "Local: http://localhost:3000/"},
-        ]});
-        let lines = list(&answer, false, WIDTH);
+        let old = Process {
+            working_directory: "/x".into(),
+            command: vec!["old".into()],
+            exit_code: Some(3),
+            end_time: Some("2026-01-02T03:04:05.678Z".into()),
+            ..process("old in /x", State::Exited)
+        };
+        let web = Process {
+            pid: 12345,
+            working_directory: "/w".into(),
+            command: ["npm", "run", "my dev"].map(String::from).into(),
+            ..process("web", State::Running)
+        };
+        let old = Row { process: old, last_line: "that is all".into(), ..Row::default() };
+        let web = Row {
+            process: web,
+            memory_bytes: Some(85_400_000),
+            ports: vec![3000],
+            last_line: "Local: http://localhost:3000/".into(),
+            ..Row::default()
+        };
+        let lines = list(&ListAnswer { processes: vec![old, web] }, false, WIDTH);
         let table = lines.join("\n");
         assert_eq!(lines[0], "PID    STATUS               SINCE    MEM  PORT  LABEL");
         assert!(
@@ -182,43 +215,45 @@ mod tests {
             "{table}"
         );
         assert!(lines.iter().all(|line| line.chars().count() <= 100), "{table}");
-        assert!(list(&json!({"processes": []}), false, WIDTH)[0].contains("Nothing has been started"));
+        assert!(list(&ListAnswer::default(), false, WIDTH)[0].contains("Nothing has been started"));
     }
 
     #[test]
     fn what_a_server_says_is_shown_escaped_and_within_its_row() {
         const HOSTILE: &str = "x\x1b]0;pwn\x07\nlast";
-        let process = |error: Value| json!({"pid": 7, "label": HOSTILE, "working_directory": HOSTILE, "command": [HOSTILE], "status": HOSTILE, "signal": HOSTILE, "last_line": HOSTILE, "error": error});
-        let answer = json!({"processes": [process(Value::Null), process(json!(HOSTILE))]});
-        let mut lines = list(&answer, false, 1000);
-        for action in ["start", "stop", HOSTILE] {
-            lines.push(control(&json!({"action": action, "status": HOSTILE, "label": HOSTILE, "signal": HOSTILE})));
+        let hostile = |error: Option<&str>| Process {
+            working_directory: HOSTILE.into(),
+            command: vec![HOSTILE.into()],
+            signal: Some(HOSTILE.into()),
+            error: error.map(String::from),
+            ..process(HOSTILE, State::Terminated)
+        };
+        let row = |error| Row { process: hostile(error), last_line: HOSTILE.into(), ..Row::default() };
+        let mut lines = list(&ListAnswer { processes: vec![row(None), row(Some(HOSTILE))] }, false, 1000);
+        for action in [Action::Start, Action::Stop, Action::Restart] {
+            lines.push(control(&answer(action, hostile(None))));
         }
         assert_eq!(lines.len(), 6);
         assert!(!lines.iter().any(|line| line.chars().any(char::is_control)), "{lines:?}");
         assert!(lines[3].starts_with("Started 'x\\u{1b}]0;pwn\\u{7}\\nlast', PID "), "{}", lines[3]);
     }
 
+    fn answer(action: Action, process: Process) -> ControlAnswer {
+        ControlAnswer { action, process, cursor: None, was_over: false, killed_processes: 0 }
+    }
+
     #[test]
     fn what_was_done_is_said_in_one_sentence() {
-        let answer = |value: Value| control(&value);
+        assert_eq!(control(&answer(Action::Start, process("web", State::Running))), "Started 'web', PID 7.");
+        let exited = |code| Process { exit_code: Some(code), ..process("web", State::Exited) };
         assert_eq!(
-            answer(json!({"action": "start", "status": "running", "label": "web", "pid": 7})),
-            "Started 'web', PID 7."
-        );
-        assert_eq!(
-            answer(json!({"action": "restart", "status": "exited", "exit_code": 1, "label": "web", "pid": 7})),
+            control(&answer(Action::Restart, exited(1))),
             "Restarted 'web', PID 7, but it has exited (exit code 1)."
         );
-        assert_eq!(
-            answer(
-                json!({"action": "stop", "status": "terminated", "signal": "SIGKILL", "label": "web", "pid": 7, "killed_processes": 2})
-            ),
-            "Stopped 'web', PID 7 (SIGKILL); 2 had to be killed."
-        );
-        assert_eq!(
-            answer(json!({"action": "stop", "was_over": true, "exit_code": 0, "label": "web", "pid": 7})),
-            "'web' had ended already (exit code 0)."
-        );
+        let killed = Process { signal: Some("SIGKILL".into()), ..process("web", State::Terminated) };
+        let killed = ControlAnswer { killed_processes: 2, ..answer(Action::Stop, killed) };
+        assert_eq!(control(&killed), "Stopped 'web', PID 7 (SIGKILL); 2 had to be killed.");
+        let over = ControlAnswer { was_over: true, ..answer(Action::Stop, exited(0)) };
+        assert_eq!(control(&over), "'web' had ended already (exit code 0).");
     }
 }

@@ -5,7 +5,7 @@
 //! [`write`] and [`pass_on`], which take bytes and no text (`tests/rooms.rs` knows who may call them).
 #![allow(clippy::print_stderr)]
 
-use super::Trouble;
+use super::Error;
 use crate::log::Stream;
 use crate::{sys, words};
 use serde_json::Value;
@@ -53,20 +53,20 @@ fn wait_writable(out: &impl AsRawFd) -> io::Result<()> {
 }
 
 /// A result in our own words. Each of `lines` becomes one line, whatever is in it, see [`words::one_line`].
-pub fn print<L: AsRef<str>>(lines: impl IntoIterator<Item = L>) -> Result<(), Trouble> {
+pub fn print<L: AsRef<str>>(lines: impl IntoIterator<Item = L>) -> Result<(), Error> {
     pass_on(Stream::Stdout, escaped(lines).as_bytes())
 }
 
 /// A result as JSON: one document, indented for people, who look at it, too.
-pub fn print_json(value: &Value) -> Result<(), Trouble> {
+pub fn print_json(value: &Value) -> Result<(), Error> {
     pass_on(Stream::Stdout, json(value).as_bytes())
 }
 
 /// Output of a program, as it is. A reader that has left is no error.
-pub fn pass_on(stream: Stream, bytes: &[u8]) -> Result<(), Trouble> {
+pub fn pass_on(stream: Stream, bytes: &[u8]) -> Result<(), Error> {
     match write(stream, bytes) {
         Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
-            Err(Trouble::Refused(format!("cannot write to {}: {error}", stream.name())))
+            Err(Error::failed(format!("cannot write to {}: {error}", stream.name())))
         }
         _ => Ok(()),
     }

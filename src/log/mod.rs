@@ -13,8 +13,11 @@ pub mod scan;
 pub mod stamp;
 pub mod tail;
 
+use serde::{Deserialize, Serialize};
+
 /// Which of the three files.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum Stream {
     Stdout,
     Stderr,

@@ -2,6 +2,7 @@
 
 use super::lost;
 use super::watch::Run;
+use crate::api::Process;
 use crate::log::Stream;
 use crate::log::stamp::format_ms;
 use crate::procs;
@@ -9,7 +10,6 @@ pub use crate::procs::Usage;
 use crate::rundir::{State, Status, Unreadable};
 use crate::sys;
 use crate::words::Word;
-use serde::Serialize;
 
 /// `3 s`, `5 min`, `2 h`, `4 d`: an age of so many milliseconds in one number.
 pub fn age(ms: u64) -> String {
@@ -31,44 +31,18 @@ pub fn usage(runs: &[&Run]) -> Vec<Option<procs::Usage>> {
     runs.iter().map(|run| shim(run).and_then(|_| found.next().flatten())).collect()
 }
 
-/// A process as `list` shows it, in the words of the Python program and with its members; absent ones are left out.
-#[derive(Clone, Debug, Default, Serialize)]
-pub struct Overview {
-    #[serde(skip_serializing_if = "String::is_empty")]
-    pub run: String,
-    pub pid: i32,
-    pub label: String,
-    pub command: Vec<String>,
-    pub working_directory: String,
-    pub status: &'static str,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub start_time: Option<String>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub end_time: Option<String>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub exit_code: Option<i32>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub signal: Option<String>,
-    pub log_stdout: String,
-    pub log_stderr: String,
-    pub log_combined: String,
-    /// Why it could not be started, or what is wrong with it now.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub error: Option<String>,
-}
-
 /// What `list` shows of a run.
-pub fn overview(run: &Run) -> Overview {
+pub fn describe(run: &Run) -> Process {
     let status = run.status();
     let time = |ms: Option<u64>| ms.filter(|&ms| ms > 0).map(format_ms);
     let log = |stream: Stream| run.dir.path().join(stream.file_name()).display().to_string();
-    Overview {
+    Process {
         run: run.name(),
         pid: status.pid,
         label: run.meta.label.clone(),
         command: run.meta.argv.iter().map(Word::shown).collect(),
         working_directory: run.meta.working_directory.shown(),
-        status: status.state.name(),
+        state: status.state,
         start_time: time(Some(if status.started > 0 { status.started } else { run.meta.created })),
         end_time: time(status.ended.or(status.leader_ended)),
         exit_code: status.exit_code,
@@ -119,7 +93,7 @@ pub fn problem(status: &Status) -> Option<String> {
 }
 
 fn held_up(status: &Status, trouble: &str) -> String {
-    if status.state.is_live() && !status.goes_on { format!("output is held up: {trouble}") } else { trouble.into() }
+    if status.state.is_live() && !status.goes_on { format!("output is blocked: {trouble}") } else { trouble.into() }
 }
 
 /// `exited with code 1`, `was ended by SIGKILL`, `could not be started: …`: the end of a run, for people and models.

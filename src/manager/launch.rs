@@ -4,7 +4,7 @@
 //! free lock always means "no shim". What a killed server leaves under a temporary name is swept by the next one.
 
 use crate::attributes;
-use crate::fault::{Fault, remedy};
+use crate::error::{Error, remedy};
 use crate::log::stamp::now_ms;
 use crate::procs;
 use crate::rundir::{FORMAT, MARK, Meta, RunDir, StartError, Status};
@@ -32,7 +32,7 @@ pub const UNBORN: &str = ".new.";
 
 /// Makes the directory of run `id` and takes its lock; the lock goes to the shim. `attach` is called before it gets its
 /// name.
-pub fn prepare(runs: &Path, id: u64, meta: &Meta, attach: impl Fn(&RunDir)) -> Result<(RunDir, File), Fault> {
+pub fn prepare(runs: &Path, id: u64, meta: &Meta, attach: impl Fn(&RunDir)) -> Result<(RunDir, File), Error> {
     let build = || -> io::Result<(RunDir, File)> {
         let unborn = RunDir(runs.join(format!("{UNBORN}{}.{id}", std::process::id())));
         DirBuilder::new().mode(0o700).create(unborn.path())?;
@@ -47,7 +47,7 @@ pub fn prepare(runs: &Path, id: u64, meta: &Meta, attach: impl Fn(&RunDir)) -> R
         filled
     };
     build().map_err(|error| {
-        Fault::failed(format!(
+        Error::failed(format!(
             "cannot prepare the run in {}: {error}; {}, or choose another place with --data-dir",
             runs.display(),
             remedy(&error)
@@ -76,7 +76,7 @@ fn directory_name(id: u64, command: &str) -> String {
 
 /// Starts the shim of a prepared run and waits for its word on whether the command runs. If it does not, the status of
 /// the run says why, in the words of the error. The shim is returned as long as it may live: it must be reaped.
-pub fn start_shim(dir: &RunDir, lock: File, meta: &Meta) -> (Option<Child>, Result<(), Fault>) {
+pub fn start_shim(dir: &RunDir, lock: File, meta: &Meta) -> (Option<Child>, Result<(), Error>) {
     let command = words::quote(&meta.argv);
     let (child, mut answer) = match spawn(dir, lock, meta) {
         Ok(started) => started,
@@ -97,7 +97,7 @@ pub fn start_shim(dir: &RunDir, lock: File, meta: &Meta) -> (Option<Child>, Resu
         _ => {
             let log = dir.shim_log();
             let text = format!("cannot start '{command}': its shim ended or hung; {} may say why", log.display());
-            (Some(child), Err(Fault::failed(text)))
+            (Some(child), Err(Error::failed(text)))
         }
     }
 }
@@ -114,11 +114,11 @@ fn reap_within(mut child: Child, limit: Duration) -> Option<Child> {
     None
 }
 
-fn failed(dir: &RunDir, errno: i32, text: String) -> Fault {
+fn failed(dir: &RunDir, errno: i32, text: String) -> Error {
     let now = now_ms();
-    let fault = Fault::failed(text);
+    let fault = Error::failed(text);
     // As it is told, escaped: others show what is on disk.
-    let error = Some(StartError { errno, text: fault.text.clone() });
+    let error = Some(StartError { errno, text: fault.to_string() });
     let status = Status { version: FORMAT, started: now, ended: Some(now), error, ..Status::default() };
     let _ = dir.write_status(&status); // without it the run is `failed` all the same
     fault
@@ -223,7 +223,7 @@ fn missing_file(path: &Path, directory: &Path) -> String {
 }
 
 /// Whether the program of a run can be started, as far as its file tells. What is not certain is left to the system.
-pub fn check_program(meta: &Meta) -> Result<(), Fault> {
+pub fn check_program(meta: &Meta) -> Result<(), Error> {
     let Some(program) = meta.argv.first().map(Word::as_path) else { return Ok(()) };
     let directory = meta.working_directory.as_path();
     if program.as_os_str().as_bytes().contains(&b'/') {
@@ -237,19 +237,19 @@ pub fn check_program(meta: &Meta) -> Result<(), Fault> {
     if checked.iter().any(Result::is_ok) {
         return Ok(());
     }
-    checked.into_iter().next().unwrap_or_else(|| Err(Fault::failed(explain(meta, sys::ENOENT, ""))))
+    checked.into_iter().next().unwrap_or_else(|| Err(Error::failed(explain(meta, sys::ENOENT, ""))))
 }
 
-fn check_file(meta: &Meta, path: &Path) -> Result<(), Fault> {
+fn check_file(meta: &Meta, path: &Path) -> Result<(), Error> {
     let directory = meta.working_directory.as_path();
-    let refuse = |errno| Err(Fault::failed(explain(meta, errno, "")));
+    let refuse = |errno| Err(Error::failed(explain(meta, errno, "")));
     match path.metadata() {
         Err(error) if error.kind() == io::ErrorKind::NotFound => refuse(sys::ENOENT),
         Ok(file) if file.is_dir() || !is_executable(&file) => refuse(sys::EACCES),
         Ok(file) if file.len() == 0 && file.is_file() => refuse(sys::ENOEXEC),
         Ok(_) if interpreter(path).is_some_and(|interpreter| !directory.join(interpreter).exists()) => {
             let program = meta.argv.first().map_or(String::new(), Word::shown);
-            Err(Fault::failed(format!("cannot start '{program}': {}", missing_file(path, directory))))
+            Err(Error::failed(format!("cannot start '{program}': {}", missing_file(path, directory))))
         }
         _ => Ok(()),
     }
@@ -270,18 +270,18 @@ fn interpreter(path: &Path) -> Option<PathBuf> {
 }
 
 /// The directory in which a command is to run, absolute and without links, or why it cannot.
-pub fn working_directory(path: &Path) -> Result<Word, Fault> {
+pub fn working_directory(path: &Path) -> Result<Word, Error> {
     let shown = path.display();
     if !path.is_absolute() {
-        return Err(Fault::invalid(format!("the working directory must be an absolute path, not '{shown}'")));
+        return Err(Error::invalid(format!("the working directory must be an absolute path, not '{shown}'")));
     }
     match path.canonicalize() {
         Ok(real) if real.is_dir() => Ok(Word(real.into_os_string())),
-        Ok(_) => Err(Fault::invalid(format!("the working directory {shown} is not a directory"))),
+        Ok(_) => Err(Error::invalid(format!("the working directory {shown} is not a directory"))),
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            Err(Fault::not_found(format!("the working directory {shown} does not exist")))
+            Err(Error::not_found(format!("the working directory {shown} does not exist")))
         }
-        Err(error) => Err(Fault::failed(format!("cannot use the working directory {shown}: {error}"))),
+        Err(error) => Err(Error::failed(format!("cannot use the working directory {shown}: {error}"))),
     }
 }
 

@@ -1,7 +1,7 @@
 //! What only one request at a time may do: start or restart the process of a label, write input, stop what a killed shim
 //! left behind.
 
-use crate::fault::Fault;
+use crate::error::Error;
 use std::fmt;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::time::Duration;
@@ -45,16 +45,16 @@ pub struct LockGuard {
 
 impl Locks {
     /// Waits until no other request holds `key`, for at most 45 s.
-    pub fn lock(self: &Arc<Self>, key: LockKey) -> Result<LockGuard, Fault> {
+    pub fn lock(self: &Arc<Self>, key: LockKey) -> Result<LockGuard, Error> {
         self.lock_within(key, LOCK_TIMEOUT)
     }
 
     /// The same with a limit of the caller's.
-    pub fn lock_within(self: &Arc<Self>, key: LockKey, limit: Duration) -> Result<LockGuard, Fault> {
+    pub fn lock_within(self: &Arc<Self>, key: LockKey, limit: Duration) -> Result<LockGuard, Error> {
         let waited = self.released.wait_timeout_while(self.held(), limit, |held| held.contains(&key));
         let (mut held, timeout) = waited.unwrap_or_else(|poisoned| poisoned.into_inner());
         if timeout.timed_out() {
-            return Err(Fault::conflict(format!(
+            return Err(Error::conflict(format!(
                 "another request has been {key} for {} s; try again",
                 limit.as_secs_f32().round()
             )));
@@ -121,6 +121,6 @@ mod tests {
         let guards: Vec<_> = all.iter().map(|key| locks.lock_within(key.clone(), Duration::ZERO)).collect();
         assert!(guards.iter().all(Result::is_ok));
         let refused = locks.lock_within(LockKey::Orphans(1), Duration::ZERO).err().unwrap();
-        assert_eq!(refused.text, "another request has been stopping what is left of r1 for 0 s; try again");
+        assert_eq!(refused.to_string(), "another request has been stopping what is left of r1 for 0 s; try again");
     }
 }

@@ -4,7 +4,7 @@
 //! rest of the request decides (directory of the caller, the only one that runs), or the candidates are named.
 
 use super::watch::Run;
-use crate::fault::{Fault, Kind};
+use crate::error::{Error, ErrorKind};
 use crate::words;
 use std::path::Path;
 use std::sync::Arc;
@@ -63,27 +63,27 @@ pub fn name_of(run: &Run) -> String {
 }
 
 /// The one run that `target` means. `runs` is all there is, oldest first.
-pub fn find(runs: &[Arc<Run>], target: &Target) -> Result<Arc<Run>, Fault> {
+pub fn find(runs: &[Arc<Run>], target: &Target) -> Result<Arc<Run>, Error> {
     let here: Vec<&Arc<Run>> = runs.iter().filter(|run| is_in(run, target.working_directory.as_deref())).collect();
     let found = match &target.selector {
         Some(Selector::Run(id)) => newest(&here, |run| run.id == *id),
         Some(Selector::Pid(pid)) => by_pid(&here, *pid),
         Some(Selector::Name(name)) => by_name(&here, name, target.near.as_deref())?,
-        None => return Err(Fault::invalid("say which process: a label, a command or a pid; list shows them all")),
+        None => return Err(Error::invalid("say which process: a label, a command or a pid; list shows them all")),
     };
     found.cloned().ok_or_else(|| not_found(runs, &here, target))
 }
 
 /// The runs that `target` means, the newest of each process: `*` is everything in the directory, and a name that fits
 /// nothing may be several, separated by commas.
-pub fn find_all(runs: &[Arc<Run>], target: &Target) -> Result<Vec<Arc<Run>>, Fault> {
+pub fn find_all(runs: &[Arc<Run>], target: &Target) -> Result<Vec<Arc<Run>>, Error> {
     let name = target.name();
     if name == Some(EVERYTHING) {
         let all = in_directory(runs, target);
         return if all.is_empty() { Err(not_found(runs, &[], target)) } else { Ok(newest_per_label(&all)) };
     }
     let missing = match find(runs, target) {
-        Err(fault) if fault.kind == Kind::NotFound => fault,
+        Err(fault) if fault.kind == ErrorKind::NotFound => fault,
         found => return found.map(|run| vec![run]),
     };
     let parts: Vec<&str> = name.into_iter().flat_map(|name| name.split(',')).map(str::trim).collect();
@@ -142,7 +142,7 @@ fn by_pid<'a>(runs: &[&'a Arc<Run>], pid: i32) -> Option<&'a Arc<Run>> {
     newest(runs, |run| has(run) && run.status().state.is_live()).or_else(|| newest(runs, has))
 }
 
-fn by_name<'a>(runs: &[&'a Arc<Run>], name: &str, near: Option<&str>) -> Result<Option<&'a Arc<Run>>, Fault> {
+fn by_name<'a>(runs: &[&'a Arc<Run>], name: &str, near: Option<&str>) -> Result<Option<&'a Arc<Run>>, Error> {
     if let Some(id) = run_number(name) {
         return Ok(newest(runs, |run| run.id == id));
     }
@@ -166,16 +166,16 @@ fn by_name<'a>(runs: &[&'a Arc<Run>], name: &str, near: Option<&str>) -> Result<
     match chosen {
         Some(id) => Ok(newest(runs, |run| run.id == id)),
         None if candidates.is_empty() => Ok(None),
-        None => Err(Fault::invalid(format!(
+        None => Err(Error::invalid(format!(
             "'{name}' could be {}; say which by its label, its pid or the working directory",
             names(&candidates.iter().collect::<Vec<_>>())
         ))),
     }
 }
 
-fn not_found(runs: &[Arc<Run>], here: &[&Arc<Run>], target: &Target) -> Fault {
+fn not_found(runs: &[Arc<Run>], here: &[&Arc<Run>], target: &Target) -> Error {
     let wanted = match &target.selector {
-        Some(Selector::Run(id)) => return Fault::not_found(format!("run r{id} is not kept; list shows what is")),
+        Some(Selector::Run(id)) => return Error::not_found(format!("run r{id} is not kept; list shows what is")),
         Some(Selector::Pid(pid)) => format!("PID {pid}"),
         Some(Selector::Name(name)) => format!("'{name}'"),
         None => String::new(),
@@ -192,7 +192,7 @@ fn not_found(runs: &[Arc<Run>], here: &[&Arc<Run>], target: &Target) -> Fault {
             names(&elsewhere.iter().rev().collect::<Vec<_>>())
         ),
     };
-    Fault::not_found(format!("no process {wanted}{place}; {hint}"))
+    Error::not_found(format!("no process {wanted}{place}; {hint}"))
 }
 
 /// `'web' (running, PID 17), 'db' (exited) and 3 more`; with the run where the label is no name to use.

@@ -3,7 +3,7 @@
 use super::locks::LockKey;
 use super::watch::Run;
 use super::{Manager, Stopped};
-use crate::fault::Fault;
+use crate::error::Error;
 use crate::log::stamp::now_ms;
 use crate::rundir::{State, Status, Unreadable};
 use crate::shim::orphans;
@@ -13,7 +13,7 @@ use std::time::Instant;
 impl Manager {
     /// Stops what a run that is over has left behind, if it has: asks until `polite`, and then kills. Begins by `end`, and
     /// takes [`orphans::KILLING_MAX`] from there at most.
-    pub(super) fn stop_orphans(&self, run: &Run, polite: Instant, end: Instant) -> Result<Stopped, Fault> {
+    pub(super) fn stop_orphans(&self, run: &Run, polite: Instant, end: Instant) -> Result<Stopped, Error> {
         if run.status().state != State::Lost {
             return Ok(Stopped { status: run.status(), was_over: true });
         }
@@ -24,7 +24,7 @@ impl Manager {
         }
         let grace = polite.saturating_duration_since(Instant::now());
         let report = orphans::stop(&run.dir, &run.status(), grace).map_err(|error| {
-            Fault::failed(format!("cannot see what is left of '{}': {error}; try again", run.meta.label))
+            Error::failed(format!("cannot see what is left of '{}': {error}; try again", run.meta.label))
         })?;
         let survivors = report.survivors.clone();
         let status = Status { stop: Some(report), ended: Some(now_ms()), ..Status::clone(&run.status()) };

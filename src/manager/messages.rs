@@ -3,7 +3,7 @@
 use super::locks::LockKey;
 use super::watch::Run;
 use super::{Manager, describe_end};
-use crate::fault::Fault;
+use crate::error::Error;
 use crate::rundir::{InputReport, MESSAGE, State};
 use crate::shim::{self, orphans};
 use crate::sys;
@@ -22,10 +22,10 @@ const NOT_READING: Duration = Duration::from_millis(20);
 
 impl Manager {
     /// Writes to the stdin of a live process.
-    pub fn input(&self, run: &Run, bytes: &[u8]) -> Result<(), Fault> {
+    pub fn input(&self, run: &Run, bytes: &[u8]) -> Result<(), Error> {
         const VERB: usize = "input \n".len();
         if bytes.len() > INPUT_MAX {
-            return Err(Fault::invalid(format!("the input has {} bytes; at most {INPUT_MAX} go at once", bytes.len())));
+            return Err(Error::invalid(format!("the input has {} bytes; at most {INPUT_MAX} go at once", bytes.len())));
         }
         check_live(run)?;
         let _guard = self.locks.lock(LockKey::Input(run.id))?;
@@ -40,7 +40,7 @@ impl Manager {
     }
 
     /// Sends a signal to the leader of a live process.
-    pub fn signal(&self, run: &Run, number: i32) -> Result<(), Fault> {
+    pub fn signal(&self, run: &Run, number: i32) -> Result<(), Error> {
         check_live(run)?;
         deliver(run, &format!("signal {number}\n"), Instant::now() + MESSAGE_TAKEN)
     }
@@ -48,7 +48,7 @@ impl Manager {
 
 /// Waits until the shim says that it has got input, and whether it had room for all of it. What ended meanwhile has no use
 /// for input.
-fn confirm_input(run: &Run, before: InputReport, length: u64, end: Instant) -> Result<(), Fault> {
+fn confirm_input(run: &Run, before: InputReport, length: u64, end: Instant) -> Result<(), Error> {
     loop {
         let generation = run.generation();
         let now = run.status().input.unwrap_or_default();
@@ -58,7 +58,7 @@ fn confirm_input(run: &Run, before: InputReport, length: u64, end: Instant) -> R
         }
         let left = end.saturating_duration_since(Instant::now());
         if left.is_zero() {
-            return Err(Fault::failed(format!(
+            return Err(Error::failed(format!(
                 "the shim of '{}' (PID {}) has not said that it got the input; it may be stopped or starved",
                 run.meta.label,
                 run.status().shim
@@ -68,8 +68,8 @@ fn confirm_input(run: &Run, before: InputReport, length: u64, end: Instant) -> R
     }
 }
 
-fn not_read(run: &Run, dropped: u64, length: u64) -> Fault {
-    Fault::conflict(format!(
+fn not_read(run: &Run, dropped: u64, length: u64) -> Error {
+    Error::conflict(format!(
         "'{}' does not read its input: {} kB wait for it already, and {dropped} of these {length} bytes were dropped",
         run.meta.label,
         shim::INPUT_MAX >> 10
@@ -82,27 +82,27 @@ pub(super) fn ask_to_look(run: &Run) {
 }
 
 /// Asks the shim to stop its run, and tries to until `end`. If there is no way to send it a message, by a signal.
-pub(super) fn ask_to_stop(run: &Run, grace: Duration, end: Instant) -> Result<(), Fault> {
+pub(super) fn ask_to_stop(run: &Run, grace: Duration, end: Instant) -> Result<(), Error> {
     if !send(run, &format!("stop {}\n", grace.as_millis()), end)? {
         let _ = orphans::ask_shim(&run.dir, run.status().shim);
     }
     Ok(())
 }
 
-fn check_live(run: &Run) -> Result<(), Fault> {
+fn check_live(run: &Run) -> Result<(), Error> {
     let status = run.status();
     if run.is_over() || status.state != State::Running {
-        return Err(Fault::conflict(format!("'{}' {}", run.meta.label, describe_end(&status))));
+        return Err(Error::conflict(format!("'{}' {}", run.meta.label, describe_end(&status))));
     }
     Ok(())
 }
 
 /// Sends one message that has no other way.
-fn deliver(run: &Run, message: &str, end: Instant) -> Result<(), Fault> {
+fn deliver(run: &Run, message: &str, end: Instant) -> Result<(), Error> {
     if send(run, message, end)? || !run.dir.shim_lives() {
         return Ok(()); // if the process has just ended, its end is what comes of it
     }
-    Err(Fault::failed(format!(
+    Err(Error::failed(format!(
         "cannot reach the shim of '{}': nothing reads {}, which something must have removed or replaced; restart the process",
         run.meta.label,
         run.dir.ctl().display()
@@ -111,7 +111,7 @@ fn deliver(run: &Run, message: &str, end: Instant) -> Result<(), Fault> {
 
 /// Sends one message; false if nothing reads it. A shim that lives and does not listen is just being born, or is dying, or
 /// its FIFO was removed or replaced.
-fn send(run: &Run, message: &str, end: Instant) -> Result<bool, Fault> {
+fn send(run: &Run, message: &str, end: Instant) -> Result<bool, Error> {
     let begun = Instant::now();
     orphans::continue_shim(&run.dir, run.status().shim); // should something have stopped it
     // Before its process it has opened the FIFO.
@@ -136,7 +136,7 @@ fn send(run: &Run, message: &str, end: Instant) -> Result<bool, Fault> {
             // when some connection ends.
             Err(error) if sys::is_exhaustion(&error) && !is_late => std::thread::sleep(NOT_READING),
             Err(error) => {
-                return Err(Fault::failed(format!(
+                return Err(Error::failed(format!(
                     "cannot reach the shim of '{}': {error}; try again",
                     run.meta.label
                 )));

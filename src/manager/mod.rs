@@ -16,14 +16,16 @@ pub mod registry;
 mod start_gate;
 pub mod watch;
 
+pub use crate::api::IfRunning;
+use crate::api::Process;
 use crate::attributes::Attributes;
-use crate::fault::Fault;
+use crate::error::Error;
 use crate::lease;
 use crate::log::stamp::{format_ms, now_ms};
 use crate::rundir::{FORMAT, Meta, RunDir, State, Status};
 use crate::shim::orphans;
 use crate::words::{self, Word};
-pub use describe::{Overview, Usage, age, describe_end, describe_unreadable, overview, problem, usage};
+pub use describe::{Usage, age, describe, describe_end, describe_unreadable, problem, usage};
 use locks::{LockGuard, LockKey, Locks};
 use lookup::Target;
 use messages::ask_to_stop;
@@ -69,16 +71,6 @@ pub struct Request {
     pub attributes: Attributes,
 }
 
-/// What to do if it runs already.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub enum IfRunning {
-    Refuse,
-    /// Take the run that is there.
-    Attach,
-    /// Stop it, then start.
-    Replace,
-}
-
 /// A run, and whether this request started it.
 pub struct Started {
     pub run: Arc<Run>,
@@ -121,11 +113,11 @@ impl Manager {
     }
 
     /// Starts a command, or does what `if_running` says. Errors name what was missing.
-    pub fn start(&self, request: Request, if_running: IfRunning) -> Result<Started, Fault> {
+    pub fn start(&self, request: Request, if_running: IfRunning) -> Result<Started, Error> {
         let working_directory = launch::working_directory(&request.working_directory)?;
         let command = words::quote(&request.argv);
         if request.argv.first().is_none_or(|program| program.0.is_empty()) {
-            return Err(Fault::invalid("the command is empty"));
+            return Err(Error::invalid("the command is empty"));
         }
         let default = || format!("{} in {}", words::brief(&command), words::brief(&working_directory.shown()));
         let label = request.label.as_deref().map(str::trim).map_or_else(default, String::from);
@@ -182,7 +174,7 @@ impl Manager {
         meta: Meta,
         reader: Option<&str>,
         restart: Option<RestartPermit>,
-    ) -> Result<Started, Fault> {
+    ) -> Result<Started, Error> {
         let permit = restart.as_ref().map_or_else(|| self.start_gate.start(), RestartPermit::start);
         let launched = permit.and_then(|_permit| self.launch(meta, reader));
         drop(guard);
@@ -214,7 +206,7 @@ impl Manager {
         let _ = reader.map(|reader| lease::link(self.registry.data_dir(), reader, run.dir.path()));
     }
 
-    fn launch(&self, meta: Meta, reader: Option<&str>) -> Result<Arc<Run>, Fault> {
+    fn launch(&self, meta: Meta, reader: Option<&str>) -> Result<Arc<Run>, Error> {
         let id = self.registry.next_id();
         let previous = meta.previous.and_then(|previous| self.registry.get(previous));
         let attach = |dir: &RunDir| {
@@ -236,7 +228,7 @@ impl Manager {
 
     /// Ends everything below a run, asks first and kills after `grace`. Asking again, or for a run that has ended, does
     /// no harm. An error names the survivors.
-    fn stop_now(&self, run: &Run, grace: Duration) -> Result<Stopped, Fault> {
+    fn stop_now(&self, run: &Run, grace: Duration) -> Result<Stopped, Error> {
         let polite = Instant::now() + grace;
         let end = polite + BEYOND_GRACE;
         if run.is_over() {
@@ -266,7 +258,7 @@ impl Manager {
                 left = (end + SHIM_DIES).saturating_duration_since(Instant::now());
             }
             if left.is_zero() {
-                return Err(Fault::failed(format!(
+                return Err(Error::failed(format!(
                     "'{}' did not end in time; its shim (PID {}) may be starved, or its control group frozen: see to that, and try again",
                     run.meta.label, status.shim
                 )));
@@ -303,12 +295,12 @@ impl Manager {
     }
 
     /// The run that `target` means.
-    pub fn find(&self, target: &Target) -> Result<Arc<Run>, Fault> {
+    pub fn find(&self, target: &Target) -> Result<Arc<Run>, Error> {
         lookup::find(&self.registry.all(), target)
     }
 
     /// The runs that `target` means, the newest of each process.
-    pub fn find_all(&self, target: &Target) -> Result<Vec<Arc<Run>>, Fault> {
+    pub fn find_all(&self, target: &Target) -> Result<Vec<Arc<Run>>, Error> {
         lookup::find_all(&self.registry.all(), target)
     }
 
@@ -333,7 +325,7 @@ impl Manager {
     }
 
     /// The newest run of each process that fits, oldest first.
-    pub fn list(&self, target: &Target) -> Result<Vec<Arc<Run>>, Fault> {
+    pub fn list(&self, target: &Target) -> Result<Vec<Arc<Run>>, Error> {
         if target.selector.is_some() {
             return self.find_all(target);
         }
@@ -347,21 +339,21 @@ impl Manager {
     }
 
     /// The server itself, as a process.
-    pub fn own_overview(&self) -> Overview {
+    pub fn own_process(&self) -> Process {
         let About { pid, port, started, command, log } = &self.about;
         let log = log.display().to_string();
-        Overview {
+        Process {
             run: String::new(),
             pid: *pid as i32,
             label: format!("persistproc {} {}", env!("CARGO_PKG_VERSION"), on_port(*port)),
             command: command.clone(),
             working_directory: self.registry.dir.parent().unwrap_or(&self.registry.dir).display().to_string(),
-            status: State::Running.name(),
+            state: State::Running,
             start_time: Some(format_ms(*started)),
             log_stdout: log.clone(),
             log_stderr: log.clone(),
             log_combined: log,
-            ..Overview::default()
+            ..Process::default()
         }
     }
 }
@@ -371,8 +363,8 @@ fn is_same(run: &Run, request: &Request, directory: &Word) -> bool {
 }
 
 /// A label was used again in another directory, so that its newest run is not a later one of this process.
-fn label_was_taken(run: &Run, newest: &Run) -> Fault {
-    Fault::conflict(format!(
+fn label_was_taken(run: &Run, newest: &Run) -> Error {
+    Error::conflict(format!(
         "{} of '{}' was in {}, and that label is now one of {}; start it there anew, under another label",
         run.name(),
         run.meta.label,
@@ -386,9 +378,9 @@ fn on_port(port: u16) -> String {
 }
 
 /// Says of the run what is not as it was asked for: its label may be used by somebody else, for something else.
-fn already_running(run: &Run, argv: &[Word], directory: &Word) -> Fault {
+fn already_running(run: &Run, argv: &[Word], directory: &Word) -> Error {
     if let Some(pids) = lost::shown(&run.orphans()) {
-        return Fault::conflict(format!(
+        return Error::conflict(format!(
             "the shim of '{}' was killed, but its processes live on ({pids}); restart it, or stop it first",
             run.meta.label
         ));
@@ -411,12 +403,12 @@ fn already_running(run: &Run, argv: &[Word], directory: &Word) -> Fault {
         status.pid,
         age(now_ms().saturating_sub(status.started)),
     );
-    Fault { run: Some(run.id), ..Fault::conflict(text) }
+    Error::already_running(run.id, text)
 }
 
-fn not_gone(run: &Run, survivors: &[i32]) -> Fault {
+fn not_gone(run: &Run, survivors: &[i32]) -> Error {
     let pids: Vec<String> = survivors.iter().map(i32::to_string).collect();
-    Fault::failed(format!(
+    Error::failed(format!(
         "'{}' is not gone: PID {} could not be stopped (another user's, or stuck in the system)",
         run.meta.label,
         pids.join(", ")

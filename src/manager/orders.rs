@@ -8,7 +8,7 @@
 use super::locks::{LockGuard, LockKey};
 use super::watch::Run;
 use super::{Manager, Started, Stopped, describe_unreadable, label_was_taken, launch};
-use crate::fault::{Fault, Kind, remedy};
+use crate::error::{Error, ErrorKind, remedy};
 use crate::log::stamp::now_ms;
 use crate::procs;
 use crate::rundir::{FORMAT, Meta, Moment, Order};
@@ -17,7 +17,7 @@ use std::time::Duration;
 
 impl Manager {
     /// Stops a run, see [`stop_now`](Self::stop_now). `key` names the request.
-    pub fn stop(&self, run: &Run, grace: Duration, key: Option<&str>) -> Result<Stopped, Fault> {
+    pub fn stop(&self, run: &Run, grace: Duration, key: Option<&str>) -> Result<Stopped, Error> {
         let order = Order {
             version: FORMAT,
             grace: grace.as_millis() as u64,
@@ -59,14 +59,14 @@ impl Manager {
 
     /// Stops the process of `run` if it runs, and starts the same command again in its place. If another request has done
     /// that since `run` was looked up, the result of that is this one's too. `key` names the request.
-    pub fn restart(&self, run: &Run, grace: Duration, key: Option<&str>) -> Result<Started, Fault> {
+    pub fn restart(&self, run: &Run, grace: Duration, key: Option<&str>) -> Result<Started, Error> {
         let label = run.meta.label.clone();
         let guard = self.locks.lock(LockKey::Label(label.clone()))?;
         if let Some(run) = key.and_then(|key| self.started_by(key)) {
             return Ok(Started { run, is_new: true });
         }
         let newest = self.registry.all().into_iter().rev().find(|other| other.meta.label == label);
-        let newest = newest.ok_or_else(|| Fault::not_found(format!("'{label}' is not kept any more")))?;
+        let newest = newest.ok_or_else(|| Error::not_found(format!("'{label}' is not kept any more")))?;
         if newest.meta.working_directory != run.meta.working_directory {
             return Err(label_was_taken(run, &newest));
         }
@@ -75,7 +75,7 @@ impl Manager {
         }
         let meta = newest.dir.read_meta().map_err(|problem| {
             let what = describe_unreadable(&problem);
-            Fault::failed(format!("'{label}' cannot be started again: its meta.json {what}"))
+            Error::failed(format!("'{label}' cannot be started again: its meta.json {what}"))
         })?;
         let meta = Meta {
             created: now_ms(),
@@ -95,7 +95,7 @@ impl Manager {
         next: Meta,
         grace: Duration,
         reader: Option<&str>,
-    ) -> Result<Started, Fault> {
+    ) -> Result<Started, Error> {
         let restart = self.start_gate.restart()?;
         launch::working_directory(next.working_directory.as_path())
             .and_then(|_| launch::check_program(&next))
@@ -111,7 +111,7 @@ impl Manager {
         // A disk without room for this has none for the next run either.
         run.dir.write_order(&order).map_err(|error| {
             let directory = self.registry.dir.display();
-            goes_on(run, Fault::failed(format!("cannot write in {directory}: {error}; {}", remedy(&error))))
+            goes_on(run, Error::failed(format!("cannot write in {directory}: {error}; {}", remedy(&error))))
         })?;
         // A server that ends with its processes closes the gate before it withdraws restarts: either it has found this order,
         // or it is seen here that the gate is closed.
@@ -147,7 +147,7 @@ impl Manager {
                 let label = run.meta.label.clone();
                 let outcome = match manager.finish(&run, order, guard) {
                     Ok(()) => format!("finished the {what} of '{label}' that a server before this one had begun"),
-                    Err(fault) => format!("could not finish the {what} of '{label}': {}", fault.text),
+                    Err(fault) => format!("could not finish the {what} of '{label}': {fault}"),
                 };
                 manager.registry.notice(outcome);
             };
@@ -176,7 +176,7 @@ impl Manager {
         }
     }
 
-    fn finish(&self, run: &Run, order: Order, guard: Option<LockGuard>) -> Result<(), Fault> {
+    fn finish(&self, run: &Run, order: Order, guard: Option<LockGuard>) -> Result<(), Error> {
         let grace = Duration::from_millis(order.grace);
         let (Some(next), Some(guard)) = (order.next.clone(), guard) else {
             let stopped = self.stop_now(run, grace);
@@ -198,8 +198,8 @@ impl Manager {
 
 /// A restart was carried out, or failed for good: one that this server has begun, and leaves to the next one, is still to
 /// be done.
-fn clear(run: &Run, started: &Result<Started, Fault>) {
-    if !started.as_ref().is_err_and(|fault| fault.kind == Kind::Ending) {
+fn clear(run: &Run, started: &Result<Started, Error>) {
+    if !started.as_ref().is_err_and(|fault| fault.kind == ErrorKind::Ending) {
         run.dir.remove_order();
     }
 }
@@ -209,10 +209,9 @@ fn now() -> Option<Moment> {
 }
 
 /// What was to be restarted was left alone.
-fn goes_on(run: &Run, fault: Fault) -> Fault {
+fn goes_on(run: &Run, fault: Error) -> Error {
     if run.is_over() {
         return fault;
     }
-    let text = format!("{}; '{}' goes on as it was (PID {})", fault.text, run.meta.label, run.status().pid);
-    Fault { text, ..fault }
+    fault.with_hint(&format!("'{}' goes on as it was (PID {})", run.meta.label, run.status().pid))
 }

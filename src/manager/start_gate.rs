@@ -1,7 +1,7 @@
 //! Whether anything may still be started. Closing waits for starts that have begun: a run that is just being born is not
 //! in the table yet, and so would escape a shutdown.
 
-use crate::fault::Fault;
+use crate::error::Error;
 use std::sync::{Condvar, Mutex, MutexGuard};
 use std::time::Duration;
 
@@ -30,21 +30,21 @@ pub struct RestartPermit<'a>(&'a StartGate);
 
 impl StartGate {
     /// To be asked for before a start.
-    pub fn start(&self) -> Result<StartPermit<'_>, Fault> {
+    pub fn start(&self) -> Result<StartPermit<'_>, Error> {
         self.admit(|state| state.is_closed || state.is_closing)
     }
 
     /// To be asked for before a stop that a start is to follow.
-    pub fn restart(&self) -> Result<RestartPermit<'_>, Fault> {
+    pub fn restart(&self) -> Result<RestartPermit<'_>, Error> {
         let _start = self.start()?;
         self.lock().restarts += 1;
         Ok(RestartPermit(self))
     }
 
-    fn admit(&self, is_shut: impl Fn(&State) -> bool) -> Result<StartPermit<'_>, Fault> {
+    fn admit(&self, is_shut: impl Fn(&State) -> bool) -> Result<StartPermit<'_>, Error> {
         let mut state = self.lock();
         if is_shut(&state) {
-            return Err(Fault::ending("the server is shutting down; try again when it has ended"));
+            return Err(Error::ending("the server is shutting down; try again when it has ended"));
         }
         state.starts += 1;
         Ok(StartPermit(self))
@@ -73,7 +73,7 @@ impl StartGate {
 
 impl<'a> RestartPermit<'a> {
     /// To be asked for between the stop and the start.
-    pub fn start(&self) -> Result<StartPermit<'a>, Fault> {
+    pub fn start(&self) -> Result<StartPermit<'a>, Error> {
         self.0.admit(|state| state.is_closed)
     }
 }

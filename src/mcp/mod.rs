@@ -1,7 +1,6 @@
 //! The Model Context Protocol: envelope, both eras on one endpoint, and the three tools as data. Knows neither sockets
 //! nor HTTP; whoever carries the messages hands in the headers that the protocol has rules for.
 
-mod arguments;
 mod batch;
 pub mod protocol;
 pub mod rpc;

@@ -3,10 +3,10 @@
 //! never by its method and never by an earlier request.
 
 use super::batch;
-use super::rpc::{self, Body, Error, Message, Request, code};
+use super::rpc::{self, Body, Message, Request, RpcError, code};
 use super::text;
 use super::tools::{self, Context};
-use crate::fault::Kind;
+use crate::error::ErrorKind;
 use serde_json::{Map, Value, json};
 use std::sync::atomic::Ordering;
 
@@ -42,7 +42,7 @@ pub struct Reply {
 }
 
 impl Reply {
-    fn refuse(status: u16, id: &Value, error: Error) -> Reply {
+    fn refuse(status: u16, id: &Value, error: RpcError) -> Reply {
         Reply { status, body: Some(rpc::answer(id, Err(error))) }
     }
     const SILENCE: Reply = Reply { status: 202, body: None };
@@ -88,9 +88,9 @@ fn is_modern(request: &Request, version: Option<&str>) -> bool {
         || version.is_some_and(|version| !LEGACY.contains(&version))
 }
 
-fn unsupported(requested: &str) -> Error {
+fn unsupported(requested: &str) -> RpcError {
     let supported: Vec<&str> = std::iter::once(MODERN).chain(LEGACY).collect();
-    Error {
+    RpcError {
         code: code::UNSUPPORTED_VERSION,
         message: "Unsupported protocol version".into(),
         data: Some(json!({"supported": supported, "requested": requested})),
@@ -102,7 +102,7 @@ fn server_info() -> Value {
 }
 
 fn answer_batch(messages: Vec<Value>, version: Option<&str>, context: &Context) -> Reply {
-    let refuse = |what: &str| Reply::refuse(400, &Value::Null, Error::new(code::INVALID_REQUEST, what));
+    let refuse = |what: &str| Reply::refuse(400, &Value::Null, RpcError::new(code::INVALID_REQUEST, what));
     if version.is_some_and(|version| !WITH_BATCHES.contains(&version)) {
         return refuse("This protocol version has no batches");
     }
@@ -119,7 +119,7 @@ fn answer_batch(messages: Vec<Value>, version: Option<&str>, context: &Context) 
             Err(error) => Some(rpc::answer(&Value::Null, Err(error))),
             Ok(Message::Silent) => continue,
             Ok(Message::Request(request)) if request.method == "initialize" => {
-                Some(rpc::answer(&request.id, Err(Error::new(code::INVALID_REQUEST, "initialize must stand alone"))))
+                Some(rpc::answer(&request.id, Err(RpcError::new(code::INVALID_REQUEST, "initialize must stand alone"))))
             }
             Ok(Message::Request(request)) if request.method == "tools/call" => {
                 calls.push(request);
@@ -137,25 +137,25 @@ fn answer_batch(messages: Vec<Value>, version: Option<&str>, context: &Context) 
 fn answer_calls(calls: Vec<Request>, context: &Context) -> Vec<Value> {
     let ids: Vec<Value> = calls.iter().map(|call| call.id.clone()).collect();
     let results = batch::side_by_side(calls, |call| legacy(&call, context));
-    let bug = || Err(Error::new(code::INTERNAL, "Internal error: a bug in persistproc, see its server.log"));
+    let bug = || Err(RpcError::new(code::INTERNAL, "Internal error: a bug in persistproc, see its server.log"));
     ids.iter().zip(results).map(|(id, result)| rpc::answer(id, result.unwrap_or_else(bug))).collect()
 }
 
 /// The handshake era (2025-11-25, basic/lifecycle). Errors of dispatch go out with status 200: at 4xx the TypeScript
 /// clients show the transport's text instead.
-fn legacy(request: &Request, context: &Context) -> Result<Value, Error> {
+fn legacy(request: &Request, context: &Context) -> Result<Value, RpcError> {
     match request.method.as_str() {
         "initialize" => initialize(&request.params),
         "ping" => Ok(json!({})),
         "tools/list" => list_tools(&request.params),
         "tools/call" => call_tool(&request.params, context),
-        other => Err(Error::new(code::METHOD_NOT_FOUND, format!("Method not found: {other}"))),
+        other => Err(RpcError::new(code::METHOD_NOT_FOUND, format!("Method not found: {other}"))),
     }
 }
 
-fn initialize(params: &Map<String, Value>) -> Result<Value, Error> {
+fn initialize(params: &Map<String, Value>) -> Result<Value, RpcError> {
     let Some(requested) = params.get("protocolVersion").and_then(Value::as_str) else {
-        return Err(Error::new(code::INVALID_PARAMS, "protocolVersion must be a string"));
+        return Err(RpcError::new(code::INVALID_PARAMS, "protocolVersion must be a string"));
     };
     // Never the modern revision: every client then refuses to connect.
     let agreed = LEGACY.into_iter().find(|version| *version == requested).unwrap_or(LEGACY[0]);
@@ -177,7 +177,7 @@ fn modern(request: Request, headers: Headers, context: &Context) -> Reply {
         "server/discover" => Ok(cacheable(discover())),
         "tools/list" => list_tools(&request.params).map(cacheable),
         "tools/call" => call_tool(&request.params, context),
-        other => return refuse(404, Error::new(code::METHOD_NOT_FOUND, format!("Method not found: {other}"))),
+        other => return refuse(404, RpcError::new(code::METHOD_NOT_FOUND, format!("Method not found: {other}"))),
     };
     let outcome = outcome.map(|mut result| {
         result["resultType"] = json!("complete");
@@ -187,14 +187,14 @@ fn modern(request: Request, headers: Headers, context: &Context) -> Reply {
     Reply { status: 200, body: Some(rpc::answer(&request.id, outcome)) }
 }
 
-fn check_envelope(params: &Map<String, Value>, headers: Headers) -> Result<(), Error> {
+fn check_envelope(params: &Map<String, Value>, headers: Headers) -> Result<(), RpcError> {
     let version = headers("mcp-protocol-version");
     let version = version.iter().map(|v| v.trim()).collect::<Vec<_>>();
     let none = Map::new();
     let meta = meta(params).unwrap_or(&none);
-    let missing = |key: &str| Error::new(code::INVALID_PARAMS, format!("Missing params._meta[\"{key}\"]"));
+    let missing = |key: &str| RpcError::new(code::INVALID_PARAMS, format!("Missing params._meta[\"{key}\"]"));
     let wrong =
-        |key: &str, what: &str| Error::new(code::INVALID_PARAMS, format!("params._meta[\"{key}\"] must be {what}"));
+        |key: &str, what: &str| RpcError::new(code::INVALID_PARAMS, format!("params._meta[\"{key}\"] must be {what}"));
     let requested = match meta.get(KEY_VERSION) {
         None => {
             // A version that we do not know may well have no such envelope: that says more than "missing".
@@ -221,7 +221,7 @@ fn check_envelope(params: &Map<String, Value>, headers: Headers) -> Result<(), E
 }
 
 /// `Mcp-Method` and `Mcp-Name` repeat what the body says (basic/transports, "Request headers").
-fn check_routing(request: &Request, headers: Headers) -> Result<(), Error> {
+fn check_routing(request: &Request, headers: Headers) -> Result<(), RpcError> {
     let compare = |header: &str, member: &str, expected: &str| {
         let values = headers(header);
         match values.as_slice() {
@@ -240,8 +240,8 @@ fn check_routing(request: &Request, headers: Headers) -> Result<(), Error> {
     compare(header, &format!("params.{named}"), value.unwrap_or(""))
 }
 
-fn mismatch(what: &str) -> Error {
-    Error::new(code::HEADER_MISMATCH, format!("Header mismatch: {what}"))
+fn mismatch(what: &str) -> RpcError {
+    RpcError::new(code::HEADER_MISMATCH, format!("Header mismatch: {what}"))
 }
 
 /// A header value that is not plain printable ASCII comes as `=?base64?…?=`; `None` if that cannot be decoded.
@@ -320,15 +320,15 @@ fn cacheable(mut result: Value) -> Value {
     result
 }
 
-fn list_tools(params: &Map<String, Value>) -> Result<Value, Error> {
+fn list_tools(params: &Map<String, Value>) -> Result<Value, RpcError> {
     match params.get("cursor") {
         None => Ok(json!({"tools": tools::definitions()})),
-        Some(_) => Err(Error::new(code::INVALID_PARAMS, "Invalid cursor: there is only one page")),
+        Some(_) => Err(RpcError::new(code::INVALID_PARAMS, "Invalid cursor: there is only one page")),
     }
 }
 
-fn call_tool(params: &Map<String, Value>, context: &Context) -> Result<Value, Error> {
-    let invalid = |what: String| Error::new(code::INVALID_PARAMS, what);
+fn call_tool(params: &Map<String, Value>, context: &Context) -> Result<Value, RpcError> {
+    let invalid = |what: String| RpcError::new(code::INVALID_PARAMS, what);
     let name =
         params.get("name").and_then(Value::as_str).ok_or_else(|| invalid("params.name must be a string".into()))?;
     let tool = tools::find(name).ok_or_else(|| invalid(format!("Unknown tool: {name}")))?;
@@ -342,12 +342,11 @@ fn call_tool(params: &Map<String, Value>, context: &Context) -> Result<Value, Er
     // A failure of the tool is a result: the model reads it and corrects itself (2025-11-25, server/tools).
     Ok(match tools::call(tool, arguments, &call) {
         Ok(answer) => {
-            let text = if call.wants_json { text::json(&answer).to_string() } else { text::text(&answer) };
-            json!({"content": [{"type": "text", "text": text}]})
+            json!({"content": [{"type": "text", "text": text::text(&answer)}]})
         }
-        Err(fault) => {
-            context.is_ending.fetch_or(fault.kind == Kind::Ending, Ordering::Relaxed);
-            json!({"content": [{"type": "text", "text": text::refusal(&fault.text)}], "isError": true})
+        Err(error) => {
+            context.is_ending.fetch_or(error.kind == ErrorKind::Ending, Ordering::Relaxed);
+            json!({"content": [{"type": "text", "text": text::refusal(&error.to_string())}], "isError": true})
         }
     })
 }

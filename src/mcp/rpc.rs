@@ -3,7 +3,7 @@
 use crate::words::one_line;
 use serde_json::{Map, Value, json};
 
-/// Error codes of JSON-RPC 2.0, and of MCP 2026-07-28 (basic/index, "Error codes").
+/// RpcError codes of JSON-RPC 2.0, and of MCP 2026-07-28 (basic/index, "RpcError codes").
 pub mod code {
     pub const PARSE: i64 = -32700;
     pub const INVALID_REQUEST: i64 = -32600;
@@ -16,15 +16,15 @@ pub mod code {
 
 /// An error as it is sent: `message` is one short sentence, in which everything that a terminal would obey is escaped.
 #[derive(Debug, PartialEq)]
-pub struct Error {
+pub struct RpcError {
     pub code: i64,
     pub message: String,
     pub data: Option<Value>,
 }
 
-impl Error {
-    pub fn new(code: i64, message: impl Into<String>) -> Error {
-        Error { code, message: one_line(&message.into()), data: None }
+impl RpcError {
+    pub fn new(code: i64, message: impl Into<String>) -> RpcError {
+        RpcError { code, message: one_line(&message.into()), data: None }
     }
 }
 
@@ -51,9 +51,9 @@ pub enum Body {
 }
 
 /// Reads a body. JSON that is not UTF-8 is no JSON.
-pub fn parse(bytes: &[u8]) -> Result<Body, Error> {
+pub fn parse(bytes: &[u8]) -> Result<Body, RpcError> {
     let value =
-        serde_json::from_slice(bytes).map_err(|error| Error::new(code::PARSE, format!("Parse error: {error}")))?;
+        serde_json::from_slice(bytes).map_err(|error| RpcError::new(code::PARSE, format!("Parse error: {error}")))?;
     Ok(match value {
         Value::Array(messages) => Body::Batch(messages),
         one => Body::One(one),
@@ -61,8 +61,8 @@ pub fn parse(bytes: &[u8]) -> Result<Body, Error> {
 }
 
 /// Takes one message apart.
-pub fn message(value: Value) -> Result<Message, Error> {
-    let invalid = |what: &str| Error::new(code::INVALID_REQUEST, format!("Invalid request: {what}"));
+pub fn message(value: Value) -> Result<Message, RpcError> {
+    let invalid = |what: &str| RpcError::new(code::INVALID_REQUEST, format!("Invalid request: {what}"));
     let Value::Object(mut members) = value else { return Err(invalid("not an object")) };
     if members.get("jsonrpc").and_then(Value::as_str) != Some("2.0") {
         return Err(invalid("jsonrpc must be \"2.0\""));
@@ -88,7 +88,7 @@ pub fn message(value: Value) -> Result<Message, Error> {
 }
 
 /// The answer to request `id`.
-pub fn answer(id: &Value, outcome: Result<Value, Error>) -> Value {
+pub fn answer(id: &Value, outcome: Result<Value, RpcError>) -> Value {
     match outcome {
         Ok(result) => json!({"jsonrpc": "2.0", "id": id, "result": result}),
         Err(error) => {
@@ -107,7 +107,7 @@ mod tests {
 
     #[test]
     fn an_error_names_what_came_escaped() {
-        let error = Error::new(code::INVALID_PARAMS, "no tool 'x\x1b]0;pwn\x07'");
+        let error = RpcError::new(code::INVALID_PARAMS, "no tool 'x\x1b]0;pwn\x07'");
         assert_eq!(error.message, "no tool 'x\\u{1b}]0;pwn\\u{7}'");
     }
 
@@ -154,8 +154,8 @@ mod tests {
             let error = message(serde_json::from_str(text).unwrap()).unwrap_err();
             assert_eq!(error.code, code::INVALID_REQUEST, "{text}");
         }
-        assert!(matches!(parse(b"{"), Err(Error { code: code::PARSE, .. })));
-        assert!(matches!(parse(b"\"\xff\""), Err(Error { code: code::PARSE, .. })));
-        assert!(matches!(parse(b""), Err(Error { code: code::PARSE, .. })));
+        assert!(matches!(parse(b"{"), Err(RpcError { code: code::PARSE, .. })));
+        assert!(matches!(parse(b"\"\xff\""), Err(RpcError { code: code::PARSE, .. })));
+        assert!(matches!(parse(b""), Err(RpcError { code: code::PARSE, .. })));
     }
 }

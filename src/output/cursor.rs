@@ -6,7 +6,7 @@
 //! `r12.combined.5120_r14.combined.77_n15`. What is not named of the runs up to that one has been read to its end, so a
 //! process that ended costs nothing, and runs that are newer are new.
 
-use crate::fault::Fault;
+use crate::error::Error;
 use crate::log::Stream;
 use std::fmt;
 use std::str::FromStr;
@@ -68,12 +68,12 @@ impl fmt::Display for Cursor {
 }
 
 impl FromStr for Cursor {
-    type Err = Fault;
+    type Err = Error;
 
-    fn from_str(text: &str) -> Result<Cursor, Fault> {
+    fn from_str(text: &str) -> Result<Cursor, Error> {
         let unknown = || {
-            Fault::invalid(format!(
-                "'{}' is no cursor; take it as it stands in an earlier answer, or leave it out",
+            Error::invalid(format!(
+                "'{}' is not a valid cursor; take it as it stands in an earlier answer, or leave it out",
                 text.chars().take(60).collect::<String>()
             ))
         };

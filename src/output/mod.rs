@@ -13,13 +13,13 @@ mod search;
 pub mod view;
 pub mod wait;
 
-use crate::fault::Fault;
+use crate::error::Error;
 use crate::manager::watch::Run;
 use std::io;
 
 /// What to say when a log cannot be read.
-pub fn unreadable(run: &Run, error: &io::Error) -> Fault {
-    Fault::failed(format!("cannot read the output of '{}' in {}: {error}", run.meta.label, run.dir.path().display()))
+pub fn unreadable(run: &Run, error: &io::Error) -> Error {
+    Error::failed(format!("cannot read the output of '{}' in {}: {error}", run.meta.label, run.dir.path().display()))
 }
 
 #[cfg(test)]

@@ -4,7 +4,7 @@
 //! times faster than the expression itself.
 
 use super::{plain, view};
-use crate::fault::Fault;
+use crate::error::Error;
 use regex_lite::{Regex, RegexBuilder};
 use std::collections::VecDeque;
 
@@ -27,9 +27,9 @@ pub struct Pattern {
 }
 
 impl Pattern {
-    pub fn parse(text: &str) -> Result<Pattern, Fault> {
+    pub fn parse(text: &str) -> Result<Pattern, Error> {
         if text.len() > LONGEST {
-            return Err(Fault::invalid(format!(
+            return Err(Error::invalid(format!(
                 "the regular expression has {} bytes; at most {LONGEST} are searched for: search for a part of it",
                 text.len()
             )));
@@ -60,14 +60,14 @@ impl Pattern {
     }
 }
 
-fn cannot_read(text: &str, error: &regex_lite::Error) -> Fault {
+fn cannot_read(text: &str, error: &regex_lite::Error) -> Error {
     // Which of the two it was, only its words tell.
     let next = if error.to_string().contains("size limit") {
         "use fewer or smaller repetitions, such as {0,100}"
     } else {
         "put a \\ before characters that stand for themselves"
     };
-    Fault::invalid(format!("cannot read the regular expression '{text}': {error}; {next}"))
+    Error::invalid(format!("cannot read the regular expression '{text}': {error}; {next}"))
 }
 
 /// Of each alternative of an expression the longest run of characters that stand for themselves. `None` if there is an
@@ -249,7 +249,7 @@ mod tests {
             }
             assert!(!Pattern::parse("mysql>  ").unwrap().is_match(line));
         }
-        assert!(Pattern::parse("a(").unwrap_err().text.contains("put a \\ before"));
+        assert!(Pattern::parse("a(").unwrap_err().to_string().contains("put a \\ before"));
     }
 
     #[test]

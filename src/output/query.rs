@@ -9,7 +9,8 @@ use super::scope::{Parts, Source};
 use super::search::Budget;
 use super::unreadable;
 use super::wait::Caller;
-use crate::fault::Fault;
+pub use crate::api::Unfinished;
+use crate::error::Error;
 use crate::log::Stream;
 use crate::log::stamp::format_ms;
 use std::collections::VecDeque;
@@ -39,17 +40,6 @@ pub struct Query {
     pub unfinished: Unfinished,
     /// When a search ends, at the latest: some expressions are slow, and some logs long.
     pub deadline: Instant,
-}
-
-/// What of a line that the child has not finished, at the end of what there is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Unfinished {
-    /// As far as it is there. The cursor gives it again, whole.
-    Shown,
-    /// Nothing, unless nothing more comes: whoever goes on and on gets each line once.
-    Held,
-    /// Nothing, unless a wait has found what it was for, because it may stand there.
-    HeldUnlessMatched,
 }
 
 /// How long a search may take: less than any client waits.
@@ -141,7 +131,7 @@ impl Selection {
 }
 
 /// Selects lines. A search ends early when its `caller` leaves.
-pub fn select(parts: &Parts, query: &Query, caller: &dyn Caller) -> Result<Selection, Fault> {
+pub fn select(parts: &Parts, query: &Query, caller: &dyn Caller) -> Result<Selection, Error> {
     let mut budget = Budget::new(query.deadline, caller);
     let mut selection = Selection { known: parts.known, ..Selection::default() };
     let mut counts = Counts { total: Some(0), later: Some(0) };
@@ -196,7 +186,7 @@ fn read_source(
     floor: Option<u64>,
     counts: &mut Counts,
     budget: &mut Budget,
-) -> Result<SourceRead, Fault> {
+) -> Result<SourceRead, Error> {
     let mut read = SourceRead { lines: VecDeque::new(), is_cut: false, gone: 0, end: None, stopped: None };
     let mut wanted = query.lines;
     let order: Vec<usize> =

@@ -4,7 +4,7 @@
 //! runs that came after it; without one the newest is meant. Who names a run means that one alone.
 
 use super::cursor::{Cursor, Place};
-use crate::fault::Fault;
+use crate::error::Error;
 use crate::manager::Manager;
 use crate::manager::lookup::{self, EVERYTHING, Target};
 use crate::manager::watch::Run;
@@ -67,7 +67,7 @@ impl<'a> Scope<'a> {
         target: &Target,
         run: Option<i64>,
         [after, before]: [Option<&Cursor>; 2],
-    ) -> Result<Scope<'a>, Fault> {
+    ) -> Result<Scope<'a>, Error> {
         let is_named = target.selector.is_some();
         let run = run.filter(|run| *run != 0);
         let whom = match (is_named, run) {
@@ -91,7 +91,7 @@ impl<'a> Scope<'a> {
     }
 
     /// A cursor of other processes than the ones that were named is a mistake.
-    fn check(&self, cursor: &Cursor) -> Result<(), Fault> {
+    fn check(&self, cursor: &Cursor) -> Result<(), Error> {
         let labels = match &self.whom {
             Whom::Labels(labels) => labels.clone(),
             Whom::Runs(runs) => runs.iter().map(|run| run.meta.label.clone()).collect(),
@@ -99,7 +99,7 @@ impl<'a> Scope<'a> {
         };
         let runs: Vec<Arc<Run>> = cursor.places.iter().filter_map(|place| self.manager.get(place.run)).collect();
         match runs.first().filter(|_| !runs.iter().any(|run| labels.contains(&run.meta.label))) {
-            Some(run) if cursor.known.is_none() => Err(Fault::invalid(format!(
+            Some(run) if cursor.known.is_none() => Err(Error::invalid(format!(
                 "the cursor {cursor} is one of '{}', not of '{}'",
                 run.meta.label,
                 labels.join(", ")
@@ -158,13 +158,13 @@ impl<'a> Scope<'a> {
     }
 }
 
-fn run_of(manager: &Manager, id: i64) -> Result<Arc<Run>, Fault> {
-    let missing = || Fault::not_found(format!("run r{id} is not kept; list shows what is"));
+fn run_of(manager: &Manager, id: i64) -> Result<Arc<Run>, Error> {
+    let missing = || Error::not_found(format!("run r{id} is not kept; list shows what is"));
     u64::try_from(id).ok().and_then(|id| manager.get(id)).ok_or_else(missing)
 }
 
 /// Of each process in `found` the run of this number, or so many before its newest.
-fn numbered(manager: &Manager, found: &[Arc<Run>], run: i64) -> Result<Vec<Arc<Run>>, Fault> {
+fn numbered(manager: &Manager, found: &[Arc<Run>], run: i64) -> Result<Vec<Arc<Run>>, Error> {
     let all = manager.runs();
     let of = |newest: &Arc<Run>| -> Option<Arc<Run>> {
         let mut own = all.iter().rev().filter(|other| other.meta.label == newest.meta.label);
@@ -181,7 +181,7 @@ fn numbered(manager: &Manager, found: &[Arc<Run>], run: i64) -> Result<Vec<Arc<R
             let own = all.iter().filter(|other| other.meta.label == newest.meta.label);
             let kept: Vec<String> = own.map(|run| run.name()).collect();
             let label = &newest.meta.label;
-            Err(Fault::not_found(format!("'{label}' has no run {run}; kept are {}", kept.join(", "))))
+            Err(Error::not_found(format!("'{label}' has no run {run}; kept are {}", kept.join(", "))))
         }
     }
 }
@@ -204,7 +204,7 @@ fn named(manager: &Manager, found: Vec<Arc<Run>>, has_cursor: bool) -> Whom {
 }
 
 /// The processes that a cursor alone means.
-fn labels_of(manager: &Manager, cursor: &Cursor) -> Result<Vec<String>, Fault> {
+fn labels_of(manager: &Manager, cursor: &Cursor) -> Result<Vec<String>, Error> {
     // One of a run that is gone leads to the run that took its place.
     let run = |id: u64| manager.get(id).or_else(|| manager.successor(id));
     let mut labels: Vec<String> =
@@ -215,7 +215,7 @@ fn labels_of(manager: &Manager, cursor: &Cursor) -> Result<Vec<String>, Fault> {
             Some(place) if cursor.known.is_none() => format!("the run r{} is not kept any more", place.run),
             _ => "a cursor of several processes does not say which".into(),
         };
-        return Err(Fault::not_found(format!("{name}; say command_or_label as well")));
+        return Err(Error::not_found(format!("{name}; say command_or_label as well")));
     }
     Ok(labels)
 }

@@ -11,7 +11,9 @@ use super::reader::recall;
 use super::scope::{Parts, Piece, Scope};
 use super::search::Budget;
 use super::unreadable;
-use crate::fault::Fault;
+pub use crate::api::WaitOutcome;
+use crate::api::params::TIMEOUT_MAX;
+use crate::error::Error;
 use crate::log::Stream;
 use crate::log::scan::Scan;
 use crate::manager::watch::{Bell, LOOK};
@@ -21,8 +23,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-/// The longest that anybody may wait in one call: clients give up at 60 s.
-pub const LONGEST: Duration = Duration::from_secs(45);
+/// The longest wait of one call.
+pub const LONGEST: Duration = Duration::from_secs(TIMEOUT_MAX as u64);
 /// So much silence after something new is "quiet". It counts from the call on at the earliest: what reacts to an edit
 /// takes a moment to say its first word.
 pub const QUIET: Duration = Duration::from_millis(500);
@@ -37,26 +39,14 @@ pub enum Until {
     Match(Pattern),
     Quiet,
     /// Only the end of the process, or of the time.
-    Over,
+    Ended,
 }
 
 impl Until {
     /// `quiet`, or a regular expression.
-    pub fn parse(text: &str) -> Result<Until, Fault> {
+    pub fn parse(text: &str) -> Result<Until, Error> {
         if text == "quiet" { Ok(Until::Quiet) } else { Pattern::parse(text).map(Until::Match) }
     }
-}
-
-/// Why waiting ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Outcome {
-    Matched,
-    Quiet,
-    /// Nothing more will come.
-    Over,
-    TimedOut,
-    /// Whoever asked has left.
-    Abandoned,
 }
 
 /// A client that waits for an answer. Calls of a batch share one.
@@ -110,8 +100,8 @@ impl Caller for Unattended {
 }
 
 /// Refuses one who wants to wait if too many do. To be asked for before anything is read for it.
-pub fn admit(caller: &dyn Caller) -> Result<(), Fault> {
-    let refusal = || Fault::busy("too many requests are waiting at this server; try again in a moment");
+pub fn admit(caller: &dyn Caller) -> Result<(), Error> {
+    let refusal = || Error::busy("too many requests are waiting at this server; try again in a moment");
     if caller.may_wait() { Ok(()) } else { Err(refusal()) }
 }
 
@@ -124,7 +114,7 @@ pub fn wait(
     limit: Duration,
     with_leader: bool,
     caller: &dyn Caller,
-) -> Result<Outcome, Fault> {
+) -> Result<WaitOutcome, Error> {
     admit(caller)?;
     let end = Instant::now() + limit.min(LONGEST);
     let mut budget = Budget::new(end.max(Instant::now() + CATCH_UP), caller);
@@ -145,22 +135,22 @@ pub fn wait(
                 news_at = Some(Instant::now());
             }
             if matched {
-                return Ok(Outcome::Matched);
+                return Ok(WaitOutcome::Matched);
             }
         }
         let now = Instant::now();
         let quiet_at = news_at.filter(|_| matches!(until, Until::Quiet)).map(|news| news + QUIET);
         if quiet_at.is_some_and(|quiet| quiet <= now) {
-            return Ok(Outcome::Quiet);
+            return Ok(WaitOutcome::Quiet);
         }
         if is_over && !seen.values().any(|seen| seen.is_behind) {
-            return Ok(Outcome::Over);
+            return Ok(WaitOutcome::Ended);
         }
         if now >= end {
-            return Ok(Outcome::TimedOut);
+            return Ok(WaitOutcome::TimedOut);
         }
         if caller.is_gone() {
-            return Ok(Outcome::Abandoned);
+            return Ok(WaitOutcome::Abandoned);
         }
         let wake = quiet_at.map_or(end, |quiet| quiet.min(end)).saturating_duration_since(now);
         if !bell.wait(generation, wake) && wake >= LOOK {

@@ -8,7 +8,7 @@ use super::Holder;
 use super::place::SOCKET;
 use super::routes;
 use crate::config::Token;
-use crate::fault::Fault;
+use crate::error::Error;
 use crate::http::client::{Answer, Call, Client, Endpoint, Verify};
 use crate::http::head::encode;
 use crate::http::socket::Socket;
@@ -42,7 +42,7 @@ pub fn is_older(holder: &Holder) -> bool {
 /// Asks an older server to leave its processes to us, and to put our socket, of the name `successor`, in the place of its
 /// own. `token` is ours, and so most likely its. It is gone when its lock is free. False if it does not listen: it leaves
 /// already, or is about to notice that its socket was removed.
-pub fn ask_to_leave(holder: &Holder, successor: &str, token: Option<&Token>) -> Result<bool, Fault> {
+pub fn ask_to_leave(holder: &Holder, successor: &str, token: Option<&Token>) -> Result<bool, Error> {
     let answer = match ask_by_socket(holder, successor) {
         Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused) => {
             ask_by_port(holder, token)
@@ -50,7 +50,7 @@ pub fn ask_to_leave(holder: &Holder, successor: &str, token: Option<&Token>) -> 
         answer => answer,
     };
     let refused = |why: String| {
-        Err(Fault::conflict(format!(
+        Err(Error::conflict(format!(
             "the server of version {} (PID {}) does not leave its place to version {VERSION}: {why}; end it with SIGHUP, its processes go on",
             holder.version, holder.pid
         )))

@@ -11,7 +11,7 @@ mod token_forms;
 mod welcome;
 
 use crate::config::{self, Config};
-use crate::fault::Fault;
+use crate::error::Error;
 use crate::http::client::{Call, Client};
 use crate::http::head::Head;
 use crate::http::server::{Limits, Server};
@@ -99,7 +99,7 @@ pub enum Event {
     Signal(i32),
     Leave(Leave),
     /// A process is stopped, or cannot be.
-    Stopped(u64, Result<(), Fault>),
+    Stopped(u64, Result<(), Error>),
 }
 
 /// A server that has its data directory and its port, and does not serve yet.
@@ -117,7 +117,7 @@ pub struct Ready {
 
 impl Ready {
     /// Takes directory and port. Errors name who has them.
-    pub fn new(config: Config) -> Result<Ready, Fault> {
+    pub fn new(config: Config) -> Result<Ready, Error> {
         sys::close_on_exec_all();
         sys::share_heap();
         // Ours, and not for what we start: a token lets its bearer run anything as this user, and programs show their
@@ -138,10 +138,10 @@ impl Ready {
         let tcp = tcp.transpose()?;
         let port = tcp.as_ref().and_then(|(listener, _)| listener.port()).unwrap_or(0);
         let (version, data_dir) = (handover::VERSION.to_string(), place.data_dir.clone());
-        let unusable = |error: io::Error| Fault::failed(format!("cannot use {}: {error}", data_dir.display()));
+        let unusable = |error: io::Error| Error::failed(format!("cannot use {}: {error}", data_dir.display()));
         let journal = data_dir.join("server.log");
         let journal = Journal::open(journal.clone())
-            .map_err(|error| Fault::failed(format!("cannot open {}: {error}", journal.display())))?;
+            .map_err(|error| Error::failed(format!("cannot open {}: {error}", journal.display())))?;
         let holder = Holder { pid: std::process::id(), port, version, data_dir: data_dir.clone() };
         place.sign(&holder).map_err(unusable)?;
         // Before anything says that we are up, so that no signal finds us unprepared. Under nohup the closing of the
@@ -171,7 +171,7 @@ impl Ready {
     }
 
     /// Serves until a signal or a request ends it. `say` tells the one at the terminal what it waits for.
-    pub fn serve(self, say: &mut dyn FnMut(&str)) -> Result<(), Fault> {
+    pub fn serve(self, say: &mut dyn FnMut(&str)) -> Result<(), Error> {
         let Ready { config, holder, place, tcp, mut journal, mut signals, warning } = self;
         let (events, received) = sync_channel(EVENTS);
         log_panics(events.clone());
@@ -182,7 +182,7 @@ impl Ready {
             command: std::env::args_os().map(|word| word.to_string_lossy().into_owned()).collect(),
             log: holder.data_dir.join("server.log"),
         };
-        let failed = |what: &str, error: io::Error| Fault::failed(format!("{what}: {error}"));
+        let failed = |what: &str, error: io::Error| Error::failed(format!("{what}: {error}"));
         let notices = events.clone();
         let notify = Box::new(move |text| drop(notices.try_send(Event::Notice(text))));
         let manager = Manager::open(&holder.data_dir, config.max_log_bytes, about, notify)
@@ -230,12 +230,12 @@ fn took_place_of(older: &Holder) -> String {
 }
 
 /// How to know the owners of connections on TCP, if it is to be served; and what is to be said about that.
-fn owners(config: &Config) -> Result<(Option<Owners>, Option<String>), Fault> {
+fn owners(config: &Config) -> Result<(Option<Owners>, Option<String>), Error> {
     if !config.tcp {
         return Ok((None, None));
     }
     let way = gate::find_way().map_err(|error| {
-        Fault::failed(format!(
+        Error::failed(format!(
             "cannot find out whether this system tells which user makes a connection: {error}; try again, or use --no-tcp"
         ))
     })?;
@@ -396,7 +396,7 @@ impl Desk {
             // The system has no room for a thread. All were asked, so one after the other takes no longer.
             let result = self.manager.stop(&run, GRACE, None);
             waiting.retain(|other| other.id != run.id);
-            problems.extend(result.err().map(|fault| fault.text));
+            problems.extend(result.err().map(|error| error.to_string()));
         }
         problems.iter().for_each(|text| self.file(text, say));
         while !waiting.is_empty() {
@@ -405,8 +405,8 @@ impl Desk {
                 Ok(Event::Stopped(id, result)) => {
                     waiting.retain(|run| run.id != id);
                     if let Err(fault) = result {
-                        self.file(&fault.text, say);
-                        problems.push(fault.text);
+                        self.file(&fault.to_string(), say);
+                        problems.push(fault.to_string());
                     }
                 }
                 Ok(Event::Signal(_)) => {
@@ -445,7 +445,7 @@ fn log_panics(events: SyncSender<Event>) {
     }));
 }
 
-fn bind(port: u16) -> Result<Listener, Fault> {
+fn bind(port: u16) -> Result<Listener, Error> {
     let begun = Instant::now();
     let error = loop {
         match Listener::tcp(SocketAddr::from((Ipv4Addr::LOCALHOST, port))) {
@@ -457,7 +457,7 @@ fn bind(port: u16) -> Result<Listener, Fault> {
         }
     };
     let who = if error.kind() == io::ErrorKind::AddrInUse { port_holder(port) } else { error.to_string() };
-    Err(Fault::conflict(format!(
+    Err(Error::conflict(format!(
         "cannot listen on port {port}: {who}; choose another with --port, or do without one with --no-tcp"
     )))
 }

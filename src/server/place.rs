@@ -15,7 +15,7 @@
 use super::Holder;
 use super::handover;
 use crate::config::Token;
-use crate::fault::Fault;
+use crate::error::Error;
 use crate::http::socket::{Listener, Socket};
 use crate::{procs, sys};
 use std::fs::{self, DirBuilder, File, OpenOptions, TryLockError};
@@ -47,9 +47,9 @@ pub struct Place {
 
 impl Place {
     /// Takes a data directory, if need be from an older server, which is asked to leave. Errors name who has it.
-    pub fn take(data_dir: &Path, token: Option<&Token>) -> Result<Place, Fault> {
+    pub fn take(data_dir: &Path, token: Option<&Token>) -> Result<Place, Error> {
         let unusable = |error: io::Error| {
-            Fault::failed(format!(
+            Error::failed(format!(
                 "cannot use the data directory {}: {error}; choose another with --data-dir",
                 data_dir.display()
             ))
@@ -57,8 +57,8 @@ impl Place {
         let data_dir = make_private(data_dir).map_err(unusable)?;
         let path = data_dir.join(LOCK);
         let lock =
-            open_lock(&path).map_err(|error| Fault::failed(format!("cannot open {}: {error}", path.display())))?;
-        let failed = |error: io::Error| Fault::failed(format!("cannot lock {}: {error}", path.display()));
+            open_lock(&path).map_err(|error| Error::failed(format!("cannot open {}: {error}", path.display())))?;
+        let failed = |error: io::Error| Error::failed(format!("cannot lock {}: {error}", path.display()));
         if lock_within(&lock, PATIENCE).map_err(failed)? {
             let runs = lock_runs(&data_dir)?;
             let socket = NewSocket::bind_as_holder(&data_dir).and_then(NewSocket::place).map_err(unusable)?;
@@ -162,12 +162,12 @@ fn is_at(file: &File, path: &Path) -> bool {
 }
 
 /// Locks the directory of runs. `None` where the file system has no locks for directories.
-fn lock_runs(data_dir: &Path) -> Result<Option<File>, Fault> {
+fn lock_runs(data_dir: &Path) -> Result<Option<File>, Error> {
     let Ok(runs) = File::open(data_dir.join("runs")) else { return Ok(None) };
     match lock_within(&runs, HANDOVER.min(4 * PATIENCE)) {
         Ok(true) => Ok(Some(runs)),
         Err(_) => Ok(None),
-        Ok(false) => Err(Fault::conflict(format!(
+        Ok(false) => Err(Error::conflict(format!(
             "another persistproc server has the data directory {}, although its {LOCK} was removed; it makes a new one within \
              seconds: use that server, end it with `persistproc shutdown`, or choose another --data-dir",
             data_dir.display()
@@ -269,8 +269,8 @@ fn read_holder(lock: &File) -> Option<Holder> {
 }
 
 /// Has an older server leave, until its lock is ours.
-fn take_over(older: &Holder, successor: &str, token: Option<&Token>, lock: &File) -> Result<(), Fault> {
-    let failed = |error: io::Error| Fault::failed(format!("cannot lock {LOCK}: {error}"));
+fn take_over(older: &Holder, successor: &str, token: Option<&Token>, lock: &File) -> Result<(), Error> {
+    let failed = |error: io::Error| Error::failed(format!("cannot lock {LOCK}: {error}"));
     let begun = Instant::now();
     while !handover::ask_to_leave(older, successor, token)? {
         if lock_within(lock, PATIENCE).map_err(failed)? {
@@ -286,12 +286,12 @@ fn take_over(older: &Holder, successor: &str, token: Option<&Token>, lock: &File
     Err(taken(Some(older.clone()), &older.data_dir))
 }
 
-fn taken(holder: Option<Holder>, data_dir: &Path) -> Fault {
+fn taken(holder: Option<Holder>, data_dir: &Path) -> Error {
     let who = holder.map_or("another persistproc server".into(), |holder| {
         let port = holder.port_in_words();
         format!("a persistproc server (PID {}, {port}, version {})", holder.pid, holder.version)
     });
-    Fault::conflict(format!(
+    Error::conflict(format!(
         "{who} has the data directory {}; use that one, end it with `persistproc shutdown`, or choose another --data-dir",
         data_dir.display()
     ))

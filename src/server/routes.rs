@@ -1,22 +1,26 @@
 //! Paths → handlers: what may be called how, and how each answer looks in HTTP.
 
-use super::follow::{self, Ask};
+use super::follow;
 use super::gate::{Gate, check_is_json};
 use super::{Event, Holder, LAST_REQUESTS, Leave};
-use crate::attributes::{self, Attributes};
-use crate::fault::{Fault, Kind};
-use crate::http::head::{Head, decode, encode};
+use crate::api::params::{self, Parameter};
+use crate::api::{
+    self, Call, FOLLOWING, Follow, LEAVING, ListAnswer, ReadOptions, Refusal, RunAnswer, RunRequest, ShutdownAnswer,
+    ShutdownRequest,
+};
+use crate::attributes;
+use crate::error::{Error, ErrorKind};
+use crate::http::head::{Head, decode};
 use crate::http::server::{Request, Response, Service, Waiting};
 use crate::http::socket::Socket;
-use crate::manager::{self, IfRunning, Manager};
+use crate::manager::{self, Manager};
 use crate::mcp::protocol;
-use crate::mcp::text;
-use crate::mcp::tools::{self, Context, Manner};
-use crate::output::query::{Unfinished, stamped};
+use crate::mcp::tools::{self, Context};
+use crate::output::query::stamped;
 use crate::output::wait::Caller;
-use crate::words::Word;
-use serde::{Deserialize, Serialize};
-use serde_json::{Map, Value, json};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{SyncSender, sync_channel};
@@ -25,8 +29,6 @@ use std::time::Duration;
 
 /// The header by which commands up to version 0.3, which know a server by its port, insist on a data directory.
 pub const DATA_DIR: &str = "Persistproc-Data-Dir";
-/// The header of an answer that says: not carried out, because a newer server takes the place of this one; ask again.
-pub const LEAVING: &str = "Persistproc-Leaving";
 /// How long a shutdown may take before its caller is told that it still goes on.
 const SHUTDOWN: Duration = manager::LEAVE_MAX.saturating_add(LAST_REQUESTS).saturating_add(Duration::from_secs(2));
 /// Clients give up after 60 s (`PATIENCE` in `client::link`, `answer` in `http::server`): both must follow if this grows.
@@ -34,10 +36,9 @@ const _: () = assert!(SHUTDOWN.as_secs() < 60);
 
 /// Starts a command with all arguments and variables that the system takes (6 MiB, see execve(2)), of which JSON may make
 /// six times as much.
-const RUN: &str = "/run";
 const COMMAND_MAX: usize = 40 << 20;
 
-type Handler = fn(&Routes, &Request) -> Result<Response, Fault>;
+type Handler = fn(&Routes, &Request) -> Result<Response, Error>;
 
 struct Route {
     path: &'static str,
@@ -48,13 +49,16 @@ struct Route {
 }
 
 /// Everything else is 404, or 405 with the method that there is.
-const ROUTES: [Route; 6] = [
+const ROUTES: [Route; 9] = [
     Route { path: "/mcp", method: "POST", is_public: true, handler: mcp },
     Route { path: "/mcp/", method: "POST", is_public: true, handler: mcp },
-    Route { path: RUN, method: "POST", is_public: false, handler: run },
-    Route { path: "/output", method: "GET", is_public: false, handler: output },
-    Route { path: "/health", method: "GET", is_public: false, handler: health },
-    Route { path: "/shutdown", method: "POST", is_public: false, handler: shutdown },
+    Route { path: api::RUN, method: "POST", is_public: false, handler: run },
+    Route { path: api::LIST, method: "POST", is_public: false, handler: list },
+    Route { path: api::CTRL, method: "POST", is_public: false, handler: ctrl },
+    Route { path: api::LINES, method: "POST", is_public: false, handler: output },
+    Route { path: api::FOLLOW, method: "GET", is_public: false, handler: follow },
+    Route { path: api::HEALTH, method: "GET", is_public: false, handler: health },
+    Route { path: api::SHUTDOWN, method: "POST", is_public: false, handler: shutdown },
 ];
 
 /// What the handlers of one listener need.
@@ -75,9 +79,9 @@ impl Routes {
     }
 
     /// A refusal for our own clients, who ask the newer server by the same name, if there is one in our place.
-    fn replaced(&self) -> Option<Fault> {
+    fn replaced(&self) -> Option<Error> {
         let is_replaced = self.is_private() && self.is_replaced.load(Ordering::SeqCst);
-        is_replaced.then(|| Fault::ending("a newer server takes the place of this one"))
+        is_replaced.then(|| Error::ending("a newer server takes the place of this one"))
     }
 
     /// The route of a path, as far as this listener has it.
@@ -101,32 +105,12 @@ impl Routes {
         let is_own = |wanted: &str| wanted == own || Path::new(wanted).canonicalize().is_ok_and(|dir| dir == *own_dir);
         match head.header(DATA_DIR).map(decode).filter(|wanted| !is_own(wanted)) {
             None => Ok(()),
-            Some(wanted) => Err(failure(&Fault::conflict(format!(
+            Some(wanted) => Err(failure(&Error::conflict(format!(
                 "the server on port {} (PID {}) has the data directory {own}, not {wanted}; choose another --port",
                 self.holder.port, self.holder.pid
             )))),
         }
     }
-}
-
-/// Body of `POST /run`: exactly what the caller's shell would have run.
-#[derive(Debug, Serialize, Deserialize)]
-pub struct RunRequest {
-    pub argv: Vec<Word>,
-    pub working_directory: Word,
-    pub environment: Vec<(Word, Word)>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub label: Option<String>,
-    /// `refuse`, `attach` or `replace`.
-    pub if_running: String,
-    /// The same request sent again starts nothing a second time.
-    pub idempotency_key: Option<String>,
-    /// The lease of the command that is going to read it.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub reader: Option<String>,
-    /// Of the process that asks; not told by commands up to 0.4.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub attributes: Option<Attributes>,
 }
 
 impl Service for Routes {
@@ -152,7 +136,7 @@ impl Service for Routes {
     }
 
     fn longest_body(&self, head: &Head, usual: usize) -> usize {
-        if self.is_private() && head.path() == RUN { COMMAND_MAX } else { usual }
+        if self.is_private() && head.path() == api::RUN { COMMAND_MAX } else { usual }
     }
 
     fn answer(&self, request: &Request) -> Response {
@@ -161,11 +145,11 @@ impl Service for Routes {
             Err(refused) => return refused,
         };
         let answer = self.replaced().map_or_else(|| (route.handler)(self, request), Err);
-        answer.unwrap_or_else(|fault| match fault.kind {
+        answer.unwrap_or_else(|error| match error.kind {
             // Our own commands ask the next server, which they find by the same name; also if it took our place while
             // they waited for their turn.
-            Kind::Ending if self.replaced().is_some() => failure(&fault).with(LEAVING, "true"),
-            _ => failure(&fault),
+            ErrorKind::Ending if self.replaced().is_some() => failure(&error).with(LEAVING, "true"),
+            _ => failure(&error),
         })
     }
 }
@@ -194,26 +178,30 @@ impl Caller for Client<'_> {
     }
 }
 
-fn answer(status: u16, body: &Value) -> Response {
-    Response::new(status, "application/json", body.to_string())
+fn json_response(status: u16, body: &impl Serialize) -> Response {
+    Response::new(status, "application/json", json!(body).to_string())
 }
 
-fn failure(fault: &Fault) -> Response {
-    let status = match fault.kind {
-        Kind::Invalid => 400,
-        Kind::NotFound => 404,
-        Kind::Conflict | Kind::Ending => 409,
-        Kind::Busy => 503,
-        Kind::Failed => 500,
+fn answer(body: &impl Serialize) -> Response {
+    json_response(200, body)
+}
+
+fn failure(error: &Error) -> Response {
+    let status = match error.kind {
+        ErrorKind::Invalid | ErrorKind::Usage => 400,
+        ErrorKind::NotFound => 404,
+        ErrorKind::Conflict | ErrorKind::AlreadyRunning(_) | ErrorKind::Ending => 409,
+        ErrorKind::Busy => 503,
+        ErrorKind::Failed | ErrorKind::Unreachable => 500,
     };
-    answer(status, &json!({"error": fault.text}))
+    json_response(status, &Refusal { error: error.to_string() })
 }
 
-fn body<T: for<'de> Deserialize<'de>>(request: &Request) -> Result<T, Fault> {
-    serde_json::from_slice(&request.body).map_err(|error| Fault::invalid(format!("cannot read the request: {error}")))
+fn body<T: DeserializeOwned>(request: &Request) -> Result<T, Error> {
+    serde_json::from_slice(&request.body).map_err(|error| Error::invalid("cannot read the request").because(error))
 }
 
-fn mcp(routes: &Routes, request: &Request) -> Result<Response, Fault> {
+fn mcp(routes: &Routes, request: &Request) -> Result<Response, Error> {
     let client = Client::of(request);
     let headers = |name: &str| request.head.headers(name).map(String::from).collect();
     let context = Context::new(&routes.manager, &client);
@@ -225,90 +213,76 @@ fn mcp(routes: &Routes, request: &Request) -> Result<Response, Fault> {
     }
     Ok(match reply.body {
         None => Response::empty(reply.status),
-        Some(body) => answer(reply.status, &body),
+        Some(body) => json_response(reply.status, &body),
     })
 }
 
-fn run(routes: &Routes, request: &Request) -> Result<Response, Fault> {
-    let wanted: RunRequest = body(request)?;
-    let if_running = match wanted.if_running.as_str() {
-        "refuse" => IfRunning::Refuse,
-        "attach" => IfRunning::Attach,
-        "replace" => IfRunning::Replace,
-        other => return Err(Fault::invalid(format!("'if_running' cannot be '{other}'"))),
-    };
-    let RunRequest { argv, working_directory, environment, label, idempotency_key, reader, attributes, .. } = wanted;
+fn run(routes: &Routes, request: &Request) -> Result<Response, Error> {
+    let RunRequest { argv, working_directory, environment, label, if_running, idempotency_key, reader, attributes } =
+        body(request)?;
     let attributes = attributes.unwrap_or_else(attributes::of_server);
     let working_directory = PathBuf::from(working_directory.0);
-    let request = manager::Request { argv, working_directory, environment, label, idempotency_key, reader, attributes };
-    let started = routes.manager.start(request, if_running)?;
-    let mut value = json!(manager::overview(&started.run));
-    value["number"] = json!(started.run.id);
-    value["is_new"] = json!(started.is_new);
-    value["cursor"] = json!(format!("{}.combined.0", started.run.name()));
-    Ok(answer(200, &value))
+    let start = manager::Request { argv, working_directory, environment, label, idempotency_key, reader, attributes };
+    let started = routes.manager.start(start, if_running)?;
+    let process = manager::describe(&started.run);
+    let cursor = api::start_cursor(&process.run);
+    Ok(answer(&RunAnswer { process, number: started.run.id, is_new: started.is_new, cursor }))
 }
 
-/// Follows one run, or selects lines with the parameters of the tool.
-fn output(routes: &Routes, request: &Request) -> Result<Response, Fault> {
+/// One call of a tool by our own commands: `tool` gets its parameters, checked, and what goes with them.
+fn call<T: DeserializeOwned, A>(
+    routes: &Routes,
+    request: &Request,
+    parameters: &[Parameter],
+    tool: impl Fn(T, &ReadOptions, &Context) -> Result<A, Error>,
+) -> Result<A, Error> {
+    let Call { arguments, near, idempotency_key, options } = body(request)?;
     let client = Client::of(request);
-    let query = request.head.query();
-    if let Some(ask) = Ask::parse(&query) {
-        let (following, bytes) = follow::follow(&routes.manager, &ask?, &client)?;
-        let status = json!(following).to_string();
-        return Ok(Response::new(200, "application/octet-stream", bytes).with(follow::HEADER, status));
-    }
-    let mut arguments: Map<String, Value> =
-        query.into_iter().map(|(name, value)| (name, Value::String(value))).collect();
-    let mut has = |name: &str| arguments.remove(name).is_some();
-    let unfinished = match (has("is_held"), has("is_held_unless_matched")) {
-        (true, _) => Unfinished::Held,
-        (_, true) => Unfinished::HeldUnlessMatched,
-        _ => Unfinished::Shown,
-    };
-    let (of_combined, is_forward) = (has("of_combined"), has("is_forward"));
-    let mut text = |name: &str| arguments.remove(name).and_then(|value| value.as_str().map(String::from));
-    let (near, context_from) = (text("near"), text("context_from"));
-    let context_from = context_from.map(|cursor| cursor.parse()).transpose()?;
-    let manner = Manner { of_combined, is_forward, context_from, unfinished };
-    let context = Context::new(&routes.manager, &client).near(near);
-    let output = tools::read(&arguments, &manner, &context)?;
-    let mut response = Response::new(200, "application/octet-stream", stamped(&output.selection, &output.names()));
-    for (name, value) in [
-        ("Persistproc-Cursor", output.selection.cursor.as_ref().map(ToString::to_string)),
-        ("Persistproc-Waited", output.waited.map(|outcome| text::outcome_name(outcome).to_string())),
-        ("Persistproc-Open", output.selection.open_stream().map(|stream| stream.name().to_string())),
-        ("Persistproc-Cut", output.selection.is_cut.then(|| "true".to_string())),
-        ("Persistproc-Gone", (output.selection.gone > 0).then(|| output.selection.gone.to_string())),
-        ("Persistproc-Unwritten", text::unwritten(&output).map(|text| encode(&text))),
-        ("Persistproc-Note", text::note(&output).map(|note| encode(&note))),
-    ] {
-        if let Some(value) = value {
-            response = response.with(name, value);
-        }
-    }
-    Ok(response)
+    let context = Context { near, idempotency_key, ..Context::new(&routes.manager, &client) };
+    tool(params::parse(parameters, &arguments)?, &options, &context)
 }
 
-fn health(routes: &Routes, _: &Request) -> Result<Response, Fault> {
+fn list(routes: &Routes, request: &Request) -> Result<Response, Error> {
+    let listing = call(routes, request, &params::LIST, |request, _, context| tools::list::call(&request, context))?;
+    Ok(answer(&ListAnswer { processes: listing.rows }))
+}
+
+fn ctrl(routes: &Routes, request: &Request) -> Result<Response, Error> {
+    let control = call(routes, request, &params::CTRL, |request, _, context| tools::ctrl::call(&request, context))?;
+    Ok(answer(&control.answer()))
+}
+
+fn output(routes: &Routes, request: &Request) -> Result<Response, Error> {
+    let output = call(routes, request, &params::OUTPUT, tools::output::call)?;
+    let mut body = json!(output.status()).to_string().into_bytes();
+    body.push(b'\n');
+    body.extend(stamped(&output.selection, &output.names()));
+    Ok(Response::new(200, "application/octet-stream", body))
+}
+
+fn follow(routes: &Routes, request: &Request) -> Result<Response, Error> {
+    let missing = || Error::invalid("'run' and 'from' are missing");
+    let follow = Follow::parse(&request.head.query()).ok_or_else(missing)?;
+    let follow =
+        follow.map_err(|(name, text)| Error::invalid(format!("'{name}' must be a whole number, not '{text}'")))?;
+    let (following, bytes) = follow::follow(&routes.manager, &follow, &Client::of(request))?;
+    let status = json!(following).to_string();
+    Ok(Response::new(200, "application/octet-stream", bytes).with(FOLLOWING, status))
+}
+
+fn health(routes: &Routes, _: &Request) -> Result<Response, Error> {
     let mut value = json!(*routes.holder);
     value["name"] = json!("persistproc");
-    Ok(answer(200, &value))
+    Ok(answer(&value))
 }
 
-fn shutdown(routes: &Routes, request: &Request) -> Result<Response, Fault> {
-    #[derive(Deserialize)]
-    struct Wish {
-        keep: bool,
-        /// The socket of the server that takes our place.
-        successor: Option<String>,
-    }
-    let wish: Wish = body(request)?;
+fn shutdown(routes: &Routes, request: &Request) -> Result<Response, Error> {
+    let ShutdownRequest { keep, successor } = body(request)?;
     let (report, reported) = sync_channel(1);
-    let leave = Event::Leave(Leave { keep: wish.keep, successor: wish.successor, report: Some(report) });
-    let closing = || Fault::conflict("the server is ending already");
+    let leave = Event::Leave(Leave { keep, successor, report: Some(report) });
+    let closing = || Error::conflict("the server is shutting down already");
     let _place = request.may_wait(); // it does, and is not one of those that the end waits for
     routes.events.try_send(leave).map_err(|_| closing())?;
     let problems = reported.recv_timeout(SHUTDOWN).map_err(|_| closing())?;
-    Ok(answer(200, &json!({"pid": routes.holder.pid, "problems": problems})))
+    Ok(answer(&ShutdownAnswer { pid: routes.holder.pid as i32, problems }))
 }

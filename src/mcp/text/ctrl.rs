@@ -1,14 +1,14 @@
 //! What became of `ctrl`: a sentence, and after a start the verdict with the first lines below it.
 
 use super::lines::{self, Body};
-use super::{ERROR, LABEL, answer, lines_in_words, name, names, set, state, told};
-use crate::manager::{describe_end, overview};
+use super::{ERROR, LABEL, answer, lines_in_words, name, names, state, told};
+use crate::api::params::Action;
+use crate::manager::describe_end;
 use crate::mcp::tools::ctrl::{Control, Verdict};
 use crate::output::query::Selected;
-use crate::output::wait::Outcome;
+use crate::output::wait::WaitOutcome;
 use crate::rundir::Status;
-use crate::{sys, words};
-use serde_json::{Value, json};
+use crate::words;
 use std::fmt::Write;
 use std::time::Duration;
 
@@ -25,7 +25,7 @@ pub fn text(control: &Control) -> String {
         }
         (None, Some(stopped)) => vec![format!("{label} {}", end(&stopped.status))],
         (None, None) => {
-            let to = if *action == "input" { "the stdin of " } else { "" };
+            let to = if *action == Action::Input { "the stdin of " } else { "" };
             vec![format!("sent to {to}{label}, PID {}", run.status().pid)]
         }
     };
@@ -50,14 +50,14 @@ fn word(control: &Control, verdict: &Verdict) -> &'static str {
     if control.run.status().leader_ended.is_some() || control.run.is_over() {
         return "exited";
     }
-    if verdict.outcome == Outcome::Matched { "ready" } else { "running" }
+    if verdict.outcome == WaitOutcome::Matched { "ready" } else { "running" }
 }
 
 fn started(control: &Control, verdict: &Verdict) -> String {
     let word = word(control, verdict);
     let (body, rows) = if word == "exited" { ended_lines(verdict) } else { first_lines(verdict) };
     let mut parts =
-        vec![format!("{}: {} {}", control.action, name(&control.run, LABEL), outcome(control, verdict, word))];
+        vec![format!("{}: {} {}", control.action.name(), name(&control.run, LABEL), outcome(control, verdict, word))];
     let status = control.run.status();
     if word == "exited" && status.exit_code.is_none() && status.signal.is_none() {
         parts.push(state(&control.run));
@@ -76,7 +76,7 @@ fn started(control: &Control, verdict: &Verdict) -> String {
     parts.extend(rows);
     parts.extend(told(&body));
     if let Some(wait_for) =
-        verdict.wait_for.as_ref().filter(|_| word != "exited" && verdict.outcome == Outcome::TimedOut)
+        verdict.wait_for.as_ref().filter(|_| word != "exited" && verdict.outcome == WaitOutcome::TimedOut)
     {
         let wait_for = words::quote_json(wait_for);
         parts.push(format!("not ready yet; to go on waiting: output after=\"{}\" wait_for={wait_for}", verdict.cursor));
@@ -88,10 +88,10 @@ fn started(control: &Control, verdict: &Verdict) -> String {
 fn outcome(control: &Control, verdict: &Verdict, word: &str) -> String {
     let (took, status) = (seconds(verdict.took), control.run.status());
     match (word, verdict.outcome) {
-        ("exited", Outcome::Matched) => format!("exited: wait_for matched, but it {} after {took}", end(&status)),
+        ("exited", WaitOutcome::Matched) => format!("exited: wait_for matched, but it {} after {took}", end(&status)),
         ("exited", _) => format!("exited: it {} after {took}", end(&status)),
         ("ready", _) => format!("ready: wait_for matched after {took}, PID {}", status.pid),
-        (_, Outcome::Quiet) => format!("running and quiet after {took}, PID {}", status.pid),
+        (_, WaitOutcome::Quiet) => format!("running and quiet after {took}, PID {}", status.pid),
         _ => format!("running after {took}, PID {}", status.pid),
     }
 }
@@ -142,34 +142,4 @@ fn first_that_fit(lines: &[Selected], room: usize) -> Body {
 
 fn seconds(time: Duration) -> String {
     format!("{:.1} s", time.as_secs_f64())
-}
-
-pub fn json(control: &Control) -> Value {
-    let run = overview(&control.run);
-    let mut value = json!({
-        "action": control.action,
-        "pid": run.pid,
-        "label": run.label,
-        "run": run.run,
-        "status": run.status,
-        "log_stdout": run.log_stdout,
-        "log_stderr": run.log_stderr,
-        "log_combined": run.log_combined,
-    });
-    let status = control.stopped.as_ref().map_or_else(|| control.run.status(), |stopped| stopped.status.clone());
-    set(&mut value, "exit_code", status.exit_code);
-    set(&mut value, "signal", status.signal.map(sys::signal_name));
-    if let Some(stopped) = &control.stopped {
-        value["was_over"] = json!(stopped.was_over);
-        set(&mut value, "stopped_processes", status.stop.as_ref().map(|stop| stop.asked));
-        set(&mut value, "killed_processes", status.stop.as_ref().map(|stop| stop.killed));
-    }
-    if let Some(verdict) = &control.verdict {
-        value["verdict"] = json!(word(control, verdict));
-        // Here no lines are shown, so it stands before the first one.
-        value["cursor"] = json!(format!("{}.combined.0", run.run));
-        value["urls"] = json!(verdict.urls);
-        value["ports"] = json!(verdict.ports);
-    }
-    value
 }

@@ -2,8 +2,9 @@
 //! line of the program.
 
 use super::{dropped, lines_in_words, names, size};
+use crate::api::{Process, Row};
 use crate::manager::age;
-use crate::mcp::tools::list::{Listing, Row};
+use crate::mcp::tools::list::Listing;
 use crate::output::view::mark;
 use crate::words;
 use std::fmt::Write;
@@ -18,8 +19,7 @@ const PART: usize = 60;
 
 pub fn text(listing: &Listing) -> String {
     let rows = &listing.rows;
-    let (live, ended): (Vec<&Row>, Vec<&Row>) =
-        rows.iter().partition(|row| matches!(row.overview.status, "running" | "detached"));
+    let (live, ended): (Vec<&Row>, Vec<&Row>) = rows.iter().partition(|row| row.process.state.is_live());
     let mut parts = vec![format!("{} running, {} ended", live.len(), ended.len())];
     if rows.is_empty() {
         parts[0].push_str(&nothing(listing));
@@ -54,9 +54,9 @@ fn nothing(listing: &Listing) -> String {
 }
 
 fn line(row: &Row) -> String {
-    let process = &row.overview;
-    let is_live = matches!(process.status, "running" | "detached");
-    let mut line = format!("{}: {}", names::bare(&process.label, LABEL), process.status);
+    let process = &row.process;
+    let is_live = process.state.is_live();
+    let mut line = format!("{}: {}", names::bare(&process.label, LABEL), process.state.name());
     if process.start_time.is_some() && !process.run.is_empty() {
         let _ = write!(line, " {}{}", age(row.age_ms), if is_live { "" } else { " ago" });
     }
@@ -92,7 +92,7 @@ fn line(row: &Row) -> String {
     line
 }
 
-fn command(process: &crate::manager::Overview) -> String {
+fn command(process: &Process) -> String {
     let command = names::bare(&words::quote(&process.command), PART);
     format!("{command} in {}", names::bare(&process.working_directory, PART))
 }
@@ -100,7 +100,6 @@ fn command(process: &crate::manager::Overview) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::manager::Overview;
 
     #[test]
     fn a_process_takes_less_than_300_bytes_whatever_it_is() {
@@ -109,20 +108,20 @@ mod tests {
             .flat_map(|n| ["ä", "\n", "\u{1b}", "\u{27e6}", "\u{e0041}", "a', "].map(|letter| (n, letter)))
         {
             let text = letter.repeat(length);
-            let overview = Overview {
+            let process = Process {
                 run: "r123456".into(),
                 pid: 4_194_304,
                 label: text.clone(),
                 command: vec![text.clone(), text.clone()],
                 working_directory: text.clone(),
-                status: "terminated",
+                state: crate::rundir::State::Terminated,
                 start_time: Some(String::new()),
                 signal: Some("SIGTERM".into()),
                 error: Some(text.clone()),
-                ..Overview::default()
+                ..Process::default()
             };
             let row = Row {
-                overview,
+                process,
                 ports: (1..60).collect(),
                 cpu_percent: Some(123.4),
                 memory_bytes: Some(1 << 33),

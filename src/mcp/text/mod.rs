@@ -8,8 +8,6 @@
 //! for each line, 1.5 to 14 % of an answer and 5 % of all; the first line holds the same words as before, and costs nothing.
 //!
 //! Clients cut long results in the middle or keep only the start, so everything is within a budget.
-//!
-//! And the same answers as JSON, for our own command line.
 
 mod ctrl;
 mod lines;
@@ -24,7 +22,6 @@ use crate::manager::{age, describe_end, problem};
 use crate::rundir::State;
 use crate::words;
 use lines::Body;
-use serde_json::{Value, json};
 
 /// Bytes of a label in a sentence, and where room is short.
 const LABEL: usize = 60;
@@ -41,23 +38,6 @@ pub fn text(answer: &Answer) -> String {
         Answer::Processes(listing) => list::text(listing),
         Answer::Control(control) => ctrl::text(control),
         Answer::Output(output) => output::text(output),
-    }
-}
-
-/// The shapes of the Python program, and what is new beside them.
-pub fn json(answer: &Answer) -> Value {
-    match answer {
-        Answer::Processes(listing) => json!({"processes": listing.rows}),
-        Answer::Control(control) => ctrl::json(control),
-        Answer::Output(output) => output::json(output),
-    }
-}
-
-pub use output::{note, outcome_name, unwritten};
-
-fn set(value: &mut Value, key: &str, member: Option<impl Into<Value>>) {
-    if let Some(member) = member {
-        value[key] = member.into();
     }
 }
 

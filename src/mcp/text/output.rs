@@ -2,14 +2,12 @@
 //! the cursor; and below that the lines.
 
 use super::lines::{self, Body};
-use super::{ERROR, LABEL, SHORT_LABEL, answer, lines_in_words, name, names, set, state, told};
+use super::{ERROR, LABEL, SHORT_LABEL, answer, lines_in_words, name, names, state, told};
 use crate::manager::problem;
 use crate::manager::watch::Run;
 use crate::mcp::tools::output::{Output, Process};
-use crate::output::query::stamped_line;
-use crate::output::wait::Outcome;
+use crate::output::wait::WaitOutcome;
 use crate::rundir::State;
-use serde_json::{Value, json};
 use std::fmt::Write;
 use std::sync::Arc;
 
@@ -88,7 +86,7 @@ fn summary(output: &Output, detail: Detail) -> Vec<String> {
     if output.earlier.is_some() {
         parts.push("line 1 matched before the wait".into());
     }
-    parts.extend(gone(output));
+    parts.extend(output.gone());
     parts
 }
 
@@ -117,34 +115,18 @@ fn tells_no_problem(run: &Arc<Run>) -> bool {
     !matches!(run.status().state, State::Failed | State::Lost)
 }
 
-fn waited(outcome: Outcome, is_loud: bool) -> &'static str {
+fn waited(outcome: WaitOutcome, is_loud: bool) -> &'static str {
     match outcome {
-        Outcome::TimedOut if is_loud => "time is up, not quiet yet",
-        Outcome::Matched => "wait_for matched",
-        Outcome::Quiet => "quiet again",
-        Outcome::Over => "it ended while waiting",
-        Outcome::TimedOut | Outcome::Abandoned => "time is up, nothing yet",
+        WaitOutcome::TimedOut if is_loud => "time is up, not quiet yet",
+        WaitOutcome::Matched => "wait_for matched",
+        WaitOutcome::Quiet => "quiet again",
+        WaitOutcome::Ended => "it ended while waiting",
+        WaitOutcome::TimedOut | WaitOutcome::Abandoned => "time is up, nothing yet",
     }
 }
 
 fn is_waiting(output: &Output) -> bool {
-    matches!(output.waited, Some(Outcome::TimedOut | Outcome::Abandoned))
-}
-
-/// What is not there any more, or was not searched.
-fn gone(output: &Output) -> Vec<String> {
-    let mut gone: Vec<String> = output
-        .gone_runs
-        .iter()
-        .map(|run| format!("r{run} of the cursor is not kept any more, this is what is"))
-        .collect();
-    if !output.selection.stopped.is_empty() {
-        gone.push("the search took too long, so older lines were not searched".into());
-    }
-    if output.selection.gone > 0 {
-        gone.push(format!("{} bytes after the cursor are no longer kept", output.selection.gone));
-    }
-    gone
+    matches!(output.waited, Some(WaitOutcome::TimedOut | WaitOutcome::Abandoned))
 }
 
 fn counts(output: &Output, shown: usize) -> String {
@@ -178,54 +160,4 @@ fn next_call(output: &Output, left: usize, detail: Detail) -> Option<String> {
         Detail::Least => format!("older lines: the same call with before=\"{}\"", output.cursor_before(left)),
         _ => format!("older lines: {}", output.call_before(left)),
     })
-}
-
-pub fn json(output: &Output) -> Value {
-    let names = output.names();
-    let shown = |selected| String::from_utf8_lossy(&stamped_line(selected, &names)).into_owned();
-    let mut value = json!({"output": output.selection.lines.iter().map(shown).collect::<Vec<_>>()});
-    set(&mut value, "cursor", output.selection.cursor.as_ref().map(ToString::to_string));
-    if let [Process { label, runs, .. }] = output.processes.as_slice() {
-        value["label"] = json!(label);
-        set(&mut value, "run", runs.last().map(|run| run.name()));
-        set(&mut value, "status", runs.last().map(|run| run.status().state.name()));
-    } else {
-        value["labels"] = json!(output.processes.iter().map(|process| &process.label).collect::<Vec<_>>());
-    }
-    set(&mut value, "lines_before", output.selection.before);
-    set(&mut value, "lines_after", output.selection.after);
-    set(&mut value, "waited", output.waited.map(outcome_name));
-    set(&mut value, "note", note(output));
-    value
-}
-
-pub fn outcome_name(outcome: Outcome) -> &'static str {
-    match outcome {
-        Outcome::Matched => "matched",
-        Outcome::Quiet => "quiet",
-        Outcome::Over => "ended",
-        Outcome::TimedOut => "timeout",
-        Outcome::Abandoned => "abandoned",
-    }
-}
-
-/// What is missing at the end of runs that are over, because the disk did not take it.
-pub fn unwritten(output: &Output) -> Option<String> {
-    let runs = output.processes.iter().flat_map(|process| process.runs.iter().map(move |run| (process, run)));
-    let lost = runs.filter(|(_, run)| run.is_over() && run.status().lost_bytes > 0);
-    let texts = lost.map(|(process, run)| {
-        format!("'{}' {}: {}", process.label, run.name(), problem(&run.status()).unwrap_or_default())
-    });
-    Some(texts.collect::<Vec<String>>().join("; ")).filter(|text| !text.is_empty())
-}
-
-/// What a person should know beside the lines: restarts, and what is gone.
-pub fn note(output: &Output) -> Option<String> {
-    let mut notes = gone(output);
-    for process in &output.processes {
-        if let [_, .., newest] = process.runs.as_slice() {
-            notes.push(format!("'{}' was restarted; this goes on with {}", process.label, newest.name()));
-        }
-    }
-    (!notes.is_empty()).then(|| notes.join("; "))
 }

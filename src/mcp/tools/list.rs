@@ -1,17 +1,18 @@
 //! `list`: the newest run of each process, with what it takes and what it said last.
 
-use super::{Answer, Arguments, Context, ctrl, target};
-use crate::fault::Fault;
+use super::{Context, ctrl, target, urls};
+use crate::api::Row;
+use crate::api::params::ListRequest;
+use crate::error::Error;
 use crate::log::Stream;
 use crate::log::read::Log;
 use crate::log::stamp::now_ms;
 use crate::manager::lookup::{Selector, Target};
 use crate::manager::watch::{LastWords, Run};
-use crate::manager::{Overview, Usage, overview, usage};
+use crate::manager::{Usage, describe, usage};
 use crate::output::query::{Query, select};
 use crate::output::view;
 use crate::output::wait::Unattended;
-use serde::Serialize;
 use std::sync::Arc;
 
 /// The processes that were asked for.
@@ -22,39 +23,6 @@ pub struct Listing {
     pub elsewhere: Option<(String, usize)>,
 }
 
-/// One process in the list. Absent members are not known, or nothing.
-#[derive(Clone, Debug, Default, Serialize)]
-pub struct Row {
-    #[serde(flatten)]
-    pub overview: Overview,
-    /// TCP ports on which somebody in its tree listens.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
-    pub ports: Vec<u16>,
-    /// The address that it said when it began, if somebody in its tree still listens there: its last line seldom has it.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub url: Option<String>,
-    /// Processor time of the tree since its start, of one processor's.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub cpu_percent: Option<f64>,
-    /// Resident memory of the tree.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub memory_bytes: Option<u64>,
-    /// Lines since the start of the run, of both streams.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub lines: Option<u64>,
-    /// What its logs take on the disk.
-    pub log_bytes: u64,
-    /// What it said last, as a terminal would show it.
-    #[serde(skip_serializing_if = "String::is_empty")]
-    pub last_line: String,
-    /// Invisible characters that are not in it.
-    #[serde(skip)]
-    pub hidden: usize,
-    /// Milliseconds since it started, or since it ended.
-    #[serde(skip)]
-    pub age_ms: u64,
-}
-
 /// Lines that came since the status was written are counted only in so many bytes; the shim writes it once a second.
 const COUNTED: u64 = 16 << 20;
 /// So much of the beginning is looked at for a URL, in bytes, stamps included.
@@ -62,44 +30,45 @@ const BEGINNING: u64 = 32 << 10;
 /// Of the last line, so much is looked at, in bytes.
 const LONGEST: usize = 4 << 10;
 
-pub fn call(arguments: &Arguments, context: &Context) -> Result<Answer, Fault> {
-    let target = target(arguments, context)?;
+pub fn call(request: &ListRequest, context: &Context) -> Result<Listing, Error> {
+    let directory = request.working_directory.as_deref();
+    let target = target(request.pid, request.command_or_label.as_deref(), directory, context)?;
     if target.selector == Some(Selector::Pid(0)) {
-        let row = Row { overview: context.manager.own_overview(), ..Row::default() };
-        return Ok(Answer::Processes(Listing { rows: vec![row], ..Listing::default() }));
+        let row = Row { process: context.manager.own_process(), ..Row::default() };
+        return Ok(Listing { rows: vec![row], ..Listing::default() });
     }
     let runs = context.manager.list(&target)?;
     let usages = usage(&runs.iter().map(AsRef::as_ref).collect::<Vec<&Run>>());
     let now = now_ms();
-    let row = |(run, usage): (&Arc<Run>, Option<Usage>)| {
-        let is_over = run.is_over();
-        let status = run.status();
-        let words = run.last_words.get().cloned().unwrap_or_else(|| {
-            let words = last_words(run);
-            if is_over {
-                let _ = run.last_words.set(words.clone());
-            }
-            words
-        });
-        let age_ms = now.saturating_sub(status.ended.unwrap_or(status.started));
-        let usage = usage.unwrap_or_default();
-        Row {
-            overview: overview(run),
-            url: url(run, &usage.ports),
-            ports: usage.ports,
-            cpu_percent: (!is_over && age_ms > 0).then(|| (usage.cpu_ms * 1000 / age_ms) as f64 / 10.0),
-            memory_bytes: (usage.memory > 0).then_some(usage.memory),
-            lines: words.lines,
-            log_bytes: words.log_bytes,
-            last_line: words.line,
-            hidden: words.hidden,
-            age_ms,
-        }
-    };
-    let rows: Vec<Row> = runs.iter().zip(usages).map(row).collect();
+    let rows: Vec<Row> = runs.iter().zip(usages).map(|(run, usage)| row(run, usage.unwrap_or_default(), now)).collect();
     let all = || context.manager.list(&Target::default()).map_or(0, |all| all.len());
     let elsewhere = target.working_directory.map(|directory| (directory, all().saturating_sub(rows.len())));
-    Ok(Answer::Processes(Listing { rows, elsewhere }))
+    Ok(Listing { rows, elsewhere })
+}
+
+fn row(run: &Arc<Run>, usage: Usage, now: u64) -> Row {
+    let is_over = run.is_over();
+    let status = run.status();
+    let words = run.last_words.get().cloned().unwrap_or_else(|| {
+        let words = last_words(run);
+        if is_over {
+            let _ = run.last_words.set(words.clone());
+        }
+        words
+    });
+    let age_ms = now.saturating_sub(status.ended.unwrap_or(status.started));
+    Row {
+        process: describe(run),
+        url: url(run, &usage.ports),
+        ports: usage.ports,
+        cpu_percent: (!is_over && age_ms > 0).then(|| (usage.cpu_ms * 1000 / age_ms) as f64 / 10.0),
+        memory_bytes: (usage.memory > 0).then_some(usage.memory),
+        lines: words.lines,
+        log_bytes: words.log_bytes,
+        last_line: words.line,
+        hidden: words.hidden,
+        age_ms,
+    }
 }
 
 /// The first of the URLs in the beginning of a run's output that leads to one of `ports` on this machine.
@@ -110,8 +79,8 @@ fn url(run: &Arc<Run>, ports: &[u16]) -> Option<String> {
     let log = run.log(Stream::Combined).ok()?;
     let mut head = vec![0; BEGINNING.min(log.end().saturating_sub(log.start())) as usize];
     let n = log.read_at(log.start(), &mut head).ok()?;
-    let urls = ctrl::urls(head[..n].split(|byte| *byte == b'\n'));
-    urls.into_iter().filter(|url| !ctrl::is_foreign(url)).find(|url| port_of(url).is_some_and(|p| ports.contains(&p)))
+    let found = urls::find(head[..n].split(|byte| *byte == b'\n'));
+    found.into_iter().filter(|url| !urls::is_foreign(url)).find(|url| port_of(url).is_some_and(|p| ports.contains(&p)))
 }
 
 /// The port of a URL; `None` if it does not say one.

@@ -1,19 +1,21 @@
 //! `output`: of which processes, which lines, after which wait. Serves the tool, the command line and `GET /output`.
 
-use super::{Arguments, Context, seconds, target};
-use crate::fault::Fault;
+use super::{Context, target};
+use crate::api::params::{self, OutputRequest};
+use crate::api::{OutputStatus, OutputSummary, ReadOptions};
+use crate::error::Error;
 use crate::log::Stream;
 use crate::log::stamp::{format_ms, now_ms, parse_time};
 use crate::manager::lookup::name_of;
+use crate::manager::problem;
 use crate::manager::watch::Run;
 use crate::output::cursor::Cursor;
 use crate::output::lines::Line;
 use crate::output::pattern::Pattern;
 use crate::output::query::{Query, SEARCH, Selection, Unfinished, select};
 use crate::output::scope::{Parts, Scope};
-use crate::output::wait::{self, Caller, Outcome, Unattended, Until};
+use crate::output::wait::{self, Caller, LONGEST, Unattended, Until, WaitOutcome};
 use crate::words;
-use serde_json::{Map, Value, json};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -29,7 +31,7 @@ pub struct Output {
     /// Lines of several processes may come together.
     pub is_merged: bool,
     pub selection: Selection,
-    pub waited: Option<Outcome>,
+    pub waited: Option<WaitOutcome>,
     /// The newest line that matches what was waited for in vain: it may have been said before anybody waited.
     pub earlier: Option<Line>,
     /// Runs at which the cursor was, and which are not kept any more.
@@ -37,10 +39,10 @@ pub struct Output {
     /// How many lines were asked for.
     pub lines: usize,
     pub max_bytes: usize,
-    /// Arguments of the same question, without those that say where to go on, and without a wait.
-    asked: Map<String, Value>,
-    /// How it was waited.
-    wait: Map<String, Value>,
+    /// The same request, put so that it means the same later; without cursors and without a wait.
+    repeated: OutputRequest,
+    wait_for: Option<String>,
+    timeout: Option<u32>,
     after: Option<Cursor>,
 }
 
@@ -65,13 +67,14 @@ impl Output {
 
     /// The call that reads what came before the shown line of this number. The cursor says whose lines they are.
     pub fn call_before(&self, number: usize) -> String {
-        let mut arguments = self.asked.clone();
-        arguments.retain(|name, _| !matches!(name.as_str(), "command_or_label" | "working_directory"));
-        arguments.insert("before".into(), json!(self.cursor_before(number)));
-        if let Some(after) = &self.after {
-            arguments.insert("after".into(), json!(after.to_string()));
-        }
-        as_call(&arguments)
+        let request = OutputRequest {
+            command_or_label: None,
+            working_directory: None,
+            before: Some(self.cursor_before(number)),
+            after: self.after.as_ref().map(Cursor::to_string),
+            ..self.repeated.clone()
+        };
+        params::as_call("output", &params::OUTPUT, &request)
     }
 
     /// The cursor of that call.
@@ -80,55 +83,113 @@ impl Output {
     }
 
     pub fn waits_for_quiet(&self) -> bool {
-        self.wait.get("wait_for").is_some_and(|wait_for| wait_for == "quiet")
+        self.wait_for.as_deref() == Some("quiet")
     }
 
     /// The call that goes on waiting.
     pub fn call_again(&self) -> String {
-        let mut arguments = self.asked.clone();
-        if let Some(cursor) = &self.selection.cursor {
-            arguments.insert("after".into(), json!(cursor.to_string()));
-        }
+        let mut request = OutputRequest {
+            after: self.selection.cursor.as_ref().map(Cursor::to_string),
+            wait_for: self.wait_for.clone(),
+            timeout: self.timeout,
+            ..self.repeated.clone()
+        };
         if !self.is_merged && self.processes.iter().any(|process| process.label.len() > SHORT) {
-            arguments.remove("command_or_label"); // then the cursor has to say it
+            request.command_or_label = None; // then the cursor has to say it
         }
-        arguments.extend(self.wait.clone());
-        as_call(&arguments)
+        params::as_call("output", &params::OUTPUT, &request)
+    }
+
+    /// What `--format json output` prints beside the lines.
+    pub fn summary(&self) -> OutputSummary {
+        let mut summary = OutputSummary {
+            cursor: self.selection.cursor.as_ref().map(Cursor::to_string),
+            lines_before: self.selection.before,
+            lines_after: self.selection.after,
+            waited: self.waited,
+            note: self.note(),
+            ..OutputSummary::default()
+        };
+        if let [Process { label, runs, .. }] = self.processes.as_slice() {
+            summary.label = Some(label.clone());
+            summary.run = runs.last().map(|run| run.name());
+            summary.state = runs.last().map(|run| run.status().state);
+        } else {
+            summary.labels = Some(self.processes.iter().map(|process| process.label.clone()).collect());
+        }
+        summary
+    }
+
+    /// What is no longer kept, or was not searched.
+    pub fn gone(&self) -> Vec<String> {
+        let kept = |run| format!("r{run} of the cursor is not kept any more, this is what is");
+        let mut gone: Vec<String> = self.gone_runs.iter().map(kept).collect();
+        if !self.selection.stopped.is_empty() {
+            gone.push("the search took too long, so older lines were not searched".into());
+        }
+        if self.selection.gone > 0 {
+            gone.push(format!("{} bytes after the cursor are no longer kept", self.selection.gone));
+        }
+        gone
+    }
+
+    /// What a person should know beside the lines: restarts, and what is gone.
+    fn note(&self) -> Option<String> {
+        let mut notes = self.gone();
+        for process in &self.processes {
+            if let [_, .., newest] = process.runs.as_slice() {
+                notes.push(format!("'{}' was restarted; this goes on with {}", process.label, newest.name()));
+            }
+        }
+        (!notes.is_empty()).then(|| notes.join("; "))
+    }
+
+    /// What is missing at the end of finished runs because it could not be written to disk.
+    fn unwritten(&self) -> Option<String> {
+        let runs = self.processes.iter().flat_map(|process| process.runs.iter().map(move |run| (process, run)));
+        let lost = runs.filter(|(_, run)| run.is_over() && run.status().lost_bytes > 0);
+        let texts = lost.map(|(process, run)| {
+            format!("'{}' {}: {}", process.label, run.name(), problem(&run.status()).unwrap_or_default())
+        });
+        Some(texts.collect::<Vec<String>>().join("; ")).filter(|text| !text.is_empty())
+    }
+
+    /// What our own commands get before the lines.
+    pub fn status(&self) -> OutputStatus {
+        OutputStatus {
+            summary: self.summary(),
+            unwritten: self.unwritten(),
+            open: self.selection.open_stream(),
+            is_cut: self.selection.is_cut,
+            gone: self.selection.gone,
+        }
     }
 }
 
-/// `output name="value" …`, in the order of the parameters.
-fn as_call(arguments: &Map<String, Value>) -> String {
-    let order = super::OUTPUT.iter().filter_map(|parameter| arguments.get_key_value(parameter.name));
-    order.fold("output".into(), |call: String, (name, value)| {
-        let value = value.as_str().map_or_else(|| value.to_string(), words::quote_json);
-        format!("{call} {name}={value}")
-    })
-}
-
-pub fn call(arguments: &Arguments, context: &Context, adapt: impl Fn(&mut Query)) -> Result<Output, Fault> {
-    let cursor = |name: &str| arguments.text(name).map(str::parse::<Cursor>).transpose();
-    let (after, before) = (cursor("after")?, cursor("before")?);
-    let until = arguments.text("wait_for").map(Until::parse).transpose()?;
+pub fn call(request: OutputRequest, options: &ReadOptions, context: &Context) -> Result<Output, Error> {
+    let cursor = |text: &Option<String>| text.as_deref().map(str::parse::<Cursor>).transpose();
+    let (after, before) = (cursor(&request.after)?, cursor(&request.before)?);
+    let until = request.wait_for.as_deref().map(Until::parse).transpose()?;
     if until.is_some() {
         wait::admit(&context.caller)?;
     }
-    let target = target(arguments, context)?;
-    let scope = Scope::of(context.manager, &target, arguments.integer("run"), [after.as_ref(), before.as_ref()])?;
-    let mut query = query(arguments, [after.as_ref(), before.as_ref()])?;
-    adapt(&mut query);
+    let directory = request.working_directory.as_deref();
+    let target = target(request.pid, request.command_or_label.as_deref(), directory, context)?;
+    let scope = Scope::of(context.manager, &target, request.run, [after.as_ref(), before.as_ref()])?;
+    let mut query = query(&request, [after.as_ref(), before.as_ref()])?;
+    apply(&mut query, options)?;
     let (mut after, mut waited, mut earlier) = (after, None, None);
     if let Some(until) = until {
         let from = match &after {
             Some(after) => after.clone(),
             None => end(&scope.parts(None, None), &query)?,
         };
-        let limit = seconds(arguments);
+        let limit = request.timeout().min(LONGEST);
         let outcome = wait::wait(&scope, query.stream, &from, &until, limit, false, &context.caller)?;
-        if outcome == Outcome::Matched && query.unfinished == Unfinished::HeldUnlessMatched {
+        if outcome == WaitOutcome::Matched && query.unfinished == Unfinished::HeldUnlessMatched {
             query.unfinished = Unfinished::Shown;
         }
-        if let (Until::Match(pattern), Outcome::TimedOut | Outcome::Over, None) = (&until, outcome, &after)
+        if let (Until::Match(pattern), WaitOutcome::TimedOut | WaitOutcome::Ended, None) = (&until, outcome, &after)
             && !scope.is_merged()
         {
             earlier = newest_match(&scope, &from, pattern, query.stream, &context.caller)?;
@@ -147,18 +208,19 @@ pub fn call(arguments: &Arguments, context: &Context, adapt: impl Fn(&mut Query)
         earlier,
         gone_runs: parts.gone,
         lines: query.lines,
-        max_bytes: arguments.integer("max_bytes").unwrap_or(8000) as usize,
-        asked: asked(arguments, &processes, &query),
-        wait: arguments.only(&["wait_for", "timeout"]),
+        max_bytes: request.max_bytes(),
+        repeated: repeated(&request, &processes, &query),
+        wait_for: request.wait_for,
+        timeout: request.timeout,
         after,
         processes,
     })
 }
 
 /// The cursor behind all that there is now.
-fn end(parts: &Parts, query: &Query) -> Result<Cursor, Fault> {
+fn end(parts: &Parts, query: &Query) -> Result<Cursor, Error> {
     let selection = select(parts, &Query::tail(query.stream, 1), &Unattended)?;
-    selection.cursor.ok_or_else(|| Fault::not_found("there is no run whose output could be waited for"))
+    selection.cursor.ok_or_else(|| Error::not_found("there is no run whose output could be waited for"))
 }
 
 /// The newest line before `end` that matches.
@@ -168,29 +230,41 @@ fn newest_match(
     pattern: &Pattern,
     stream: Stream,
     caller: &dyn Caller,
-) -> Result<Option<Line>, Fault> {
+) -> Result<Option<Line>, Error> {
     let deadline = Instant::now() + COURTESY;
     let query = Query { grep: Some(pattern.clone()), deadline, ..Query::tail(stream, 1) };
     let selection = select(&scope.parts(None, Some(end)), &query, caller)?;
     Ok(selection.lines.into_iter().last().map(|selected| selected.line))
 }
 
-/// The same question, put so that it means the same later.
-fn asked(arguments: &Arguments, processes: &[Process], query: &Query) -> Map<String, Value> {
-    let mut asked =
-        arguments.only(&["command_or_label", "working_directory", "stream", "lines", "grep", "context", "max_bytes"]);
+fn repeated(request: &OutputRequest, processes: &[Process], query: &Query) -> OutputRequest {
     let name = |process: &Process| process.runs.last().map_or_else(|| process.label.clone(), |run| name_of(run));
-    let names: Vec<String> = processes.iter().map(name).collect();
-    if arguments.integer("pid").is_some() || arguments.text("command_or_label").is_none() {
-        // A number may be somebody else's tomorrow.
-        asked.insert("command_or_label".into(), json!(names.join(",")));
+    let mut repeated = OutputRequest {
+        pid: None,
+        run: None,
+        since_time: query.since.map(format_ms),
+        before_time: query.before.map(format_ms),
+        after: None,
+        before: None,
+        wait_for: None,
+        timeout: None,
+        ..request.clone()
+    };
+    if request.pid.is_some() || request.command_or_label.is_none() {
+        // A PID may be another process's tomorrow.
+        repeated.command_or_label = Some(processes.iter().map(name).collect::<Vec<String>>().join(","));
     }
-    for (name, time) in [("since_time", query.since), ("before_time", query.before)] {
-        if let Some(ms) = time {
-            asked.insert(name.into(), json!(format_ms(ms)));
-        }
+    repeated
+}
+
+/// What only our own commands ask for.
+fn apply(query: &mut Query, options: &ReadOptions) -> Result<(), Error> {
+    (query.is_forward, query.unfinished) = (options.is_forward, options.unfinished);
+    query.context_from = options.context_from.as_deref().map(str::parse).transpose()?;
+    if options.of_combined && query.stream != Stream::Combined {
+        query.only = Some(std::mem::replace(&mut query.stream, Stream::Combined));
     }
-    asked
+    Ok(())
 }
 
 fn processes(parts: &Parts) -> Vec<Process> {
@@ -217,23 +291,22 @@ fn short(run: &Run) -> String {
     if name.chars().count() <= LONGEST { name.into() } else { name.chars().take(LONGEST - 1).chain(['…']).collect() }
 }
 
-fn query(arguments: &Arguments, cursors: [Option<&Cursor>; 2]) -> Result<Query, Fault> {
+fn query(request: &OutputRequest, cursors: [Option<&Cursor>; 2]) -> Result<Query, Error> {
     let now = now_ms();
-    let time = |name: &str| {
-        let parse = |text: &str| parse_time(text, now).map_err(|problem| Fault::invalid(format!("{name}: {problem}")));
-        arguments.text(name).map(parse).transpose()
+    let time = |name: &str, text: &Option<String>| {
+        let parse = |text: &str| parse_time(text, now).map_err(|problem| Error::invalid(format!("{name}: {problem}")));
+        text.as_deref().map(parse).transpose()
     };
-    let stream = arguments.text("stream").and_then(Stream::from_name);
     let of_cursors = cursors.into_iter().flatten().filter_map(|cursor| cursor.places.first()).map(|place| place.stream);
-    let wanted = stream.or(of_cursors.clone().next()).unwrap_or(Stream::Combined);
+    let wanted = request.stream.or(of_cursors.clone().next()).unwrap_or(Stream::Combined);
     if let Some(other) = of_cursors.clone().find(|stream| *stream != wanted) {
-        return Err(Fault::invalid(format!("the cursor is of {}, not of {}", other.name(), wanted.name())));
+        return Err(Error::invalid(format!("the cursor is of {}, not of {}", other.name(), wanted.name())));
     }
     Ok(Query {
-        since: time("since_time")?,
-        before: time("before_time")?,
-        grep: arguments.text("grep").map(Pattern::parse).transpose()?,
-        context: arguments.integer("context").unwrap_or(0) as usize,
-        ..Query::tail(wanted, arguments.integer("lines").unwrap_or(100) as usize)
+        since: time("since_time", &request.since_time)?,
+        before: time("before_time", &request.before_time)?,
+        grep: request.grep.as_deref().map(Pattern::parse).transpose()?,
+        context: request.context(),
+        ..Query::tail(wanted, request.lines())
     })
 }

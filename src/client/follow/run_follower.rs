@@ -4,32 +4,33 @@
 //! The server says that there is something, and this reads it from the log file itself: at the speed of the file, and also
 //! while there is no server. Servers up to 0.4 send the bytes along.
 
-use super::Trouble;
-use super::frames::Frames;
-use super::link::Link;
-use super::silence::silence;
+use super::super::connection::ServerConnection;
+use super::super::silence::silence;
+use super::FollowEvent;
+use super::frames::{Frames, Show};
+use crate::api::{Follow, Following};
 use crate::config::Config;
+use crate::error::{Error, ErrorKind};
 use crate::http::head::decode;
 use crate::log::Stream;
 use crate::log::read::Log;
 use crate::log::tail::{Next, Tail};
-use crate::server::follow::{Ask, Following};
+use crossbeam_channel::Sender;
 use std::io;
 use std::path::PathBuf;
-use std::sync::mpsc::SyncSender;
 use std::time::{Duration, Instant};
 
 /// One long-poll.
 const POLL: Duration = Duration::from_secs(20);
 /// After the server has gone: how long another one may take to come by itself before we start one.
-pub const WAIT_FOR_ANOTHER: Duration = Duration::from_millis(300);
+pub const OTHER_SERVER_TIMEOUT: Duration = Duration::from_millis(300);
 /// How long to try to get one of our own up.
-pub const WAIT_FOR_OURS: Duration = Duration::from_secs(10);
+pub const OWN_SERVER_TIMEOUT: Duration = Duration::from_secs(10);
 /// The same when it was told to leave, or when we may not start one: the user will.
-const WAIT_FOR_SOMEBODY: Duration = Duration::from_secs(600);
-pub const RECONNECT: Duration = Duration::from_millis(20);
+const USER_SERVER_TIMEOUT: Duration = Duration::from_secs(600);
+pub const RECONNECT_PAUSE: Duration = Duration::from_millis(20);
 /// Pauses when the server has no place for one more that waits.
-const BUSY: [Duration; 2] = [Duration::from_millis(50), Duration::from_secs(1)];
+const BUSY_PAUSES: [Duration; 2] = [Duration::from_millis(50), Duration::from_secs(1)];
 /// Bytes that are read at once. More than the caches of a processor hold would be slower.
 const CHUNK: usize = 128 << 10;
 /// After so many bytes without a pause it is a flood: then a look at the file comes before the next question, so that the
@@ -37,56 +38,27 @@ const CHUNK: usize = 128 << 10;
 const FLOOD: u64 = 128 << 10;
 const FLOOD_PAUSE: Duration = Duration::from_millis(2);
 /// After so many bytes the server is asked all the same what became of the process.
-const ENOUGH: u64 = 64 << 20;
+const ASK_AFTER: u64 = 64 << 20;
 /// What the server has said of the log is to be found in it within this.
-const FOUND: Duration = Duration::from_secs(5);
-
-/// Everything that wakes the main thread.
-pub enum Event {
-    News(News),
-    /// There is a signal to look at.
-    Signal,
-}
-
-/// What the following thread tells.
-pub enum News {
-    /// Output, and where the log is read up to now.
-    Output {
-        pieces: Vec<(Stream, Vec<u8>)>,
-        run: u64,
-        offset: u64,
-    },
-    /// The process was restarted: this is the new run.
-    Restarted(Following),
-    /// It has ended; nothing more comes.
-    Ended(Following),
-    /// So many bytes of the log are gone.
-    Skipped(u64),
-    /// So many bytes at the end of the log could not be written, and why.
-    Unwritten(u64, Option<String>),
-    /// What holds up the output, or that nothing does any more.
-    Trouble(Option<String>),
-    Note(String),
-    Lost(Trouble),
-}
+const LOG_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// The server as a follower needs it, which may go at any moment.
 trait Server {
     /// How far a log reaches behind an offset, as soon as it does.
-    fn follow(&mut self, ask: &Ask) -> Result<(Following, Vec<u8>), Trouble>;
+    fn follow(&mut self, ask: &Follow) -> Result<(Following, Vec<u8>), Error>;
     /// Makes sure that there is one.
-    fn ensure_server(&mut self) -> Result<(), Trouble>;
+    fn ensure_server(&mut self) -> Result<(), Error>;
     fn config(&self) -> &Config;
     /// Whether there is one, which took the last question and has not answered it.
     fn is_silent(&self) -> bool;
 }
 
-impl Server for Link {
-    fn follow(&mut self, ask: &Ask) -> Result<(Following, Vec<u8>), Trouble> {
-        Link::follow(self, ask)
+impl Server for ServerConnection {
+    fn follow(&mut self, ask: &Follow) -> Result<(Following, Vec<u8>), Error> {
+        ServerConnection::follow(self, ask)
     }
-    fn ensure_server(&mut self) -> Result<(), Trouble> {
-        Link::ensure_server(self)
+    fn ensure_server(&mut self) -> Result<(), Error> {
+        ServerConnection::ensure_server(self)
     }
     fn config(&self) -> &Config {
         &self.config
@@ -105,44 +77,52 @@ pub struct Start {
     pub reader: Option<String>,
 }
 
-/// Begins to follow a run; tells `events` what there is.
-pub fn follow_in_thread(link: Link, start: Start, events: SyncSender<Event>) -> Result<(), Trouble> {
-    let mut follower = Follower::new(link, start, events);
+impl Start {
+    /// At the beginning of a run; `is_raw`: with the time of each line.
+    pub fn of_run(run: u64, is_raw: bool, reader: Option<String>) -> Start {
+        let show = if is_raw { Show::Stamped(Stream::Combined) } else { Show::Bytes };
+        Start { run, offset: 0, frames: Frames::new(show), reader }
+    }
+}
+
+/// Begins to follow a run, and reports to `events`.
+pub fn follow_in_thread(server: ServerConnection, start: Start, events: Sender<FollowEvent>) -> Result<(), Error> {
+    let mut follower = Follower::new(server, start, events);
     let follow = move || {
-        if let Err(Stop::Trouble(trouble)) = follower.go() {
-            let _ = follower.tell(News::Lost(trouble));
+        if let Err(Stop::Failed(error)) = follower.go() {
+            let _ = follower.send(FollowEvent::Finished(Err(error)));
         }
     };
     let thread = std::thread::Builder::new().name("follow".into()).spawn(follow);
-    thread.map(drop).map_err(|error| Trouble::Refused(format!("cannot follow the output: {error}")))
+    thread.map(drop).map_err(|error| Error::failed(format!("cannot follow the output: {error}")))
 }
 
 /// Why following ends before the process does.
 #[derive(Debug, PartialEq)]
 enum Stop {
-    /// The main thread has ended.
-    Unheard,
-    Trouble(Trouble),
+    /// Nothing receives the events any more.
+    Disconnected,
+    Failed(Error),
 }
 
-impl From<Trouble> for Stop {
-    fn from(trouble: Trouble) -> Stop {
-        Stop::Trouble(trouble)
+impl From<Error> for Stop {
+    fn from(error: Error) -> Stop {
+        Stop::Failed(error)
     }
 }
 
 struct Follower<S> {
-    link: S,
+    server: S,
     run: u64,
     from: u64,
     frames: Frames,
     reader: Option<String>,
-    events: SyncSender<Event>,
+    events: Sender<FollowEvent>,
     /// The log of the present run, once it is known where that is.
     log: Option<Tail>,
     buffer: Vec<u8>,
-    /// What holds up the output, as it was told.
-    trouble: Option<String>,
+    /// What blocks the output, as it was reported.
+    blocked: Option<String>,
     /// The server said that it leaves its processes.
     is_left: bool,
     /// Pause before the next question, when the server is busy.
@@ -150,11 +130,11 @@ struct Follower<S> {
 }
 
 impl<S: Server> Follower<S> {
-    fn new(link: S, start: Start, events: SyncSender<Event>) -> Follower<S> {
+    fn new(server: S, start: Start, events: Sender<FollowEvent>) -> Follower<S> {
         let Start { run, offset, frames, reader } = start;
-        let (trouble, pause) = (None, BUSY[0]);
+        let pause = BUSY_PAUSES[0];
         Follower {
-            link,
+            server,
             run,
             from: offset,
             frames,
@@ -162,22 +142,26 @@ impl<S: Server> Follower<S> {
             events,
             log: None,
             buffer: Vec::new(),
-            trouble,
+            blocked: None,
             is_left: false,
             pause,
         }
     }
 
-    fn tell(&self, news: News) -> Result<(), Stop> {
-        self.events.send(Event::News(news)).map_err(|_| Stop::Unheard)
+    fn send(&self, event: FollowEvent) -> Result<(), Stop> {
+        self.events.send(event).map_err(|_| Stop::Disconnected)
     }
 
-    /// Until the process ends, or the main thread has.
+    fn send_output(&self, pieces: Vec<(Stream, Vec<u8>)>) -> Result<(), Stop> {
+        self.send(FollowEvent::Output { pieces, position: Some((self.run, self.from)) })
+    }
+
+    /// Follows until the process ends, or nothing receives the events.
     fn go(&mut self) -> Result<(), Stop> {
         loop {
             let (following, bytes) = self.poll(POLL)?;
             self.is_left = following.is_leaving;
-            self.tell_trouble(&following)?;
+            self.report_blocked(&following)?;
             if bytes.is_empty() {
                 self.read_up_to(&following)?;
             } else {
@@ -186,42 +170,43 @@ impl<S: Server> Follower<S> {
                 self.show(&bytes)?;
             }
             if following.is_final {
-                self.tell_unwritten(&following)?;
-                let Some(successor) = following.successor else { return self.tell(News::Ended(following)) };
+                self.report_unwritten(&following)?;
+                let Some(successor) = following.successor else { return self.send(FollowEvent::Ended(following)) };
                 (self.run, self.from, self.log) = (successor, 0, None);
                 let (next, _) = self.poll(Duration::ZERO)?;
                 self.frames.restart();
-                self.tell(News::Restarted(next))?;
+                self.send(FollowEvent::Restarted(next))?;
             } else if following.is_busy {
                 std::thread::sleep(self.pause);
-                self.pause = BUSY[1].min(2 * self.pause);
+                self.pause = BUSY_PAUSES[1].min(2 * self.pause);
             } else if following.is_leaving {
                 // Its last answers come at once; do not ask in a circle.
-                std::thread::sleep(RECONNECT);
+                std::thread::sleep(RECONNECT_PAUSE);
             } else {
-                self.pause = BUSY[0];
+                self.pause = BUSY_PAUSES[0];
             }
         }
     }
 
     /// Tells once what holds up the output, and once that it goes on.
-    fn tell_trouble(&mut self, following: &Following) -> Result<(), Stop> {
-        let trouble = following.trouble.as_deref().map(decode);
-        if trouble == self.trouble {
+    fn report_blocked(&mut self, following: &Following) -> Result<(), Stop> {
+        let blocked = following.blocked.as_deref().map(decode);
+        if blocked == self.blocked {
             return Ok(());
         }
-        self.trouble = trouble.clone();
-        if trouble.is_none() && following.is_final {
+        self.blocked = blocked.clone();
+        if blocked.is_none() && following.is_final {
             return Ok(()); // nothing goes on
         }
-        self.tell(News::Trouble(trouble))
+        self.send(FollowEvent::Blocked(blocked))
     }
 
     /// Tells what is missing at the end because the disk did not take it.
-    fn tell_unwritten(&mut self, following: &Following) -> Result<(), Stop> {
+    fn report_unwritten(&mut self, following: &Following) -> Result<(), Stop> {
+        let why = following.lost_to.as_deref().map_or(String::new(), |why| format!(" ({})", decode(why)));
         match following.lost_bytes {
             0 => Ok(()),
-            bytes => self.tell(News::Unwritten(bytes, following.lost_to.as_deref().map(decode))),
+            bytes => self.send(FollowEvent::Missing(format!("{bytes} bytes could not be written to the log{why}"))),
         }
     }
 
@@ -231,14 +216,10 @@ impl<S: Server> Follower<S> {
             return Ok(());
         }
         if self.frames.is_in_line() {
-            self.tell(News::Output {
-                pieces: vec![(Stream::Stdout, b"\n".to_vec())],
-                run: self.run,
-                offset: self.from,
-            })?;
+            self.send_output(vec![(Stream::Stdout, b"\n".to_vec())])?;
         }
         self.frames.restart();
-        self.tell(News::Skipped(bytes))
+        self.send(FollowEvent::Missing(format!("{bytes} bytes of the log are no longer kept")))
     }
 
     /// Shows what the log has brought.
@@ -248,7 +229,7 @@ impl<S: Server> Follower<S> {
             pieces.push((stream, bytes));
             Ok::<(), std::convert::Infallible>(())
         });
-        self.tell(News::Output { pieces, run: self.run, offset: self.from })
+        self.send_output(pieces)
     }
 
     /// Reads the log as far as the server says that it reaches, and what has come since.
@@ -256,7 +237,7 @@ impl<S: Server> Follower<S> {
         let Some(directory) = following.directory.as_deref().map(decode).filter(|_| following.next > self.from) else {
             return Ok(());
         };
-        let runs = self.link.config().data_dir.join("runs");
+        let runs = self.server.config().data_dir.join("runs");
         let directory = runs.join(PathBuf::from(directory).file_name().unwrap_or_default());
         let begun = Instant::now();
         if self.log.is_none() {
@@ -275,11 +256,11 @@ impl<S: Server> Follower<S> {
                 Err(Failed::Reading(error)) => error.to_string(),
                 Ok(()) => "it has become shorter".to_string(),
             };
-            if begun.elapsed() > FOUND {
+            if begun.elapsed() > LOG_TIMEOUT {
                 let path = directory.join(Stream::Combined.file_name());
-                return Err(Trouble::Refused(format!("cannot read the log {}: {why}", path.display())).into());
+                return Err(Error::failed(format!("cannot read the log {}: {why}", path.display())).into());
             }
-            std::thread::sleep(RECONNECT);
+            std::thread::sleep(RECONNECT_PAUSE);
         }
     }
 
@@ -299,7 +280,7 @@ impl<S: Server> Follower<S> {
                     let shown = self.show(&buffer[..n]);
                     self.buffer = buffer;
                     shown.map_err(Failed::Stop)?;
-                    if self.from - begun >= ENOUGH {
+                    if self.from - begun >= ASK_AFTER {
                         return Ok(());
                     }
                 }
@@ -322,20 +303,20 @@ impl<S: Server> Follower<S> {
     fn poll(&mut self, wait: Duration) -> Result<(Following, Vec<u8>), Stop> {
         loop {
             match self.ask(wait) {
-                Err(Trouble::Unreachable(_)) => self.reconnect()?,
+                Err(error) if error.kind == ErrorKind::Unreachable => self.reconnect()?,
                 answer => return answer.map_err(Stop::from),
             }
         }
     }
 
-    fn ask(&mut self, wait: Duration) -> Result<(Following, Vec<u8>), Trouble> {
-        self.link.follow(&Ask {
+    fn ask(&mut self, wait: Duration) -> Result<(Following, Vec<u8>), Error> {
+        self.server.follow(&Follow {
             run: self.run,
             from: self.from,
             wait,
             with_bytes: false,
             reader: self.reader.clone(),
-            knows_trouble: self.trouble.is_some(),
+            knows_blocked: self.blocked.is_some(),
         })
     }
 
@@ -343,48 +324,48 @@ impl<S: Server> Follower<S> {
     /// read.
     fn reconnect(&mut self) -> Result<(), Stop> {
         let begun = Instant::now();
-        let may_start = self.link.config().autostart && !self.is_left;
+        let may_start = self.server.config().autostart && !self.is_left;
         let mut is_told = false;
         loop {
             match self.ask(Duration::ZERO) {
-                Err(Trouble::Unreachable(_)) => {}
+                Err(error) if error.kind == ErrorKind::Unreachable => {}
                 _ => return Ok(()),
             }
             if let Err(Failed::Stop(stop)) = self.read_log() {
                 return Err(stop);
             }
-            if self.link.is_silent() {
+            if self.server.is_silent() {
                 // It lives, so no other one can come: it is waited for as long as it does.
                 if !std::mem::replace(&mut is_told, true) {
                     let text = format!(
                         "{}; the process goes on, and so does this when it answers",
-                        silence(self.link.config())
+                        silence(self.server.config())
                     );
-                    self.tell(News::Note(text))?;
+                    self.send(FollowEvent::Note(text))?;
                 }
-                std::thread::sleep(RECONNECT);
+                std::thread::sleep(RECONNECT_PAUSE);
                 continue;
             }
-            if may_start && begun.elapsed() > WAIT_FOR_ANOTHER {
-                match self.link.ensure_server() {
+            if may_start && begun.elapsed() > OTHER_SERVER_TIMEOUT {
+                match self.server.ensure_server() {
                     // Servers may come and go faster than we look; and one that is there may answer later.
-                    Err(_) if begun.elapsed() < WAIT_FOR_OURS || self.link.is_silent() => {}
+                    Err(_) if begun.elapsed() < OWN_SERVER_TIMEOUT || self.server.is_silent() => {}
                     result => return result.map_err(Stop::from),
                 }
             }
-            if !is_told && begun.elapsed() > 3 * WAIT_FOR_ANOTHER {
+            if !is_told && begun.elapsed() > 3 * OTHER_SERVER_TIMEOUT {
                 is_told = true;
-                self.tell(News::Note(
+                self.send(FollowEvent::Note(
                     "the server has ended, the process goes on; waiting for another server (`persistproc serve`)"
                         .into(),
                 ))?;
             }
-            if begun.elapsed() > WAIT_FOR_SOMEBODY {
-                return Err(Trouble::Unreachable(
-                    "the server has ended; the process goes on: start a server and run the same command again to see it".into(),
+            if begun.elapsed() > USER_SERVER_TIMEOUT {
+                return Err(Error::unreachable(
+                    "the server has ended; the process goes on: start a server and run the same command again to see it",
                 ).into());
             }
-            std::thread::sleep(RECONNECT);
+            std::thread::sleep(RECONNECT_PAUSE);
         }
     }
 }
@@ -397,10 +378,9 @@ enum Failed {
 
 #[cfg(test)]
 mod tests {
-    use super::super::frames::Show;
     use super::*;
+    use crossbeam_channel::bounded;
     use std::collections::VecDeque;
-    use std::sync::mpsc::sync_channel;
 
     /// Gives these answers one after the other; `None` is a connection that is cut.
     struct Scripted {
@@ -409,15 +389,15 @@ mod tests {
     }
 
     impl Server for Scripted {
-        fn follow(&mut self, ask: &Ask) -> Result<(Following, Vec<u8>), Trouble> {
+        fn follow(&mut self, ask: &Follow) -> Result<(Following, Vec<u8>), Error> {
             let answer = self.answers.pop_front().expect("another question than was expected");
-            let following = answer.ok_or_else(|| Trouble::Unreachable("cut".into()))?;
+            let following = answer.ok_or_else(|| Error::unreachable("cut"))?;
             assert_eq!((following.run, following.from), (ask.run, ask.from));
             // With a directory its log is read, as of servers since 0.5.
             let size = if following.directory.is_none() { following.next - following.from } else { 0 };
             Ok((following, vec![b'x'; size as usize]))
         }
-        fn ensure_server(&mut self) -> Result<(), Trouble> {
+        fn ensure_server(&mut self) -> Result<(), Error> {
             Ok(())
         }
         fn config(&self) -> &Config {
@@ -434,16 +414,16 @@ mod tests {
         let _ = std::fs::remove_dir_all(&dir);
         std::fs::create_dir_all(dir.join("runs/x")).unwrap();
         std::fs::write(dir.join("runs/x/combined.log"), "2026-01-02T03:04:05.001z one\ntwo\n").unwrap();
-        let (events, heard) = sync_channel(100);
+        let (events, heard) = bounded(100);
         let environment =
             |name: &str| (name == "HOME" || name == "PERSISTPROC_DATA_DIR").then(|| dir.clone().into_os_string());
         let config = crate::config::resolve(crate::config::Flags::default(), environment).unwrap();
         let ended = Following { directory: Some("x".into()), is_final: true, ..answer(1, 29, 33) };
-        let link = Scripted { answers: [Some(ended)].into(), config };
+        let server = Scripted { answers: [Some(ended)].into(), config };
         let start = Start { run: 1, offset: 29, frames: Frames::new(Show::Bytes), reader: None };
-        Follower::new(link, start, events).go().unwrap();
+        Follower::new(server, start, events).go().unwrap();
         let shown = heard.iter().find_map(|event| match event {
-            Event::News(News::Output { pieces, .. }) => Some(pieces),
+            FollowEvent::Output { pieces, .. } => Some(pieces),
             _ => None,
         });
         assert_eq!(shown, Some(vec![(Stream::Stderr, b"two\n".to_vec())]));
@@ -456,19 +436,19 @@ mod tests {
 
     /// What is told of a run that is restarted once and then ends.
     fn told(script: Vec<Option<Following>>) -> Vec<String> {
-        let (events, heard) = sync_channel(100);
+        let (events, heard) = bounded(100);
         let environment = |name: &str| (name == "HOME").then(|| "/nowhere".into());
         let config = crate::config::resolve(crate::config::Flags::default(), environment).unwrap();
-        let link = Scripted { answers: script.into(), config };
+        let server = Scripted { answers: script.into(), config };
         let start = Start { run: 1, offset: 0, frames: Frames::new(Show::Bytes), reader: None };
-        let mut follower = Follower::new(link, start, events);
+        let mut follower = Follower::new(server, start, events);
         let outcome = follower.go();
-        assert_eq!((outcome, follower.link.answers.len()), (Ok(()), 0));
+        assert_eq!((outcome, follower.server.answers.len()), (Ok(()), 0));
         drop(follower);
-        let shown = |event: Event| match event {
-            Event::News(News::Output { run, offset, .. }) => format!("{run}: up to {offset}"),
-            Event::News(News::Restarted(following)) => format!("restarted as {}", following.run),
-            Event::News(News::Ended(following)) => format!("{} ended", following.run),
+        let shown = |event: FollowEvent| match event {
+            FollowEvent::Output { position: Some((run, offset)), .. } => format!("{run}: up to {offset}"),
+            FollowEvent::Restarted(following) => format!("restarted as {}", following.run),
+            FollowEvent::Ended(following) => format!("{} ended", following.run),
             _ => "something else".into(),
         };
         heard.iter().map(shown).collect()

@@ -1,0 +1,156 @@
+//! The contract between our own commands and the server: every request and every answer, with its path, its header and
+//! the meaning of its members. Both sides import this module and nothing of each other.
+//!
+//! Requests go to the Unix socket in the data directory, as JSON, and are not served on TCP:
+//!
+//! | path | request | answer |
+//! |---|---|---|
+//! | `POST /run` | [`RunRequest`] | [`RunAnswer`] |
+//! | `POST /list` | [`Call`] of [`ListRequest`] | [`ListAnswer`] |
+//! | `POST /ctrl` | [`Call`] of [`ControlRequest`] | [`ControlAnswer`] |
+//! | `POST /lines` | [`Call`] of [`OutputRequest`] | [`OutputStatus`] on the first line, then the lines |
+//! | `GET /output` | [`Follow`], as a query | [`Following`], in a header |
+//! | `POST /shutdown` | [`ShutdownRequest`] | [`ShutdownAnswer`] |
+//! | `GET /health` | | `ServerInfo` |
+//!
+//! An error is a [`Refusal`] with a status that is not 200. Members are only ever added, each with a default, because a
+//! command and the server that it finds can be of different versions.
+
+pub mod output;
+pub mod params;
+pub mod process;
+
+use crate::attributes::Attributes;
+use crate::log::Stream;
+use crate::words::Word;
+#[cfg(doc)]
+use params::{ControlRequest, ListRequest, OutputRequest};
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+
+pub use output::{Follow, Following, OutputStatus, OutputSummary, ReadOptions, Unfinished, WaitOutcome};
+pub use process::{Process, Row, State};
+
+pub const RUN: &str = "/run";
+pub const LIST: &str = "/list";
+pub const CTRL: &str = "/ctrl";
+pub const LINES: &str = "/lines";
+pub const FOLLOW: &str = "/output";
+pub const HEALTH: &str = "/health";
+pub const SHUTDOWN: &str = "/shutdown";
+
+/// The header of an answer that says: not carried out, because a newer server takes the place of this one; ask again.
+pub const LEAVING: &str = "Persistproc-Leaving";
+/// The header of `GET /output` that carries [`Following`], as JSON in ASCII.
+pub const FOLLOWING: &str = "Persistproc-Status";
+
+/// What to do if the process is running already.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum IfRunning {
+    Refuse,
+    /// Return the run that exists.
+    Attach,
+    /// Stop it, then start a new one.
+    Replace,
+}
+
+/// Starts exactly what the caller's shell would have run.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct RunRequest {
+    pub argv: Vec<Word>,
+    /// Absolute.
+    pub working_directory: Word,
+    pub environment: Vec<(Word, Word)>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub label: Option<String>,
+    pub if_running: IfRunning,
+    /// The same request sent again starts nothing a second time.
+    pub idempotency_key: Option<String>,
+    /// The lease of the command that is going to read the output.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reader: Option<String>,
+    /// Of the process that asks; commands up to 0.4 do not send them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub attributes: Option<Attributes>,
+}
+
+/// The run that was started or attached to.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct RunAnswer {
+    #[serde(flatten)]
+    pub process: Process,
+    /// Number of the run.
+    pub number: u64,
+    /// Whether this request started it.
+    pub is_new: bool,
+    /// Before its first line.
+    pub cursor: String,
+}
+
+/// A call of one of the three tools by our own command line, which renders the answer itself.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Call {
+    /// The parameters of the tool, see [`params`].
+    pub arguments: Map<String, Value>,
+    /// The directory of the caller, which decides between several processes that a name fits.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub near: Option<String>,
+    /// The same call sent again is carried out once.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub idempotency_key: Option<String>,
+    /// Only for `output`.
+    #[serde(default)]
+    pub options: ReadOptions,
+}
+
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct ListAnswer {
+    pub processes: Vec<Row>,
+}
+
+/// What `ctrl` did.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct ControlAnswer {
+    pub action: params::Action,
+    /// The run afterwards; its exit code and signal are those of the run that was stopped, if one was.
+    #[serde(flatten)]
+    pub process: Process,
+    /// Before the first line of a run that was started.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cursor: Option<String>,
+    /// Of a stop: it had ended before.
+    #[serde(default)]
+    pub was_over: bool,
+    /// Processes that a stop ended with SIGKILL.
+    #[serde(default)]
+    pub killed_processes: usize,
+}
+
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct ShutdownRequest {
+    /// The processes go on without a server.
+    pub keep: bool,
+    /// The socket of the newer server that takes the place of this one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub successor: Option<String>,
+}
+
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct ShutdownAnswer {
+    pub pid: i32,
+    /// What could not be stopped, one text each.
+    #[serde(default)]
+    pub problems: Vec<String>,
+}
+
+/// The body of an answer that is not a result.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Refusal {
+    pub error: String,
+}
+
+/// The cursor before the first line of a run, which is named as in `r12`.
+pub fn start_cursor(run: &str) -> String {
+    format!("{run}.{}.0", Stream::Combined.name())
+}
