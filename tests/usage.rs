@@ -24,7 +24,7 @@ fn wrong_usage_is_exit_code_2_and_one_line() {
         (&["output", "x", "--lines", "-5"], "whole number from 0"),
         (&["output", "x", "-n", "0"], "--lines 0 needs --follow"),
         (&["output", "x", "--timeout", "3601"], "from 0 to 3600"),
-        (&["output", "x", "--follow", "--before-time", "5m"], "--follow prints what comes"),
+        (&["output", "x", "--follow", "--before-time", "5m"], "--follow prints new lines"),
         (&["output", "x", "--grep", "("], "cannot read the regular expression '('"),
         (&["output", "x", "--wait-for", "[z-a]"], "cannot read the regular expression"),
         (&["output", "x", "--follow", "--grep", "("], "cannot read the regular expression"),

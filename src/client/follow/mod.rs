@@ -83,7 +83,7 @@ pub fn follow(mut server: ServerConnection, mut request: OutputRequest, is_json:
 fn check(request: &OutputRequest, is_json: bool) -> Result<(), Error> {
     if is_json || request.before.is_some() || request.before_time.is_some() {
         return Err(Error::usage(
-            "--follow prints new lines as text: it cannot be used with --format json, --before or --before-time",
+            "--follow prints new lines as text: it does not go with --format json, --before or --before-time",
         ));
     }
     if request.wanted() == "quiet" {
