@@ -41,6 +41,7 @@ mod attributes;
 mod cli;
 mod client;
 mod config;
+mod discovery;
 mod error;
 mod http;
 mod init;
@@ -150,7 +151,7 @@ fn serve_in_background(words: &[OsString]) -> u8 {
     match ready {
         Ok(ready) => {
             let warning = ready.warning().map_or(String::new(), |warning| format!(" {warning}"));
-            let _ = writeln!(starter, "ok {}{warning}", ready.holder().port);
+            let _ = writeln!(starter, "ok {}{warning}", ready.server_info().port);
             drop(starter);
             u8::from(ready.serve(&mut |_| {}).is_err())
         }

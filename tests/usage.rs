@@ -29,7 +29,7 @@ fn wrong_usage_is_exit_code_2_and_one_line() {
         (&["output", "x", "--wait-for", "[z-a]"], "cannot read the regular expression"),
         (&["output", "x", "--follow", "--grep", "("], "cannot read the regular expression"),
         (&["output", "x", "--follow", "--wait-for", "("], "cannot read the regular expression"),
-        (&["output", "x", "--follow", "--wait-for", "quiet"], "not with 'quiet'"),
+        (&["output", "x", "--follow", "--wait-for", "quiet"], "not 'quiet'"),
         (&["output", "x", "--run", "many"], "whole number"),
         (&["list", "--pid", "many"], "whole number"),
         (&["start", "--wait-for", "(", "true"], "cannot read the regular expression '('"),

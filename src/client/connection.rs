@@ -6,11 +6,9 @@ use super::silence::{Watch, silence};
 use super::terminal;
 use crate::api::{HEALTH, LEAVING, Refusal};
 use crate::config::Config;
+use crate::discovery::{self, SOCKET, is_persistproc, verify_user};
 use crate::error::Error;
 use crate::http::client::{Answer, Call, Client, Endpoint, Hangup};
-use crate::server::handover::{self, verify_user};
-use crate::server::is_persistproc;
-use crate::server::place::{self, SOCKET};
 use serde_json::Value;
 use std::cmp::Ordering;
 use std::io;
@@ -147,10 +145,10 @@ impl ServerConnection {
         if !is_port_given || !tcp || *is_quiet || *port == 0 || IS_TOLD.swap(true, atomic::Ordering::Relaxed) {
             return;
         }
-        if let Some(holder) = place::holder(data_dir).filter(|holder| holder.port != *port) {
+        if let Some(server_info) = discovery::find(data_dir).filter(|server_info| server_info.port != *port) {
             terminal::note(&format!(
                 "the server of this data directory has {}, not port {port}; another one needs a --data-dir of its own",
-                holder.port_in_words()
+                server_info.port_in_words()
             ));
         }
     }
@@ -158,7 +156,7 @@ impl ServerConnection {
     /// Says once if the server is of another version. What it has in common with us works all the same.
     fn compare_versions(&mut self, version: &str) {
         static IS_TOLD: AtomicBool = AtomicBool::new(false);
-        let order = handover::compare(version);
+        let order = discovery::compare(version);
         self.older_version = (order == Some(Ordering::Less)).then(|| version.into());
         let what = match order {
             Some(Ordering::Less) => "older; `persistproc serve` takes its place, and the processes go on",
@@ -168,7 +166,7 @@ impl ServerConnection {
         if !self.config.is_quiet && !IS_TOLD.swap(true, atomic::Ordering::Relaxed) {
             terminal::note(&format!(
                 "the server ({version}) and this command ({}) differ: it is {what}",
-                handover::VERSION
+                discovery::VERSION
             ));
         }
     }
@@ -188,10 +186,10 @@ impl ServerConnection {
         let of =
             if *is_data_dir_given { format!(" for the data directory {}", data_dir.display()) } else { String::new() };
         let start = "start one with `persistproc serve`";
-        Error::unreachable(match (error.kind(), place::holder(data_dir)) {
-            (io::ErrorKind::ConnectionRefused | io::ErrorKind::NotFound, Some(holder)) => format!(
+        Error::unreachable(match (error.kind(), discovery::find(data_dir)) {
+            (io::ErrorKind::ConnectionRefused | io::ErrorKind::NotFound, Some(server_info)) => format!(
                 "the server{of} (PID {}, version {}) is not reached by its socket; `persistproc serve --background` of a newer version takes its place, and the processes go on",
-                holder.pid, holder.version
+                server_info.pid, server_info.version
             ),
             (io::ErrorKind::ConnectionRefused | io::ErrorKind::NotFound, None) => {
                 format!("no server runs{of}; {start}")
@@ -202,7 +200,7 @@ impl ServerConnection {
             (io::ErrorKind::TimedOut, _) => {
                 format!("{}, and then try again; its processes go on", silence(&self.config))
             }
-            (io::ErrorKind::PermissionDenied, _) if place::is_closed_to_owner(data_dir) => format!(
+            (io::ErrorKind::PermissionDenied, _) if discovery::is_closed_to_owner(data_dir) => format!(
                 "the data directory is yours, but its permissions keep you out: `chmod u+rwx {}` ends that",
                 data_dir.display()
             ),
@@ -235,7 +233,8 @@ impl ServerConnection {
     pub fn ensure_server(&mut self) -> Result<(), Error> {
         let begun = Instant::now();
         let mut cuts = 0;
-        let is_older = place::holder(&self.config.data_dir).is_some_and(|holder| handover::is_older(&holder));
+        let is_older =
+            discovery::find(&self.config.data_dir).is_some_and(|server_info| discovery::is_older(&server_info));
         let patience = if is_older { HANDOVER_TIMEOUT } else { HEALTH_TIMEOUT };
         loop {
             let watch = Watch::start(&self.config, is_older);

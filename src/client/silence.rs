@@ -2,8 +2,8 @@
 
 use super::terminal;
 use crate::config::Config;
+use crate::discovery;
 use crate::procs;
-use crate::server::place;
 use std::sync::mpsc::{RecvTimeoutError, SyncSender, sync_channel};
 use std::time::Duration;
 
@@ -12,8 +12,8 @@ const LONG: Duration = Duration::from_secs(3);
 
 /// What is known of the silence of a server.
 pub fn silence(config: &Config) -> String {
-    let Some(holder) = place::holder(&config.data_dir) else { return "the server does not answer".into() };
-    let pid = holder.pid;
+    let Some(server_info) = discovery::find(&config.data_dir) else { return "the server does not answer".into() };
+    let pid = server_info.pid;
     match state(pid) {
         Some(b'T') => format!("the server (PID {pid}) is stopped: `kill -CONT {pid}` continues it"),
         // No signal continues it.
@@ -45,8 +45,8 @@ impl Watch {
             if waiting.recv_timeout(LONG) != Err(RecvTimeoutError::Timeout) {
                 return;
             }
-            let holder = place::holder(&config.data_dir);
-            let is_stopped = holder.is_some_and(|holder| matches!(state(holder.pid), Some(b'T' | b't')));
+            let server_info = discovery::find(&config.data_dir);
+            let is_stopped = server_info.is_some_and(|server_info| matches!(state(server_info.pid), Some(b'T' | b't')));
             if is_stopped || !may_take_long {
                 terminal::note(&format!("{}; waiting for it", silence(&config)));
             }

@@ -4,10 +4,9 @@
 //! The older server is asked by its socket, and puts ours in its place before it accepts no more connections. Servers up
 //! to 0.3 have no socket; they are asked by their port, whose owner is looked up first if a token is to be shown there.
 
-use super::Holder;
-use super::place::SOCKET;
 use super::routes;
 use crate::config::Token;
+use crate::discovery::{SOCKET, ServerInfo, VERSION, not_ours, verify_user};
 use crate::error::Error;
 use crate::http::client::{Answer, Call, Client, Endpoint, Verify};
 use crate::http::head::encode;
@@ -16,43 +15,30 @@ use crate::manager::LEAVE_MAX;
 use crate::procs::owner::Way;
 use crate::sys;
 use serde_json::{Value, json};
-use std::cmp::Ordering;
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::time::{Duration, Instant};
 
-/// Version of this program.
-pub const VERSION: &str = env!("CARGO_PKG_VERSION");
 /// How long the older server may take to answer that it leaves: it waits for restarts that have begun.
 pub const ANSWER: Duration = LEAVE_MAX.saturating_add(Duration::from_secs(8));
 
 /// How long it may take to accept a connection.
 const ACCEPTED: Duration = Duration::from_secs(2);
 
-/// How `version` compares with ours. `None` if it is no version as we write them.
-pub fn compare(version: &str) -> Option<Ordering> {
-    let numbers = |text: &str| text.split('.').map(|part| part.parse::<u64>().ok()).collect::<Option<Vec<u64>>>();
-    Some(numbers(version)?.cmp(&numbers(VERSION)?))
-}
-
-pub fn is_older(holder: &Holder) -> bool {
-    compare(&holder.version) == Some(Ordering::Less)
-}
-
 /// Asks an older server to leave its processes to us, and to put our socket, of the name `successor`, in the place of its
 /// own. `token` is ours, and so most likely its. It is gone when its lock is free. False if it does not listen: it leaves
 /// already, or is about to notice that its socket was removed.
-pub fn ask_to_leave(holder: &Holder, successor: &str, token: Option<&Token>) -> Result<bool, Error> {
-    let answer = match ask_by_socket(holder, successor) {
+pub fn ask_to_leave(server_info: &ServerInfo, successor: &str, token: Option<&Token>) -> Result<bool, Error> {
+    let answer = match ask_by_socket(server_info, successor) {
         Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused) => {
-            ask_by_port(holder, token)
+            ask_by_port(server_info, token)
         }
         answer => answer,
     };
     let refused = |why: String| {
         Err(Error::conflict(format!(
             "the server of version {} (PID {}) does not leave its place to version {VERSION}: {why}; end it with SIGHUP, its processes go on",
-            holder.version, holder.pid
+            server_info.version, server_info.pid
         )))
     };
     match answer {
@@ -64,16 +50,16 @@ pub fn ask_to_leave(holder: &Holder, successor: &str, token: Option<&Token>) -> 
     }
 }
 
-fn ask_by_socket(holder: &Holder, successor: &str) -> io::Result<Answer> {
-    let client = Client::new(Endpoint::Unix(holder.data_dir.join(SOCKET)), verify_user);
+fn ask_by_socket(server_info: &ServerInfo, successor: &str) -> io::Result<Answer> {
+    let client = Client::new(Endpoint::Unix(server_info.data_dir.join(SOCKET)), verify_user);
     ask(client, Vec::new(), &json!({"keep": true, "successor": successor}))
 }
 
-fn ask_by_port(holder: &Holder, token: Option<&Token>) -> io::Result<Answer> {
-    let mut headers = vec![(routes::DATA_DIR, encode(&holder.data_dir.to_string_lossy()))];
+fn ask_by_port(server_info: &ServerInfo, token: Option<&Token>) -> io::Result<Answer> {
+    let mut headers = vec![(routes::DATA_DIR, encode(&server_info.data_dir.to_string_lossy()))];
     headers.extend(token.map(|token| ("Authorization", token.authorization())));
     let verify: Verify = if token.is_some() { verify_owner } else { |_| Ok(()) };
-    let address = SocketAddr::from((Ipv4Addr::LOCALHOST, holder.port));
+    let address = SocketAddr::from((Ipv4Addr::LOCALHOST, server_info.port));
     ask(Client::new(Endpoint::Tcp(address), verify), headers, &json!({"keep": true}))
 }
 
@@ -81,14 +67,6 @@ fn ask(mut client: Client, mut headers: Vec<(&str, String)>, body: &Value) -> io
     headers.push(("Content-Type", "application/json".to_string()));
     let body = body.to_string();
     client.send(&Call { method: "POST", target: "/shutdown", headers, body: body.as_bytes() }, ANSWER)
-}
-
-/// That a Unix socket is served by this user.
-pub fn verify_user(socket: &Socket) -> io::Result<()> {
-    match socket.peer_user()? {
-        user if user == sys::own_user() => Ok(()),
-        user => Err(not_ours(user)),
-    }
 }
 
 /// That a TCP connection is served by this user. Asked when the connection is made, because another program may have
@@ -111,31 +89,5 @@ fn verify_owner(socket: &Socket) -> io::Result<()> {
             io::ErrorKind::PermissionDenied,
             "this system does not tell which user has its port, so no token is shown there",
         )),
-    }
-}
-
-fn not_ours(user: u32) -> io::Error {
-    io::Error::new(io::ErrorKind::PermissionDenied, format!("it belongs to another user (uid {user})"))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn versions_compare_by_their_numbers() {
-        let newer = format!("{}.1", VERSION);
-        for (version, expected) in [
-            (VERSION, Some(Ordering::Equal)),
-            ("0.2.99", Some(Ordering::Less)),
-            ("0.2.9", Some(Ordering::Less)),
-            ("999.0.0", Some(Ordering::Greater)),
-            (&newer, Some(Ordering::Greater)),
-            ("", None),
-            ("new", None),
-            ("1.0-rc1", None),
-        ] {
-            assert_eq!(compare(version), expected, "{version}");
-        }
     }
 }

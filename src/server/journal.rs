@@ -1,7 +1,7 @@
 //! `server.log`: what the server did, a line each, in two files of at most a MiB. Never what processes printed, and
 //! never what is in their environment.
 
-use super::place::open_own;
+use crate::discovery::open_own;
 use crate::log::stamp::{format_ms, now_ms};
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write};

@@ -11,9 +11,9 @@ mod token_forms;
 mod welcome;
 
 use crate::config::{self, Config};
+use crate::discovery::{self, PRODUCT, ServerInfo, is_persistproc};
 use crate::error::Error;
 use crate::http::client::{Call, Client};
-use crate::http::head::Head;
 use crate::http::server::{Limits, Server};
 use crate::http::socket::Listener;
 use crate::log::stamp::now_ms;
@@ -24,12 +24,10 @@ use gate::{Gate, Owners, TcpGate};
 use journal::Journal;
 use place::{Held, PATIENCE, Place};
 use routes::Routes;
-use serde::{Deserialize, Serialize};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
@@ -46,41 +44,12 @@ const PROGRESS: Duration = Duration::from_secs(2);
 /// How often to look whether our socket is still there.
 const RELOOK: Duration = Duration::from_secs(5);
 
-/// How the `Server` header begins by which ours are recognised.
-const PRODUCT: &str = "persistproc/";
-
-/// Whether an answer comes from a persistproc server.
-pub fn is_persistproc(answer: &Head) -> bool {
-    answer.header("server").is_some_and(|name| name.starts_with(PRODUCT))
-}
-
 /// Said where the system does not tell whose a connection is.
 const UNTOLD: &str =
     "this system does not tell which user makes a connection, so other users of this machine could use the port";
 const NOT_OPENED: &str = "it is not opened; agents can use the bridge, `persistproc mcp`. `serve` opens it with a \
 PERSISTPROC_TOKEN, or with --trust-all-users";
 const TRUSTED: &str = "they are trusted, as --trust-all-users says";
-
-/// Which server has a data directory: content of `server.lock`, and of `GET /health`.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct Holder {
-    pub pid: u32,
-    /// 0 if it does not listen on TCP.
-    pub port: u16,
-    pub version: String,
-    pub data_dir: PathBuf,
-}
-
-impl Holder {
-    pub fn has_port(&self) -> bool {
-        self.port != 0
-    }
-
-    /// `port 8947`, or `no port`.
-    pub fn port_in_words(&self) -> String {
-        if self.has_port() { format!("port {}", self.port) } else { "no port".into() }
-    }
-}
 
 /// The wish to end this server.
 pub struct Leave {
@@ -105,7 +74,7 @@ pub enum Event {
 /// A server that has its data directory and its port, and does not serve yet.
 pub struct Ready {
     config: Config,
-    holder: Arc<Holder>,
+    server_info: Arc<ServerInfo>,
     place: Place,
     /// Listener and gate of the port, if it is opened.
     tcp: Option<(Listener, TcpGate)>,
@@ -125,7 +94,8 @@ impl Ready {
         sys::forget_variable(config::TOKEN);
         sys::set_process_name(procs::SERVER_NAME);
         // An older server is not asked to leave for one that could not serve. Its own port comes free when it has left.
-        let older_port = place::holder(&config.data_dir).filter(handover::is_older).map(|holder| holder.port);
+        let older_port =
+            discovery::find(&config.data_dir).filter(discovery::is_older).map(|server_info| server_info.port);
         let is_free = older_port.is_some_and(|port| config.tcp && port != config.port);
         let mut early = is_free.then(|| bind(config.port)).transpose()?;
         let place = Place::take(&config.data_dir, config.token.as_ref())?;
@@ -137,13 +107,13 @@ impl Ready {
         });
         let tcp = tcp.transpose()?;
         let port = tcp.as_ref().and_then(|(listener, _)| listener.port()).unwrap_or(0);
-        let (version, data_dir) = (handover::VERSION.to_string(), place.data_dir.clone());
+        let (version, data_dir) = (discovery::VERSION.to_string(), place.data_dir.clone());
         let unusable = |error: io::Error| Error::failed(format!("cannot use {}: {error}", data_dir.display()));
         let journal = data_dir.join("server.log");
         let journal = Journal::open(journal.clone())
             .map_err(|error| Error::failed(format!("cannot open {}: {error}", journal.display())))?;
-        let holder = Holder { pid: std::process::id(), port, version, data_dir: data_dir.clone() };
-        place.sign(&holder).map_err(unusable)?;
+        let server_info = ServerInfo { pid: std::process::id(), port, version, data_dir: data_dir.clone() };
+        place.sign(&server_info).map_err(unusable)?;
         // Before anything says that we are up, so that no signal finds us unprepared. Under nohup the closing of the
         // terminal is not for us.
         let wanted = [SIGINT, SIGTERM, SIGHUP];
@@ -151,11 +121,11 @@ impl Ready {
             .map_err(unusable)?;
         // At a file size limit (`ulimit -f`) server.log stops growing; that is no reason to die.
         signal_hook::flag::register(sys::SIGXFSZ, Arc::default()).map_err(unusable)?;
-        Ok(Ready { config, holder: Arc::new(holder), place, tcp, journal, signals, warning })
+        Ok(Ready { config, server_info: Arc::new(server_info), place, tcp, journal, signals, warning })
     }
 
-    pub fn holder(&self) -> &Holder {
-        &self.holder
+    pub fn server_info(&self) -> &ServerInfo {
+        &self.server_info
     }
 
     /// What the one who started it should know about its port.
@@ -166,39 +136,44 @@ impl Ready {
     /// How to connect agents, for the one who started it.
     pub fn welcome(&self) -> String {
         let binary = std::env::current_exe().unwrap_or_else(|_| "persistproc".into());
-        let data_dir = self.config.is_data_dir_given.then_some(self.holder.data_dir.as_path());
-        welcome::text(&self.holder, &binary, data_dir, self.config.token.is_some())
+        let data_dir = self.config.is_data_dir_given.then_some(self.server_info.data_dir.as_path());
+        welcome::text(&self.server_info, &binary, data_dir, self.config.token.is_some())
     }
 
     /// Serves until a signal or a request ends it. `say` tells the one at the terminal what it waits for.
     pub fn serve(self, say: &mut dyn FnMut(&str)) -> Result<(), Error> {
-        let Ready { config, holder, place, tcp, mut journal, mut signals, warning } = self;
+        let Ready { config, server_info, place, tcp, mut journal, mut signals, warning } = self;
         let (events, received) = sync_channel(EVENTS);
         log_panics(events.clone());
         let about = About {
-            pid: holder.pid,
-            port: holder.port,
+            pid: server_info.pid,
+            port: server_info.port,
             started: now_ms(),
             command: std::env::args_os().map(|word| word.to_string_lossy().into_owned()).collect(),
-            log: holder.data_dir.join("server.log"),
+            log: server_info.data_dir.join("server.log"),
         };
         let failed = |what: &str, error: io::Error| Error::failed(format!("{what}: {error}"));
         let notices = events.clone();
         let notify = Box::new(move |text| drop(notices.try_send(Event::Notice(text))));
-        let manager = Manager::open(&holder.data_dir, config.max_log_bytes, about, notify)
+        let manager = Manager::open(&server_info.data_dir, config.max_log_bytes, about, notify)
             .map_err(|error| failed("cannot read the runs", error))?;
         let manager = Arc::new(manager);
         manager.resume_orders();
         let routes = Routes {
             manager: manager.clone(),
             gate: Arc::new(Gate::Private),
-            holder: holder.clone(),
+            server_info: server_info.clone(),
             events: events.clone(),
             is_replaced: Arc::new(AtomicBool::new(false)),
         };
         let predecessor = place.predecessor.clone();
         let servers = Servers::start(place, tcp, routes).map_err(|error| failed("cannot start the server", error))?;
-        journal.write(&format!("persistproc {} serves {}, PID {}", holder.version, holder.port_in_words(), holder.pid));
+        journal.write(&format!(
+            "persistproc {} serves {}, PID {}",
+            server_info.version,
+            server_info.port_in_words(),
+            server_info.pid
+        ));
         for text in [warning, predecessor.map(|older| took_place_of(&older))].into_iter().flatten() {
             journal.write(&text);
             say(&text);
@@ -225,7 +200,7 @@ impl Ready {
     }
 }
 
-fn took_place_of(older: &Holder) -> String {
+fn took_place_of(older: &ServerInfo) -> String {
     format!("took the place of the server of version {} (PID {}); its processes go on", older.version, older.pid)
 }
 
@@ -282,7 +257,7 @@ impl Servers {
 
     /// Makes a new `server.lock`, if ours was removed. True if that was so.
     fn restore_lock(&mut self) -> bool {
-        self.held.restore_lock(&self.routes.holder)
+        self.held.restore_lock(&self.routes.server_info)
     }
 
     /// Lets a newer server's socket be found in the place of ours. What came before that is still answered.
@@ -304,7 +279,7 @@ impl Servers {
 }
 
 fn serve(listener: Listener, limits: &Limits, routes: Routes) -> io::Result<Server> {
-    let name = format!("{PRODUCT}{}", routes.holder.version);
+    let name = format!("{PRODUCT}{}", routes.server_info.version);
     Server::start(listener, limits.clone(), name, Box::new(routes))
 }
 
@@ -469,7 +444,7 @@ fn port_holder(port: u16) -> String {
     let is_ours = answer.as_ref().is_some_and(|answer| is_persistproc(&answer.head));
     match procs::listener(port) {
         Some((pid, _)) if is_ours => {
-            let of = place::directory_of(pid)
+            let of = discovery::directory_of(pid)
                 .map_or(String::new(), |dir| format!(" with the data directory {}", dir.display()));
             format!("a persistproc server (PID {pid}){of} has it")
         }

@@ -1,7 +1,7 @@
 //! The place of a server: a data directory that is this user's alone, the lock on it, and the socket in it.
 //!
 //! ```text
-//! server.lock      locked as long as the server lives; says which that is, see Holder
+//! server.lock      locked as long as the server lives; says which that is, see ServerInfo
 //! runs/            locked as well, because a file is soon removed: then only this keeps a second server away
 //! server.sock      where our own commands find it; mode 0600
 //! server.sock.PID  the socket of a newer server that is about to take the place of this one
@@ -12,21 +12,18 @@
 //! or the new one. At the end the socket stays: it refuses connections then, which says as much as none at all, and on a
 //! full disk the next server needs its room.
 
-use super::Holder;
 use super::handover;
 use crate::config::Token;
+use crate::discovery::{self, LOCK, SOCKET, ServerInfo, open_own, read_server_info};
 use crate::error::Error;
 use crate::http::socket::{Listener, Socket};
-use crate::{procs, sys};
+use crate::sys;
 use std::fs::{self, DirBuilder, File, OpenOptions, TryLockError};
-use std::io::{self, Read};
-use std::os::unix::fs::{DirBuilderExt, FileExt, MetadataExt, OpenOptionsExt};
+use std::io;
+use std::os::unix::fs::{DirBuilderExt, FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-/// The socket in a data directory.
-pub const SOCKET: &str = "server.sock";
-const LOCK: &str = "server.lock";
 /// A server that was killed while it started a shim leaves a child between fork and exec that holds its lock and its
 /// port for a moment more. So both are asked for this long before another server is believed in.
 pub const PATIENCE: Duration = Duration::from_millis(500);
@@ -39,7 +36,7 @@ pub struct Place {
     pub data_dir: PathBuf,
     socket: PlacedSocket,
     /// The older server whose place this one took.
-    pub predecessor: Option<Holder>,
+    pub predecessor: Option<ServerInfo>,
     lock: File,
     /// The directory of runs, with a lock on it, where the file system has such locks.
     runs: Option<File>,
@@ -64,9 +61,9 @@ impl Place {
             let socket = NewSocket::bind_as_holder(&data_dir).and_then(NewSocket::place).map_err(unusable)?;
             return Ok(Place { data_dir, socket, predecessor: None, lock, runs });
         }
-        let holder = read_holder(&lock);
-        let Some(older) = holder.as_ref().filter(|holder| handover::is_older(holder)) else {
-            return Err(taken(holder, &data_dir));
+        let server_info = read_server_info(&lock);
+        let Some(older) = server_info.as_ref().filter(|server_info| discovery::is_older(server_info)) else {
+            return Err(taken(server_info, &data_dir));
         };
         let socket = NewSocket::bind(&data_dir).map_err(unusable)?;
         if let Err(fault) = take_over(older, &socket.name(), token, &lock) {
@@ -75,12 +72,12 @@ impl Place {
         }
         let runs = lock_runs(&data_dir)?;
         let socket = socket.place().map_err(unusable)?;
-        Ok(Place { data_dir, socket, predecessor: holder, lock, runs })
+        Ok(Place { data_dir, socket, predecessor: server_info, lock, runs })
     }
 
     /// Writes into the lock which server has it.
-    pub fn sign(&self, holder: &Holder) -> io::Result<()> {
-        sign(&self.lock, holder)
+    pub fn sign(&self, server_info: &ServerInfo) -> io::Result<()> {
+        sign(&self.lock, server_info)
     }
 
     /// What is left of the place while its socket is served.
@@ -115,13 +112,13 @@ impl Held {
     }
 
     /// A new `server.lock`, if ours was removed. True if that was so: without it nothing tells which server this is.
-    pub fn restore_lock(&mut self, holder: &Holder) -> bool {
+    pub fn restore_lock(&mut self, server_info: &ServerInfo) -> bool {
         let path = self.data_dir.join(LOCK);
         if is_at(&self.lock, &path) {
             return false;
         }
         let Ok(lock) = open_lock(&path) else { return false };
-        if lock.try_lock().is_err() || sign(&lock, holder).is_err() {
+        if lock.try_lock().is_err() || sign(&lock, server_info).is_err() {
             return false;
         }
         self.lock = lock;
@@ -148,8 +145,8 @@ fn open_lock(path: &Path) -> io::Result<File> {
 }
 
 /// Writes which server has a lock: over what is there, because a full disk might not give back the room for it.
-fn sign(lock: &File, holder: &Holder) -> io::Result<()> {
-    let text = serde_json::to_vec(holder)?;
+fn sign(lock: &File, server_info: &ServerInfo) -> io::Result<()> {
+    let text = serde_json::to_vec(server_info)?;
     match lock.write_all_at(&text, 0) {
         Err(error) if is_full(&error) => lock.set_len(0), // none, rather than the one before
         written => written.and_then(|()| lock.set_len(text.len() as u64)),
@@ -246,30 +243,8 @@ impl NewSocket {
     }
 }
 
-/// Which server has a data directory, if one lives: what it wrote into its lock. `None` as well if it could not write.
-pub fn holder(data_dir: &Path) -> Option<Holder> {
-    let lock = open_own(OpenOptions::new().read(true), &data_dir.join(LOCK)).ok()?;
-    match lock.try_lock_shared() {
-        Err(TryLockError::WouldBlock) => read_holder(&lock),
-        _ => None,
-    }
-}
-
-/// The data directory of the server that is this process, as far as the system tells which files it has open.
-pub fn directory_of(pid: i32) -> Option<PathBuf> {
-    let lock = procs::open_files(pid).into_iter().find(|path| path.file_name().is_some_and(|name| name == LOCK))?;
-    lock.parent().map(PathBuf::from)
-}
-
-fn read_holder(lock: &File) -> Option<Holder> {
-    const LARGEST: u64 = 64 << 10;
-    let mut text = String::new();
-    lock.take(LARGEST).read_to_string(&mut text).ok()?;
-    serde_json::from_str(&text).ok()
-}
-
 /// Has an older server leave, until its lock is ours.
-fn take_over(older: &Holder, successor: &str, token: Option<&Token>, lock: &File) -> Result<(), Error> {
+fn take_over(older: &ServerInfo, successor: &str, token: Option<&Token>, lock: &File) -> Result<(), Error> {
     let failed = |error: io::Error| Error::failed(format!("cannot lock {LOCK}: {error}"));
     let begun = Instant::now();
     while !handover::ask_to_leave(older, successor, token)? {
@@ -286,10 +261,10 @@ fn take_over(older: &Holder, successor: &str, token: Option<&Token>, lock: &File
     Err(taken(Some(older.clone()), &older.data_dir))
 }
 
-fn taken(holder: Option<Holder>, data_dir: &Path) -> Error {
-    let who = holder.map_or("another persistproc server".into(), |holder| {
-        let port = holder.port_in_words();
-        format!("a persistproc server (PID {}, {port}, version {})", holder.pid, holder.version)
+fn taken(server_info: Option<ServerInfo>, data_dir: &Path) -> Error {
+    let who = server_info.map_or("another persistproc server".into(), |server_info| {
+        let port = server_info.port_in_words();
+        format!("a persistproc server (PID {}, {port}, version {})", server_info.pid, server_info.version)
     });
     Error::conflict(format!(
         "{who} has the data directory {}; use that one, end it with `persistproc shutdown`, or choose another --data-dir",
@@ -321,12 +296,6 @@ fn make_private(data_dir: &Path) -> io::Result<PathBuf> {
     Ok(data_dir)
 }
 
-/// Whether a directory is this user's, and does not even let its owner in, as versions up to 0.4 made it under a umask such as
-/// 0177.
-pub fn is_closed_to_owner(dir: &Path) -> bool {
-    fs::metadata(dir).is_ok_and(|found| found.uid() == sys::own_user() && found.mode() & 0o700 != 0o700)
-}
-
 /// That a directory is this user's, and that no other user may write to it.
 pub fn check_is_own(dir: &Path) -> io::Result<()> {
     const OTHERS_WRITE: u32 = 0o022;
@@ -339,11 +308,6 @@ pub fn check_is_own(dir: &Path) -> io::Result<()> {
         return refuse(format!("other users may write to {}: `chmod go-w` ends that", dir.display()));
     }
     Ok(())
-}
-
-/// Opens a file of ours in a data directory, mode 0600 if it is made, and nothing else that has its name.
-pub fn open_own(options: &mut OpenOptions, path: &Path) -> io::Result<File> {
-    sys::open_regular(path, options.mode(0o600))
 }
 
 fn lock_within(file: &File, patience: Duration) -> io::Result<bool> {

@@ -2,13 +2,14 @@
 
 use super::follow;
 use super::gate::{Gate, check_is_json};
-use super::{Event, Holder, LAST_REQUESTS, Leave};
+use super::{Event, LAST_REQUESTS, Leave};
 use crate::api::params::{self, Parameter};
 use crate::api::{
     self, Call, FOLLOWING, Follow, LEAVING, ListAnswer, ReadOptions, Refusal, RunAnswer, RunRequest, ShutdownAnswer,
     ShutdownRequest,
 };
 use crate::attributes;
+use crate::discovery::ServerInfo;
 use crate::error::{Error, ErrorKind};
 use crate::http::head::{Head, decode};
 use crate::http::server::{Request, Response, Service, Waiting};
@@ -66,7 +67,7 @@ const ROUTES: [Route; 9] = [
 pub struct Routes {
     pub manager: Arc<Manager>,
     pub gate: Arc<Gate>,
-    pub holder: Arc<Holder>,
+    pub server_info: Arc<ServerInfo>,
     /// Where the wish to end this server goes.
     pub events: SyncSender<Event>,
     /// A newer server's socket is in the place of ours.
@@ -92,7 +93,7 @@ impl Routes {
             // Commands up to version 0.3 call these, and show the first line of the answer.
             Some(_) => not_found(&format!(
                 "the server is of version {}, which this command is too old for; its processes go on: update it and run it again",
-                self.holder.version
+                self.server_info.version
             )),
             None => not_found("there is nothing here; the endpoint of MCP is /mcp"),
         }
@@ -100,14 +101,14 @@ impl Routes {
 
     /// A command that insists on a data directory is not served from another one.
     fn check_data_dir(&self, head: &Head) -> Result<(), Response> {
-        let own_dir = &self.holder.data_dir;
+        let own_dir = &self.server_info.data_dir;
         let own = own_dir.to_string_lossy();
         let is_own = |wanted: &str| wanted == own || Path::new(wanted).canonicalize().is_ok_and(|dir| dir == *own_dir);
         match head.header(DATA_DIR).map(decode).filter(|wanted| !is_own(wanted)) {
             None => Ok(()),
             Some(wanted) => Err(failure(&Error::conflict(format!(
                 "the server on port {} (PID {}) has the data directory {own}, not {wanted}; choose another --port",
-                self.holder.port, self.holder.pid
+                self.server_info.port, self.server_info.pid
             )))),
         }
     }
@@ -271,7 +272,7 @@ fn follow(routes: &Routes, request: &Request) -> Result<Response, Error> {
 }
 
 fn health(routes: &Routes, _: &Request) -> Result<Response, Error> {
-    let mut value = json!(*routes.holder);
+    let mut value = json!(*routes.server_info);
     value["name"] = json!("persistproc");
     Ok(answer(&value))
 }
@@ -284,5 +285,5 @@ fn shutdown(routes: &Routes, request: &Request) -> Result<Response, Error> {
     let _place = request.may_wait(); // it does, and is not one of those that the end waits for
     routes.events.try_send(leave).map_err(|_| closing())?;
     let problems = reported.recv_timeout(SHUTDOWN).map_err(|_| closing())?;
-    Ok(answer(&ShutdownAnswer { pid: routes.holder.pid as i32, problems }))
+    Ok(answer(&ShutdownAnswer { pid: routes.server_info.pid as i32, problems }))
 }

@@ -3,9 +3,9 @@
 //! Commands where the vendor has one (they know their file and keep its comments), else the entry for the file. Written
 //! as user scope: project files need an approval in most agents. `make clients` runs the commands of this page.
 
-use super::Holder;
 use super::token_forms::with_token;
 use crate::config::DEFAULT_PORT;
+use crate::discovery::ServerInfo;
 use crate::words;
 use serde_json::json;
 use std::ffi::OsString;
@@ -56,16 +56,16 @@ const STDIO: [(&str, &str); 2] =
 
 /// The page. `binary` is what bridges are started from, by its whole path, since applications have no shell's `PATH`;
 /// `data_dir` is there if a bridge would not find it by itself; `asks_token`: clients have to show one.
-pub fn text(holder: &Holder, binary: &Path, data_dir: Option<&Path>, asks_token: bool) -> String {
-    if !holder.has_port() {
-        return without_port(holder, binary, data_dir);
+pub fn text(server_info: &ServerInfo, binary: &Path, data_dir: Option<&Path>, asks_token: bool) -> String {
+    if !server_info.has_port() {
+        return without_port(server_info, binary, data_dir);
     }
-    let url = format!("http://127.0.0.1:{}/mcp", holder.port);
+    let url = format!("http://127.0.0.1:{}/mcp", server_info.port);
     let line = |agent: &str, line: &str| {
         let line = if asks_token { with_token(agent, line) } else { line.into() };
         line.replace("URL", &url)
     };
-    let mut text = format!("persistproc {} serves {url}\n\nConnect your agents, once:\n\n", holder.version);
+    let mut text = format!("persistproc {} serves {url}\n\nConnect your agents, once:\n\n", server_info.version);
     for (agent, command) in COMMANDS {
         let _ = writeln!(text, "  {agent:<14} {}", line(agent, command));
     }
@@ -74,7 +74,7 @@ pub fn text(holder: &Holder, binary: &Path, data_dir: Option<&Path>, asks_token:
         let _ = writeln!(text, "  {agent:<14} {file}\n  {:<14} {}", "", line(agent, entry));
     }
     text.push_str("\nThose that start a program instead of connecting to a URL, which need no token:\n\n");
-    push_bridges(&mut text, holder, binary, data_dir);
+    push_bridges(&mut text, server_info, binary, data_dir);
     if asks_token {
         text.push_str("\nPERSISTPROC_TOKEN is set here, and must be where agents that connect to the URL work.\n");
     }
@@ -85,20 +85,20 @@ pub fn text(holder: &Holder, binary: &Path, data_dir: Option<&Path>, asks_token:
 const END: &str = "\nThen run a process that they and you share:  persistproc npm run dev\nCtrl+C ends the server and its processes.\n";
 
 /// The page of a server that agents reach by the bridge alone.
-fn without_port(holder: &Holder, binary: &Path, data_dir: Option<&Path>) -> String {
+fn without_port(server_info: &ServerInfo, binary: &Path, data_dir: Option<&Path>) -> String {
     let mut text = format!(
         "persistproc {} serves {}\n\nConnect your agents, once, by a program that they start:\n\n",
-        holder.version,
-        holder.data_dir.display()
+        server_info.version,
+        server_info.data_dir.display()
     );
-    push_bridges(&mut text, holder, binary, data_dir);
+    push_bridges(&mut text, server_info, binary, data_dir);
     text.push_str(END);
     text
 }
 
 /// How agents that start a program are given the bridge.
-fn push_bridges(text: &mut String, holder: &Holder, binary: &Path, data_dir: Option<&Path>) {
-    let words = bridge(holder, binary, data_dir);
+fn push_bridges(text: &mut String, server_info: &ServerInfo, binary: &Path, data_dir: Option<&Path>) {
+    let words = bridge(server_info, binary, data_dir);
     let shown: Vec<_> = words.iter().map(|word| word.to_string_lossy()).collect();
     let (command, arguments) = (json!(shown[0]), json!(shown[1..]));
     let entry = format!(r#"{{"mcpServers":{{"persistproc":{{"command":{command},"args":{arguments}}}}}}}"#);
@@ -110,8 +110,8 @@ fn push_bridges(text: &mut String, holder: &Holder, binary: &Path, data_dir: Opt
 
 /// The command of the bridge to this server, or to one like it that the bridge starts. Values stand in the words of their
 /// options: OpenCode takes a word that is a number for one, and then refuses its own file.
-fn bridge(holder: &Holder, binary: &Path, data_dir: Option<&Path>) -> Vec<OsString> {
-    let port = match holder.port {
+fn bridge(server_info: &ServerInfo, binary: &Path, data_dir: Option<&Path>) -> Vec<OsString> {
+    let port = match server_info.port {
         DEFAULT_PORT => None,
         0 => Some("--no-tcp".into()),
         port => Some(format!("--port={port}").into()),
@@ -130,8 +130,8 @@ mod tests {
     use serde_json::Value;
 
     fn page(port: u16, data_dir: Option<&Path>) -> String {
-        let holder = Holder { pid: 1, port, version: "1".into(), data_dir: "/d".into() };
-        text(&holder, Path::new("/opt/my tools/persistproc"), data_dir, false)
+        let server_info = ServerInfo { pid: 1, port, version: "1".into(), data_dir: "/d".into() };
+        text(&server_info, Path::new("/opt/my tools/persistproc"), data_dir, false)
     }
 
     #[test]
