@@ -29,7 +29,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 pub use output::{Follow, Following, OutputStatus, OutputSummary, ReadOptions, Unfinished, WaitOutcome};
-pub use process::{Process, Row, State};
+pub use process::{Process, State};
 
 pub const RUN: &str = "/run";
 pub const LIST: &str = "/list";
@@ -78,14 +78,66 @@ pub struct RunRequest {
 /// The run that was started or attached to.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct RunAnswer {
-    #[serde(flatten)]
-    pub process: Process,
-    /// Number of the run.
+    /// Number of the run, and its name: `r12`.
     pub number: u64,
+    pub run: String,
     /// Whether this request started it.
     pub is_new: bool,
+    pub pid: i32,
+    pub label: String,
+    #[serde(rename = "status")]
+    pub state: State,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub exit_code: Option<i32>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub signal: Option<String>,
+    pub log_stdout: String,
+    pub log_stderr: String,
+    pub log_combined: String,
     /// Before its first line.
     pub cursor: String,
+}
+
+impl RunAnswer {
+    pub fn new(process: Process, number: u64, is_new: bool) -> RunAnswer {
+        let cursor = start_cursor(&process.run);
+        let Process { run, pid, label, state, exit_code, signal, log_stdout, log_stderr, log_combined, .. } = process;
+        RunAnswer {
+            number,
+            run,
+            is_new,
+            pid,
+            label,
+            state,
+            exit_code,
+            signal,
+            log_stdout,
+            log_stderr,
+            log_combined,
+            cursor,
+        }
+    }
+}
+
+/// A start that is reported as what `ctrl` does is.
+impl From<RunAnswer> for ControlAnswer {
+    fn from(answer: RunAnswer) -> ControlAnswer {
+        let RunAnswer { run, pid, label, state, exit_code, signal, log_stdout, log_stderr, log_combined, .. } = answer;
+        let process = Process {
+            run,
+            pid,
+            label,
+            state,
+            exit_code,
+            signal,
+            log_stdout,
+            log_stderr,
+            log_combined,
+            ..Process::default()
+        };
+        let (action, cursor) = (params::Action::Start, Some(answer.cursor));
+        ControlAnswer { action, process, cursor, was_over: false, killed_processes: 0 }
+    }
 }
 
 /// A call of one of the three tools by our own command line, which renders the answer itself.
@@ -106,7 +158,7 @@ pub struct Call {
 
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct ListAnswer {
-    pub processes: Vec<Row>,
+    pub processes: Vec<Process>,
 }
 
 /// What `ctrl` did.
@@ -114,7 +166,6 @@ pub struct ListAnswer {
 pub struct ControlAnswer {
     pub action: params::Action,
     /// The run afterwards; its exit code and signal are those of the run that was stopped, if one was.
-    #[serde(flatten)]
     pub process: Process,
     /// Before the first line of a run that was started.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -148,6 +199,11 @@ pub struct ShutdownAnswer {
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Refusal {
     pub error: String,
+}
+
+/// A value as JSON text. Not by way of [`Value`]: a second serializer for each type would cost the binary its size.
+pub fn to_json(value: &impl Serialize) -> String {
+    serde_json::to_string(value).unwrap_or_default() // fails for maps whose keys are not strings; there are none
 }
 
 /// The cursor before the first line of a run, which is named as in `r12`.

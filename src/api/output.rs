@@ -82,7 +82,6 @@ pub struct OutputSummary {
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct OutputStatus {
-    #[serde(flatten)]
     pub summary: OutputSummary,
     /// What is missing at the end because it could not be written to disk.
     pub unwritten: Option<String>,

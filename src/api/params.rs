@@ -4,6 +4,7 @@
 //!
 //! To add a parameter: a row in its table, a member in its request; the tests of this file fail if one is forgotten.
 
+use super::to_json;
 use crate::error::Error;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -280,7 +281,7 @@ pub fn timeout(seconds: Option<u32>) -> Duration {
 
 /// The parameters that a request sets, by name.
 pub fn arguments(request: &impl Serialize) -> Map<String, Value> {
-    let Ok(Value::Object(mut arguments)) = serde_json::to_value(request) else { return Map::new() };
+    let mut arguments: Map<String, Value> = serde_json::from_str(&to_json(request)).unwrap_or_default();
     let is_nothing = |value: &Value| value.is_null() || value.as_object().is_some_and(Map::is_empty);
     arguments.retain(|_, value| !is_nothing(value) && *value != json!(false));
     arguments
@@ -321,8 +322,12 @@ pub fn parse<T: DeserializeOwned>(parameters: &[Parameter], arguments: &Map<Stri
         let choices = if let Kind::Choice(choices) = missing.kind { choices.join(", ") } else { missing.help() };
         return Err(Error::invalid(format!("the parameter '{}' is missing: {choices}", missing.name)));
     }
-    serde_json::from_value(Value::Object(checked))
-        .map_err(|error| Error::invalid("cannot read the call").because(error))
+    from_map(checked).map_err(|error| Error::invalid("cannot read the call").because(error))
+}
+
+/// The request with these members, which must fit it.
+pub fn from_map<T: DeserializeOwned>(members: Map<String, Value>) -> serde_json::Result<T> {
+    serde_json::from_str(&Value::Object(members).to_string())
 }
 
 fn wrong(name: &str, wanted: &str, value: &Value) -> Error {

@@ -3,7 +3,8 @@
 pub use crate::rundir::State;
 use serde::{Deserialize, Serialize};
 
-/// A run in the words of `list`, with the member names of the Python program; absent members are left out.
+/// A run in the words of `list`, with the member names of the Python program. Absent members are unknown, or nothing; what
+/// its processes use and what it printed is only in answers to `list`.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Process {
@@ -32,14 +33,6 @@ pub struct Process {
     /// Why it could not be started, or what is wrong with it now.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub error: Option<String>,
-}
-
-/// A row of `list`. Absent members are unknown, or nothing.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-#[serde(default)]
-pub struct Row {
-    #[serde(flatten)]
-    pub process: Process,
     /// TCP ports on which a process of its tree listens.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub ports: Vec<u16>,

@@ -1,6 +1,6 @@
 //! Options of the command line as data, and their values: what each takes, which commands have it, its help.
 
-use crate::api::params::{CTRL, Kind, OUTPUT, PID_MAX, Parameter};
+use crate::api::params::{self, CTRL, Kind, OUTPUT, PID_MAX, Parameter};
 use crate::config::{Flags, Format, parse_format};
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
@@ -235,7 +235,7 @@ impl Options {
             };
             arguments.insert(parameter.name.into(), value);
         }
-        serde_json::from_value(Value::Object(arguments)).map_err(|error| error.to_string())
+        params::from_map(arguments).map_err(|error| error.to_string())
     }
 
     /// How to print, if that was said.

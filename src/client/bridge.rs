@@ -21,13 +21,13 @@ use crate::http::client::{Answer, Hangup};
 use crate::log::Stream;
 use crate::mcp::rpc::{self, Body, Message, RpcError, code};
 use crate::sys;
+use crossbeam_channel::{Receiver, Sender, TryRecvError, bounded};
 use serde_json::Value;
 use std::collections::BTreeMap;
 use std::io::{self, IsTerminal};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::mpsc::{Receiver, SyncSender, TryRecvError, sync_channel};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -50,9 +50,9 @@ pub fn run(config: Config) -> Result<ExitCode, error::Error> {
     terminal::give_stdout_away();
     let no = |error: io::Error| error::Error::failed("cannot begin to serve stdin").because(error);
     let stdin = sys::take_standard_fd(0).map_err(no)?;
-    let (answers, to_write) = sync_channel(IN_FLIGHT);
-    let (wishes, wished) = sync_channel(IN_FLIGHT);
-    let (writing, written) = sync_channel(0);
+    let (answers, to_write) = bounded(IN_FLIGHT);
+    let (wishes, wished) = bounded(IN_FLIGHT);
+    let (writing, written) = bounded(0);
     let for_starter = config.clone();
     thread::Builder::new().name("write".into()).spawn(move || write(&to_write, writing)).map_err(no)?;
     thread::Builder::new().name("start".into()).spawn(move || start(&for_starter, &wished)).map_err(no)?;
@@ -81,7 +81,7 @@ pub fn run(config: Config) -> Result<ExitCode, error::Error> {
 }
 
 /// Writes answers, each whole. `_writing` tells by its end that nothing more is written.
-fn write(answers: &Receiver<Option<Value>>, _writing: SyncSender<()>) {
+fn write(answers: &Receiver<Option<Value>>, _writing: Sender<()>) {
     while let Ok(Some(answer)) = answers.recv() {
         if terminal::write(Stream::Stdout, format!("{answer}\n").as_bytes()).is_err() {
             return;
@@ -92,7 +92,7 @@ fn write(answers: &Receiver<Option<Value>>, _writing: SyncSender<()>) {
 /// Somebody who needs a server: whether there was one before, and where to say how it went.
 struct Wish {
     was_reached: bool,
-    outcome: SyncSender<Result<(), String>>,
+    outcome: Sender<Result<(), String>>,
 }
 
 /// Makes sure that there is a server: once for all who wish it at the same time.
@@ -128,8 +128,8 @@ struct Bridge {
     agreed: Mutex<Option<String>>,
     was_reached: AtomicBool,
     /// `None` is the end.
-    answers: SyncSender<Option<Value>>,
-    wishes: SyncSender<Wish>,
+    answers: Sender<Option<Value>>,
+    wishes: Sender<Wish>,
 }
 
 /// A request that is under way.
@@ -252,7 +252,7 @@ impl Bridge {
     }
 
     fn ensure_server(&self) -> Result<(), String> {
-        let (outcome, outcomes) = sync_channel(1);
+        let (outcome, outcomes) = bounded(1);
         let wish = Wish { was_reached: self.was_reached.load(Ordering::Relaxed), outcome };
         let late = "no server came up in time; start one with `persistproc serve`";
         self.wishes.send(wish).map_err(|_| late)?;

@@ -7,14 +7,13 @@ use super::terminal;
 use crate::api::params::{self, ControlRequest, ListRequest, OutputRequest};
 use crate::api::{
     self, Call, ControlAnswer, FOLLOWING, Follow, Following, ListAnswer, OutputStatus, ReadOptions, RunAnswer,
-    RunRequest, ShutdownAnswer, ShutdownRequest, WaitOutcome,
+    RunRequest, ShutdownAnswer, ShutdownRequest, WaitOutcome, to_json,
 };
 use crate::error::Error;
 use crate::output::cursor::Cursor;
 use crate::procs;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
-use serde_json::json;
 use std::time::{Duration, Instant};
 
 /// How long to bring a call of `ctrl` to the next server, and the one after that.
@@ -70,7 +69,7 @@ impl ServerConnection {
         request: &impl Serialize,
         may_take_long: bool,
     ) -> Result<T, Error> {
-        let body = json!(request).to_string();
+        let body = to_json(request);
         let watch = Watch::start(&self.config, may_take_long);
         let answer = self.send("POST", path, body.as_bytes(), CALL_TIMEOUT)?;
         drop(watch);
@@ -140,7 +139,7 @@ impl ServerConnection {
     pub fn read_output(&mut self, request: &OutputRequest, options: &ReadOptions) -> Result<Reading, Error> {
         let call = Call { options: options.clone(), ..tool_call(request) };
         let watch = Watch::start(&self.config, request.wait_for.is_some());
-        let answer = self.send("POST", api::LINES, json!(call).to_string().as_bytes(), CALL_TIMEOUT)?;
+        let answer = self.send("POST", api::LINES, to_json(&call).as_bytes(), CALL_TIMEOUT)?;
         drop(watch);
         if answer.head.status != 200 {
             return Err(self.refusal(api::LINES, answer.head.status, &answer.body));

@@ -17,8 +17,8 @@ mod silence;
 mod terminal;
 mod wrapper;
 
+use crate::api::IfRunning;
 use crate::api::params::{Action, ListRequest};
-use crate::api::{ControlAnswer, IfRunning};
 use crate::cli::{Command, ControlOptions, Parsed, StartOptions, UsageError};
 use crate::config::{self, Config, Format};
 use crate::error::Error;
@@ -94,9 +94,7 @@ fn start(server: &mut ServerConnection, options: StartOptions, is_json: bool) ->
     let StartOptions { program, environment, working_directory, wait } = options;
     ready::check(&wait)?;
     let request = run_request(program, &environment, working_directory.as_ref(), IfRunning::Refuse)?;
-    let started = server.run(&request)?;
-    let (process, cursor) = (started.process, Some(started.cursor));
-    let answer = ControlAnswer { action: Action::Start, process, cursor, was_over: false, killed_processes: 0 };
+    let answer = server.run(&request)?.into();
     ready::report(server, &answer, &wait, is_json)
 }
 
@@ -117,7 +115,7 @@ fn list(server: &mut ServerConnection, mut request: ListRequest, is_json: bool) 
     let is_narrowed = request.working_directory.is_some();
     let width = terminal::columns().unwrap_or(render::WIDTH);
     let printed = if is_json {
-        terminal::print_json(&json!(answer))
+        terminal::print_json(&answer)
     } else {
         terminal::print(render::list(&answer, is_narrowed, width))
     };

@@ -12,7 +12,6 @@ use crate::log::Stream;
 use crate::output::pattern::Pattern;
 use crate::output::wait::{LONGEST, Until};
 use serde::Serialize;
-use serde_json::json;
 use std::time::Instant;
 
 /// The document of `--format json output`.
@@ -33,7 +32,7 @@ pub fn output(mut server: ServerConnection, options: OutputOptions, is_json: boo
     let wanted = request.wanted().to_string();
     let read = wait(&mut server, request)?;
     if is_json {
-        terminal::print_json(&json!(document(&read)))?;
+        terminal::print_json(&document(&read))?;
         return verdict(read.waited(), &wanted);
     }
     read.note(&server);

@@ -10,7 +10,6 @@ use crate::cli::WaitOptions;
 use crate::error::Error;
 use crate::log::Stream;
 use crate::output::wait::Until;
-use serde_json::json;
 use std::time::Instant;
 
 /// Lines shown of a process that did not become ready.
@@ -58,7 +57,7 @@ pub fn report(
 
 fn print(answer: &ControlAnswer, waited: Option<WaitOutcome>, is_json: bool) -> Result<(), Error> {
     if is_json {
-        terminal::print_json(&json!(ControlReport::new(answer, waited)))
+        terminal::print_json(&ControlReport::new(answer, waited))
     } else {
         terminal::print([render::control(answer)])
     }

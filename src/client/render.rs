@@ -2,7 +2,7 @@
 //! here, so that columns are as wide as what is in them.
 
 use crate::api::params::Action;
-use crate::api::{ControlAnswer, ListAnswer, Process, Row, WaitOutcome};
+use crate::api::{ControlAnswer, ListAnswer, Process, WaitOutcome};
 use crate::log::stamp::{now_ms, parse_time};
 use crate::words::{one_line, quote};
 use serde::Serialize;
@@ -87,9 +87,9 @@ pub fn list(answer: &ListAnswer, is_narrowed: bool, width: usize) -> Vec<String>
     if processes.is_empty() {
         return vec!["Nothing has been started yet. For example: persistproc npm run dev".into()];
     }
-    let (live, ended): (Vec<&Row>, Vec<&Row>) = processes.iter().partition(|row| row.process.state.is_live());
-    let sorted: Vec<&Row> = live.into_iter().chain(ended).collect();
-    let rows: Vec<[String; 6]> = sorted.iter().map(|row| cells(row)).collect();
+    let (live, ended): (Vec<&Process>, Vec<&Process>) = processes.iter().partition(|process| process.state.is_live());
+    let sorted: Vec<&Process> = live.into_iter().chain(ended).collect();
+    let rows: Vec<[String; 6]> = sorted.iter().map(|process| cells(process)).collect();
     let mut widths = HEADER.map(str::len);
     for row in &rows {
         for (width, cell) in widths.iter_mut().zip(row) {
@@ -111,27 +111,25 @@ pub fn list(answer: &ListAnswer, is_narrowed: bool, width: usize) -> Vec<String>
     lines
 }
 
-fn cells(row: &Row) -> [String; 6] {
-    let process = &row.process;
+fn cells(process: &Process) -> [String; 6] {
     let pid = if process.pid > 0 { process.pid.to_string() } else { "-".into() };
     let state = process.state.name();
     let state = outcome(process).map_or(state.into(), |outcome| format!("{state}, {outcome}"));
     let time = process.end_time.as_deref().or(process.start_time.as_deref());
-    let cpu = row.cpu_percent.map_or(String::new(), |cpu| format!("{cpu:.0}%"));
-    let memory = row.memory_bytes.map_or(String::new(), |bytes| format!("{}M", bytes.div_ceil(1_000_000)));
-    let ports: Vec<String> = row.ports.iter().take(3).map(u16::to_string).collect();
+    let cpu = process.cpu_percent.map_or(String::new(), |cpu| format!("{cpu:.0}%"));
+    let memory = process.memory_bytes.map_or(String::new(), |bytes| format!("{}M", bytes.div_ceil(1_000_000)));
+    let ports: Vec<String> = process.ports.iter().take(3).map(u16::to_string).collect();
     [pid, state, time.map_or(String::new(), age), cpu, memory, ports.join(",")]
 }
 
 /// The label, and in the columns that are left what it is and what it printed last.
-fn name(row: &Row, room: usize) -> String {
-    let process = &row.process;
+fn name(process: &Process, room: usize) -> String {
     let mut name = one_line(&process.label);
     let directory = one_line(&process.working_directory);
     if let Some(error) = &process.error {
         return format!("{name}  [{}]", one_line(error)); // whole: it is what matters
     }
-    let last = one_line(&row.last_line);
+    let last = one_line(&process.last_line);
     let room = room.saturating_sub(name.chars().count());
     let mut left = room;
     if !name.ends_with(&format!(" in {directory}")) {
@@ -186,21 +184,17 @@ mod tests {
             command: vec!["old".into()],
             exit_code: Some(3),
             end_time: Some("2026-01-02T03:04:05.678Z".into()),
+            last_line: "that is all".into(),
             ..process("old in /x", State::Exited)
         };
         let web = Process {
             pid: 12345,
             working_directory: "/w".into(),
             command: ["npm", "run", "my dev"].map(String::from).into(),
-            ..process("web", State::Running)
-        };
-        let old = Row { process: old, last_line: "that is all".into(), ..Row::default() };
-        let web = Row {
-            process: web,
             memory_bytes: Some(85_400_000),
             ports: vec![3000],
             last_line: "Local: http://localhost:3000/".into(),
-            ..Row::default()
+            ..process("web", State::Running)
         };
         let lines = list(&ListAnswer { processes: vec![old, web] }, false, WIDTH);
         let table = lines.join("\n");
@@ -226,10 +220,10 @@ mod tests {
             command: vec![HOSTILE.into()],
             signal: Some(HOSTILE.into()),
             error: error.map(String::from),
+            last_line: HOSTILE.into(),
             ..process(HOSTILE, State::Terminated)
         };
-        let row = |error| Row { process: hostile(error), last_line: HOSTILE.into(), ..Row::default() };
-        let mut lines = list(&ListAnswer { processes: vec![row(None), row(Some(HOSTILE))] }, false, 1000);
+        let mut lines = list(&ListAnswer { processes: vec![hostile(None), hostile(Some(HOSTILE))] }, false, 1000);
         for action in [Action::Start, Action::Stop, Action::Restart] {
             lines.push(control(&answer(action, hostile(None))));
         }

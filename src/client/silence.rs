@@ -4,7 +4,7 @@ use super::terminal;
 use crate::config::Config;
 use crate::discovery;
 use crate::procs;
-use std::sync::mpsc::{RecvTimeoutError, SyncSender, sync_channel};
+use crossbeam_channel::{RecvTimeoutError, Sender, bounded};
 use std::time::Duration;
 
 /// A call that takes longer than this is said to.
@@ -30,7 +30,7 @@ fn state(pid: u32) -> Option<u8> {
 /// Says once, after a while, what is waited for, unless the answer comes before: until this is dropped.
 pub struct Watch {
     /// Its end is what the thread waits for.
-    _answered: SyncSender<()>,
+    _answered: Sender<()>,
 }
 
 impl Watch {
@@ -39,7 +39,7 @@ impl Watch {
         if config.is_quiet {
             return None;
         }
-        let (answered, waiting) = sync_channel(0);
+        let (answered, waiting) = bounded(0);
         let config = config.clone();
         let watch = move || {
             if waiting.recv_timeout(LONG) != Err(RecvTimeoutError::Timeout) {

@@ -5,9 +5,11 @@
 //! [`write`] and [`pass_on`], which take bytes and no text (`tests/rooms.rs` knows who may call them).
 #![allow(clippy::print_stderr)]
 
-use super::Error;
+use crate::api::to_json;
+use crate::error::Error;
 use crate::log::Stream;
 use crate::{sys, words};
+use serde::Serialize;
 use serde_json::Value;
 use std::io::{self, IsTerminal, Write};
 use std::os::fd::AsRawFd;
@@ -58,8 +60,10 @@ pub fn print<L: AsRef<str>>(lines: impl IntoIterator<Item = L>) -> Result<(), Er
 }
 
 /// A result as JSON: one document, indented for people, who look at it, too.
-pub fn print_json(value: &Value) -> Result<(), Error> {
-    pass_on(Stream::Stdout, json(value).as_bytes())
+pub fn print_json(document: &impl Serialize) -> Result<(), Error> {
+    // Its members in the order of their names, as in every version so far.
+    let value: Value = serde_json::from_str(&to_json(document)).unwrap_or_default();
+    pass_on(Stream::Stdout, json(&value).as_bytes())
 }
 
 /// Output of a program, as it is. A reader that has left is no error.

@@ -30,17 +30,16 @@ pub fn run(mut server: ServerConnection, options: RunOptions) -> Result<ExitCode
     viewer.lease = lease;
     let started = server.run(&request)?;
     terminal::give_stdout_away();
-    let process = started.process;
     if !started.is_new && !config.is_quiet {
-        terminal::note(&format!("attached to '{}' (PID {})", process.label, process.pid));
+        terminal::note(&format!("attached to '{}' (PID {})", started.label, started.pid));
     }
     let start = Start::of_run(started.number, options.is_raw, request.reader);
     follow_in_thread(server, start, events)?;
     let mut wrapper = Wrapper {
         config,
-        label: process.label,
+        label: started.label,
         run: started.number,
-        pid: process.pid,
+        pid: started.pid,
         on_exit: options.on_exit,
         is_stopping: false,
     };

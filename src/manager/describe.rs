@@ -51,6 +51,7 @@ pub fn describe(run: &Run) -> Process {
         log_stderr: log(Stream::Stderr),
         log_combined: log(Stream::Combined),
         error: problem_of(run),
+        ..Process::default()
     }
 }
 

@@ -1,12 +1,13 @@
 //! Paths → handlers: what may be called how, and how each answer looks in HTTP.
 
+use super::LAST_REQUESTS;
+use super::event_loop::{Event, Leave};
 use super::follow;
 use super::gate::{Gate, check_is_json};
-use super::{Event, LAST_REQUESTS, Leave};
 use crate::api::params::{self, Parameter};
 use crate::api::{
     self, Call, FOLLOWING, Follow, LEAVING, ListAnswer, ReadOptions, Refusal, RunAnswer, RunRequest, ShutdownAnswer,
-    ShutdownRequest,
+    ShutdownRequest, to_json,
 };
 use crate::attributes;
 use crate::discovery::ServerInfo;
@@ -19,12 +20,12 @@ use crate::mcp::protocol;
 use crate::mcp::tools::{self, Context};
 use crate::output::query::stamped;
 use crate::output::wait::Caller;
+use crossbeam_channel::{Sender, bounded};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
-use serde_json::{Value, json};
+use serde_json::Value;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::mpsc::{SyncSender, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -69,7 +70,7 @@ pub struct Routes {
     pub gate: Arc<Gate>,
     pub server_info: Arc<ServerInfo>,
     /// Where the wish to end this server goes.
-    pub events: SyncSender<Event>,
+    pub events: Sender<Event>,
     /// A newer server's socket is in the place of ours.
     pub is_replaced: Arc<AtomicBool>,
 }
@@ -180,7 +181,7 @@ impl Caller for Client<'_> {
 }
 
 fn json_response(status: u16, body: &impl Serialize) -> Response {
-    Response::new(status, "application/json", json!(body).to_string())
+    Response::new(status, "application/json", to_json(body))
 }
 
 fn answer(body: &impl Serialize) -> Response {
@@ -225,9 +226,7 @@ fn run(routes: &Routes, request: &Request) -> Result<Response, Error> {
     let working_directory = PathBuf::from(working_directory.0);
     let start = manager::Request { argv, working_directory, environment, label, idempotency_key, reader, attributes };
     let started = routes.manager.start(start, if_running)?;
-    let process = manager::describe(&started.run);
-    let cursor = api::start_cursor(&process.run);
-    Ok(answer(&RunAnswer { process, number: started.run.id, is_new: started.is_new, cursor }))
+    Ok(answer(&RunAnswer::new(manager::describe(&started.run), started.run.id, started.is_new)))
 }
 
 /// One call of a tool by our own commands: `tool` gets its parameters, checked, and what goes with them.
@@ -255,7 +254,7 @@ fn ctrl(routes: &Routes, request: &Request) -> Result<Response, Error> {
 
 fn output(routes: &Routes, request: &Request) -> Result<Response, Error> {
     let output = call(routes, request, &params::OUTPUT, tools::output::call)?;
-    let mut body = json!(output.status()).to_string().into_bytes();
+    let mut body = to_json(&output.status()).into_bytes();
     body.push(b'\n');
     body.extend(stamped(&output.selection, &output.names()));
     Ok(Response::new(200, "application/octet-stream", body))
@@ -267,19 +266,25 @@ fn follow(routes: &Routes, request: &Request) -> Result<Response, Error> {
     let follow =
         follow.map_err(|(name, text)| Error::invalid(format!("'{name}' must be a whole number, not '{text}'")))?;
     let (following, bytes) = follow::follow(&routes.manager, &follow, &Client::of(request))?;
-    let status = json!(following).to_string();
+    let status = to_json(&following);
     Ok(Response::new(200, "application/octet-stream", bytes).with(FOLLOWING, status))
 }
 
+/// The answer to `GET /health`.
+#[derive(Serialize)]
+struct Health<'a> {
+    name: &'static str,
+    #[serde(flatten)]
+    server: &'a ServerInfo,
+}
+
 fn health(routes: &Routes, _: &Request) -> Result<Response, Error> {
-    let mut value = json!(*routes.server_info);
-    value["name"] = json!("persistproc");
-    Ok(answer(&value))
+    Ok(answer(&Health { name: "persistproc", server: &routes.server_info }))
 }
 
 fn shutdown(routes: &Routes, request: &Request) -> Result<Response, Error> {
     let ShutdownRequest { keep, successor } = body(request)?;
-    let (report, reported) = sync_channel(1);
+    let (report, reported) = bounded(1);
     let leave = Event::Leave(Leave { keep, successor, report: Some(report) });
     let closing = || Error::conflict("the server is shutting down already");
     let _place = request.may_wait(); // it does, and is not one of those that the end waits for

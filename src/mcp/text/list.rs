@@ -2,7 +2,7 @@
 //! line of the program.
 
 use super::{dropped, lines_in_words, names, size};
-use crate::api::{Process, Row};
+use crate::api::Process;
 use crate::manager::age;
 use crate::mcp::tools::list::Listing;
 use crate::output::view::mark;
@@ -19,7 +19,7 @@ const PART: usize = 60;
 
 pub fn text(listing: &Listing) -> String {
     let rows = &listing.rows;
-    let (live, ended): (Vec<&Row>, Vec<&Row>) = rows.iter().partition(|row| row.process.state.is_live());
+    let (live, ended): (Vec<&Process>, Vec<&Process>) = rows.iter().partition(|row| row.state.is_live());
     let mut parts = vec![format!("{} running, {} ended", live.len(), ended.len())];
     if rows.is_empty() {
         parts[0].push_str(&nothing(listing));
@@ -53,25 +53,24 @@ fn nothing(listing: &Listing) -> String {
     }
 }
 
-fn line(row: &Row) -> String {
-    let process = &row.process;
+fn line(process: &Process) -> String {
     let is_live = process.state.is_live();
     let mut line = format!("{}: {}", names::bare(&process.label, LABEL), process.state.name());
     if process.start_time.is_some() && !process.run.is_empty() {
-        let _ = write!(line, " {}{}", age(row.age_ms), if is_live { "" } else { " ago" });
+        let _ = write!(line, " {}{}", age(process.age_ms), if is_live { "" } else { " ago" });
     }
-    let ports: Vec<String> = row.ports.iter().take(6).map(u16::to_string).collect();
+    let ports: Vec<String> = process.ports.iter().take(6).map(u16::to_string).collect();
     let default_label = format!(" in {}", process.working_directory);
     let parts = [
         process.exit_code.map(|code| format!("exit code {code}")).or(process.signal.clone()),
         (process.pid > 0).then(|| format!("PID {}", process.pid)),
         (!process.run.is_empty()).then(|| process.run.clone()),
         (!ports.is_empty()).then(|| format!("port {}", ports.join(" "))),
-        row.url.clone().filter(|url| !row.last_line.contains(url.as_str())),
-        row.cpu_percent.map(|cpu| format!("{cpu}% CPU")),
-        row.memory_bytes.map(size),
-        row.lines.map(lines_in_words),
-        (row.log_bytes > 0).then(|| format!("logs {}", size(row.log_bytes))),
+        process.url.clone().filter(|url| !process.last_line.contains(url.as_str())),
+        process.cpu_percent.map(|cpu| format!("{cpu}% CPU")),
+        process.memory_bytes.map(size),
+        process.lines.map(lines_in_words),
+        (process.log_bytes > 0).then(|| format!("logs {}", size(process.log_bytes))),
         process.error.as_ref().map(|error| names::bare(error, PART)),
         (!process.label.ends_with(&default_label)).then(|| command(process)),
     ];
@@ -83,10 +82,10 @@ fn line(row: &Row) -> String {
     }
     let start = format!(" {} ", mark("last line"));
     let room = LINE.saturating_sub(line.len() + start.len() + "…\n".len());
-    if !row.last_line.is_empty() && room > 20 {
-        let end = row.last_line.floor_char_boundary(room);
-        let more = if end < row.last_line.len() { "…" } else { "" };
-        let _ = write!(line, "{start}{}{more}", &row.last_line[..end]);
+    if !process.last_line.is_empty() && room > 20 {
+        let end = process.last_line.floor_char_boundary(room);
+        let more = if end < process.last_line.len() { "…" } else { "" };
+        let _ = write!(line, "{start}{}{more}", &process.last_line[..end]);
     }
     line.push('\n');
     line
@@ -118,10 +117,6 @@ mod tests {
                 start_time: Some(String::new()),
                 signal: Some("SIGTERM".into()),
                 error: Some(text.clone()),
-                ..Process::default()
-            };
-            let row = Row {
-                process,
                 ports: (1..60).collect(),
                 cpu_percent: Some(123.4),
                 memory_bytes: Some(1 << 33),
@@ -131,8 +126,9 @@ mod tests {
                 last_line: "ä".repeat(length),
                 hidden: 0,
                 age_ms: 5000,
+                ..Process::default()
             };
-            let line = line(&row);
+            let line = line(&process);
             assert!(line.len() < 300 && line.find(char::is_control) == Some(line.len() - 1), "{}: {line}", line.len());
         }
     }

@@ -1,7 +1,7 @@
 //! `list`: the newest run of each process, with what it takes and what it said last.
 
 use super::{Context, ctrl, target, urls};
-use crate::api::Row;
+use crate::api::Process;
 use crate::api::params::ListRequest;
 use crate::error::Error;
 use crate::log::Stream;
@@ -18,7 +18,7 @@ use std::sync::Arc;
 /// The processes that were asked for.
 #[derive(Default)]
 pub struct Listing {
-    pub rows: Vec<Row>,
+    pub rows: Vec<Process>,
     /// If those of one directory were asked for: which, and how many processes there are in others.
     pub elsewhere: Option<(String, usize)>,
 }
@@ -34,19 +34,19 @@ pub fn call(request: &ListRequest, context: &Context) -> Result<Listing, Error> 
     let directory = request.working_directory.as_deref();
     let target = target(request.pid, request.command_or_label.as_deref(), directory, context)?;
     if target.selector == Some(Selector::Pid(0)) {
-        let row = Row { process: context.manager.own_process(), ..Row::default() };
-        return Ok(Listing { rows: vec![row], ..Listing::default() });
+        return Ok(Listing { rows: vec![context.manager.own_process()], ..Listing::default() });
     }
     let runs = context.manager.list(&target)?;
     let usages = usage(&runs.iter().map(AsRef::as_ref).collect::<Vec<&Run>>());
     let now = now_ms();
-    let rows: Vec<Row> = runs.iter().zip(usages).map(|(run, usage)| row(run, usage.unwrap_or_default(), now)).collect();
+    let rows: Vec<Process> =
+        runs.iter().zip(usages).map(|(run, usage)| row(run, usage.unwrap_or_default(), now)).collect();
     let all = || context.manager.list(&Target::default()).map_or(0, |all| all.len());
     let elsewhere = target.working_directory.map(|directory| (directory, all().saturating_sub(rows.len())));
     Ok(Listing { rows, elsewhere })
 }
 
-fn row(run: &Arc<Run>, usage: Usage, now: u64) -> Row {
+fn row(run: &Arc<Run>, usage: Usage, now: u64) -> Process {
     let is_over = run.is_over();
     let status = run.status();
     let words = run.last_words.get().cloned().unwrap_or_else(|| {
@@ -57,8 +57,7 @@ fn row(run: &Arc<Run>, usage: Usage, now: u64) -> Row {
         words
     });
     let age_ms = now.saturating_sub(status.ended.unwrap_or(status.started));
-    Row {
-        process: describe(run),
+    Process {
         url: url(run, &usage.ports),
         ports: usage.ports,
         cpu_percent: (!is_over && age_ms > 0).then(|| (usage.cpu_ms * 1000 / age_ms) as f64 / 10.0),
@@ -68,6 +67,7 @@ fn row(run: &Arc<Run>, usage: Usage, now: u64) -> Row {
         last_line: words.line,
         hidden: words.hidden,
         age_ms,
+        ..describe(run)
     }
 }
 
