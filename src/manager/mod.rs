@@ -20,7 +20,7 @@ use crate::attributes::Attributes;
 use crate::fault::Fault;
 use crate::lease;
 use crate::log::stamp::{format_ms, now_ms};
-use crate::rundir::{FORMAT, Meta, RunDir, State, Status};
+use crate::rundir::{FORMAT_VERSION, Meta, RunDir, State, Status};
 use crate::shim::orphans;
 use crate::words::{self, Word};
 pub use describe::{Overview, Usage, age, describe_end, describe_unreadable, overview, problem, usage};
@@ -151,7 +151,7 @@ impl Manager {
             (Some(live), _) => return Err(already_running(live, &request.argv, &working_directory)),
         };
         let meta = Meta {
-            version: FORMAT,
+            version: FORMAT_VERSION,
             argv: request.argv,
             working_directory,
             environment: request.environment,
@@ -243,7 +243,7 @@ impl Manager {
             return self.stop_orphans(run, polite, end);
         }
         let requests = run.status().stop.as_ref().map_or(0, |stop| stop.requests);
-        orphans::continue_shim(&run.dir, run.status().shim);
+        orphans::continue_shim(&run.dir, run.status().shim_pid);
         ask_to_stop(run, grace, end)?;
         let mut is_killed = false;
         loop {
@@ -257,9 +257,9 @@ impl Manager {
             if let Some(stop) = survivors {
                 return Err(not_gone(run, &stop.survivors));
             }
-            orphans::continue_shim(&run.dir, status.shim);
+            orphans::continue_shim(&run.dir, status.shim_pid);
             let mut left = end.saturating_duration_since(Instant::now());
-            if left.is_zero() && !is_killed && orphans::kill_frozen_shim(&run.dir, status.shim).is_ok() {
+            if left.is_zero() && !is_killed && orphans::kill_frozen_shim(&run.dir, status.shim_pid).is_ok() {
                 is_killed = true;
             }
             if is_killed {
@@ -268,7 +268,7 @@ impl Manager {
             if left.is_zero() {
                 return Err(Fault::failed(format!(
                     "'{}' did not end in time; its shim (PID {}) may be starved, or its control group frozen: see to that, and try again",
-                    run.meta.label, status.shim
+                    run.meta.label, status.shim_pid
                 )));
             }
             run.wait(generation, left);

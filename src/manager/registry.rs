@@ -4,7 +4,7 @@
 use super::launch::UNBORN;
 use super::watch::{self, OnEnd, Run};
 use crate::lease;
-use crate::rundir::{FORMAT, Meta, RunDir, Unreadable};
+use crate::rundir::{FORMAT_VERSION, Meta, RunDir, Unreadable};
 use crate::words::Word;
 use std::collections::{BTreeMap, HashSet};
 use std::fs;
@@ -48,7 +48,7 @@ impl Registry {
                 Ok(meta) => meta.label.clone(),
                 Err(_) => substitute(&dir).label,
             };
-            let is_kept = kept.keeps(dir.shim_lives(), label) || dir.has_order();
+            let is_kept = kept.keeps(dir.is_shim_alive(), label) || dir.has_pending_order();
             match (is_kept, meta) {
                 (true, Some(meta)) => registry.load(id, dir, meta),
                 _ => old.push((id, dir)),
@@ -145,7 +145,7 @@ impl Registry {
         let mut kept = Kept::default();
         for run in self.all().into_iter().rev() {
             let is_kept = kept.keeps(!run.is_over(), || run.meta.label.clone());
-            let is_needed = || lease::is_read(run.dir.path(), run.id) || run.dir.has_order();
+            let is_needed = || lease::is_read(run.dir.path(), run.id) || run.dir.has_pending_order();
             if !is_kept && !run.may_have_orphans() && !is_needed() {
                 self.lock().runs.remove(&run.id);
                 self.remove(&run.dir);
@@ -209,7 +209,7 @@ impl Kept {
 fn substitute(dir: &RunDir) -> Meta {
     let name = dir.path().file_name().unwrap_or_default().to_string_lossy().into_owned();
     Meta {
-        version: FORMAT,
+        version: FORMAT_VERSION,
         argv: vec![Word::from("?")],
         working_directory: Word::from("?"),
         environment: Vec::new(),

@@ -311,7 +311,7 @@ mod tests {
     use crate::output::scope::Piece;
     use crate::output::tests::{Random, cases};
     use crate::output::wait::Unattended;
-    use crate::rundir::{FORMAT, Meta, RunDir};
+    use crate::rundir::{FORMAT_VERSION, Meta, RunDir};
     use std::sync::Arc;
 
     /// A run whose logs are written here, by chance, and what its lines are.
@@ -336,7 +336,7 @@ mod tests {
             std::fs::create_dir_all(&dir).unwrap();
             let log = |stream: Stream| LogFile::create(dir.join(stream.file_name()), cap).unwrap();
             let meta = Meta {
-                version: FORMAT,
+                version: FORMAT_VERSION,
                 argv: Vec::new(),
                 working_directory: "/".into(),
                 environment: Vec::new(),

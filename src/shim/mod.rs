@@ -25,8 +25,8 @@ use crate::attributes::Attributes;
 use crate::log::stamp::now_ms;
 use crate::procs;
 use crate::rundir::{
-    self, FORMAT, InputReport, LOG_GREW, MARK, MESSAGE, Moment, Pipes, RunDir, STATUS_CHANGED, StartError, State,
-    Status, StopReport,
+    self, BootInstant, FORMAT_VERSION, InputReport, LOG_GREW, MAX_MESSAGE_LEN, Pipes, RUN_ENV, RunDir, STATUS_CHANGED,
+    StartError, State, Status, StopReport,
 };
 use crate::sys::{self, Reaped};
 use capture::Capture;
@@ -151,7 +151,7 @@ impl Shim {
     /// Everything that can fail comes before the child, so that a child never runs without being captured.
     fn start(order: Order, is_subreaper: bool) -> io::Result<Shim> {
         let Order { max_log_bytes, attributes, dir: named, program, arguments } = order;
-        let (dir, home) = named.pinned()?;
+        let (dir, home) = named.pin()?;
         // Handlers, not ignored signals: those would be inherited. XFSZ would end us at a file size limit, which is
         // handled as a full disk; INT and HUP are not meant for us.
         let signals = sys::signals_as_bytes(&[sys::SIGCHLD, sys::SIGTERM, sys::SIGINT, sys::SIGHUP, sys::SIGXFSZ])?;
@@ -159,8 +159,12 @@ impl Shim {
         let events = sys::open_fifo_both(&dir.events())?;
         let readers = Readers::new(dir.path().to_path_buf(), named.number().unwrap_or(0));
         let mut capture = Capture::create(dir.path(), max_log_bytes, readers)?;
-        let mut status =
-            Status { version: FORMAT, shim: std::process::id() as i32, started: now_ms(), ..Status::default() };
+        let mut status = Status {
+            version: FORMAT_VERSION,
+            shim_pid: std::process::id() as i32,
+            started: now_ms(),
+            ..Status::default()
+        };
         let unborn = |status: &mut Status, error: &io::Error| {
             let errno = error.raw_os_error().unwrap_or(0);
             status.error = Some(StartError { errno, text: error.to_string() });
@@ -175,7 +179,7 @@ impl Shim {
         let mut command = Command::new(&program);
         command
             .args(&arguments)
-            .env(MARK, named.path())
+            .env(RUN_ENV, named.path())
             .process_group(0)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
@@ -202,7 +206,7 @@ impl Shim {
         status.pipes = since.and_then(|since| pipes(since, &input, &out, &err));
         capture.attach([out, err])?;
         drop(child); // neither kills nor waits: `reap` owns every child from here on
-        let tree = Tree::new(status.pid, named.mark(), status.pipes, is_subreaper);
+        let tree = Tree::new(status.pid, named.env_entry(), status.pipes, is_subreaper);
         let mut shim = Shim {
             dir,
             _home: home,
@@ -240,7 +244,7 @@ impl Shim {
         }));
         if worked.is_err() {
             self.kill_everybody();
-            self.status.trouble = Some("the shim broke and ended the run; see shim.log".into());
+            self.status.io_error = Some("the shim broke and ended the run; see shim.log".into());
         }
         self.status.ended = Some(now_ms());
         let begun = Instant::now();
@@ -273,7 +277,7 @@ impl Shim {
         if self.ring_at.is_some_and(|at| at <= Instant::now()) {
             self.ring(LOG_GREW);
         }
-        if self.trouble() != (self.status.trouble.clone(), self.status.goes_on) {
+        if self.trouble() != (self.status.io_error.clone(), self.status.capture_continues) {
             self.publish(); // the disk is full, a reader is slow, or all is well again
         }
         if ctl {
@@ -385,13 +389,13 @@ impl Shim {
 
     /// Messages of servers, a line each. What is not understood comes from a newer one and is left alone.
     fn obey(&mut self) {
-        let mut bytes = [0; 8 * MESSAGE];
+        let mut bytes = [0; 8 * MAX_MESSAGE_LEN];
         let n = self.ctl.read(&mut bytes).unwrap_or(0);
         let mut heard = std::mem::take(&mut self.heard);
         heard.extend_from_slice(&bytes[..n]);
         let mut lines = heard.split(|&byte| byte == b'\n');
         // What a read has cut, the next one ends; longer than a message it is none.
-        self.heard = lines.next_back().filter(|rest| rest.len() < MESSAGE).unwrap_or_default().to_vec();
+        self.heard = lines.next_back().filter(|rest| rest.len() < MAX_MESSAGE_LEN).unwrap_or_default().to_vec();
         for line in lines {
             let line = String::from_utf8_lossy(line);
             let Some((verb, value)) = line.split_once(' ') else { continue };
@@ -462,7 +466,7 @@ impl Shim {
         self.status.lines = self.capture.lines();
         self.status.lost_bytes = self.capture.lost();
         if self.status.ended.is_none() {
-            (self.status.trouble, self.status.goes_on) = self.trouble();
+            (self.status.io_error, self.status.capture_continues) = self.trouble();
         }
         self.status.stop = self.stop.is_wanted().then(|| self.report.clone());
         self.publish_at = None;
@@ -479,11 +483,11 @@ impl Shim {
     /// Tells the server the status by the FIFO, which needs no disk. It keeps it in memory.
     fn send_status(&mut self, error: &io::Error) {
         let mut told = self.status.clone();
-        if told.trouble.is_none() && told.ended.is_none() {
-            told.goes_on = true;
-            told.trouble = Some(format!("its status cannot be written: {error}"));
+        if told.io_error.is_none() && told.ended.is_none() {
+            told.capture_continues = true;
+            told.io_error = Some(format!("its status cannot be written: {error}"));
         }
-        self.is_sent = rundir::message(&told).is_ok_and(|message| self.events.write(&message).is_ok());
+        self.is_sent = rundir::status_message(&told).is_ok_and(|message| self.events.write(&message).is_ok());
     }
 }
 
@@ -497,5 +501,5 @@ fn pipes(since: u64, input: &Input, out: &File, err: &File) -> Option<Pipes> {
 /// To be done each time before the status is written.
 fn number(status: &mut Status) {
     status.sequence += 1;
-    status.alive = procs::now().map(|(boot, tick)| Moment { boot, tick });
+    status.alive = procs::now().map(|(boot, tick)| BootInstant { boot, tick });
 }

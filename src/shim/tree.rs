@@ -53,9 +53,9 @@ impl Tree {
     pub fn left_behind(dir: &RunDir, status: &Status) -> Tree {
         let boot = procs::now().map(|(boot, _)| boot);
         let alive = status.alive.filter(|alive| Some(alive.boot) == boot); // before that, all numbers were others
-        let session = alive.map(|alive| Session::new(status.shim, alive.tick));
+        let session = alive.map(|alive| Session::new(status.shim_pid, alive.tick));
         let pipes = status.pipes.filter(|_| alive.is_some()).map(held);
-        Tree { leader: 0, family: Family::new(dir.mark(), session, pipes), is_ours: false, is_exact: false }
+        Tree { leader: 0, family: Family::new(dir.env_entry(), session, pipes), is_ours: false, is_exact: false }
     }
 
     /// Those who can be seen now.
