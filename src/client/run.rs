@@ -92,7 +92,7 @@ pub fn follow(
     let stream =
         arguments.get("stream").and_then(Value::as_str).and_then(Stream::from_name).unwrap_or(Stream::Combined);
     let show = Show::Stamped(stream);
-    let lease = Lease::take(&link.config.data_dir, lease::Kind::Observer).ok();
+    let lease = Lease::acquire(&link.config.data_dir, lease::ReaderKind::Observer).ok();
     let reader = lease.as_ref().map(Lease::name);
     let start = Start { run: place.run, offset: place.offset, frames: Frames::within(show, read.open), reader };
     follow_in_thread(Link::new(link.config.clone()), start, events)?;
@@ -123,8 +123,8 @@ pub fn follow(
 
 /// The lease of a wrapper. A run is not held up for ever by a terminal, see [`shim`](crate::shim).
 fn take_lease(link: &Link, is_at_terminal: bool) -> Option<Lease> {
-    let kind = if is_at_terminal { lease::Kind::Terminal } else { lease::Kind::Pipe };
-    Lease::take(&link.config.data_dir, kind).ok()
+    let kind = if is_at_terminal { lease::ReaderKind::Terminal } else { lease::ReaderKind::Pipe };
+    Lease::acquire(&link.config.data_dir, kind).ok()
 }
 
 /// The channel of events, and the signals that wake it. It holds one, so that whoever does not read our output holds back the
@@ -255,7 +255,7 @@ impl Wrapper {
             }
         }
         if let Some(lease) = &mut self.lease {
-            lease.passed_on(run, offset);
+            lease.advance(run, offset);
         }
         Ok(None)
     }
@@ -282,7 +282,7 @@ impl Wrapper {
             }
             if std::mem::replace(&mut taken, self.writer.taken()) != taken {
                 taken_at = Instant::now();
-                self.lease.iter_mut().for_each(Lease::progressed);
+                self.lease.iter_mut().for_each(Lease::record_progress);
             }
             if self.is_late(LAST_TAKEN) {
                 return Ok(Some(0));
@@ -314,7 +314,7 @@ impl Wrapper {
     /// Nothing is passed on any more, so nothing has to wait for that.
     fn fall_silent(&mut self) {
         self.is_mute = true;
-        self.lease.iter_mut().for_each(Lease::observe);
+        self.lease.iter_mut().for_each(Lease::become_observer);
     }
 
     fn end(&mut self, following: &Following) -> Result<u8, Trouble> {

@@ -218,7 +218,7 @@ impl Manager {
         let id = self.registry.next_id();
         let previous = meta.previous.and_then(|previous| self.registry.get(previous));
         let attach = |dir: &RunDir| {
-            previous.iter().for_each(|previous| lease::hand_on(previous.dir.path(), dir.path()));
+            previous.iter().for_each(|previous| lease::carry_over(previous.dir.path(), dir.path()));
             let _ = reader.map(|reader| lease::link(self.registry.data_dir(), reader, dir.path()));
         };
         let (dir, lock) = launch::prepare(&self.registry.dir, id, &meta, attach)?;

@@ -390,7 +390,7 @@ impl Capture {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::lease::{Kind, Lease};
+    use crate::lease::{Lease, ReaderKind};
     use crate::log::read::Log;
     use crate::log::record;
     use crate::log::scan::Scan;
@@ -566,13 +566,13 @@ mod tests {
     #[test]
     fn what_waits_for_a_reader_is_written_as_soon_as_that_has_read() {
         let mut rig = Rig::new("reader", 100_000);
-        let mut lease = Lease::take(&rig.dir, Kind::Pipe).unwrap();
+        let mut lease = Lease::acquire(&rig.dir, ReaderKind::Pipe).unwrap();
         let lines = [b'x'; 99].iter().chain(b"\n").copied().collect::<Vec<u8>>().repeat(500);
         let logged = 50_000 + 13 * 25; // 40 lines share a stamp
         (0..3).for_each(|_| rig.capture.feed(0, &lines));
         assert!(rig.capture.is_stalled() && rig.capture.bytes()[2] < 3 * logged);
         let look = rig.capture.deadline().unwrap();
-        lease.passed_on(1, u64::MAX);
+        lease.advance(1, u64::MAX);
         while Instant::now() < look {
             std::thread::yield_now();
         }

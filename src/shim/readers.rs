@@ -4,7 +4,7 @@
 //! A pipe would wait for ever. But a run may be shared by several people and agents, so a reader that takes nothing loses
 //! its right after a while, see [`patience`], and is told of the gap. One that is slow and takes something never does.
 
-use crate::lease::{self, Kind, Position};
+use crate::lease::{self, Position, ReaderKind};
 use crate::procs;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -25,13 +25,13 @@ const LOOK: Duration = Duration::from_millis(50);
 const LONG: Duration = Duration::from_secs(1);
 
 /// How long a reader of this kind may take nothing before it is not waited for any more.
-fn patience(kind: Kind, is_stopped: bool, is_in_stop: bool) -> Duration {
+fn patience(kind: ReaderKind, is_stopped: bool, is_in_stop: bool) -> Duration {
     match kind {
-        Kind::Observer => Duration::ZERO,
+        ReaderKind::Observer => Duration::ZERO,
         _ if is_in_stop => IN_STOP,
-        Kind::Terminal => TERMINAL,
-        Kind::Pipe if is_stopped => STOPPED,
-        Kind::Pipe => PIPE,
+        ReaderKind::Terminal => TERMINAL,
+        ReaderKind::Pipe if is_stopped => STOPPED,
+        ReaderKind::Pipe => PIPE,
     }
 }
 
@@ -87,7 +87,7 @@ impl Readers {
             }
             let since = seen.1;
             let pid: i32 = name.split('.').next()?.parse().ok()?;
-            if position.needs(self.run).is_none_or(|needed| needed >= offset) {
+            if position.needed_from(self.run).is_none_or(|needed| needed >= offset) {
                 continue;
             }
             // Most readers take something between two looks, so that it is not asked whether they are stopped.
@@ -128,22 +128,22 @@ mod tests {
         let dir = std::env::temp_dir().join(format!("persistproc-readers-{}", std::process::id()));
         let _ = std::fs::remove_dir_all(&dir);
         std::fs::create_dir_all(&dir).unwrap();
-        let mut lease = Lease::take(&dir, Kind::Terminal).unwrap(); // in the place of the run's directory
+        let mut lease = Lease::acquire(&dir, ReaderKind::Terminal).unwrap(); // in the place of the run's directory
         let mut readers = Readers::new(dir.clone(), 1);
         let now = Instant::now();
         let pid = Some(std::process::id() as i32);
         assert_eq!(readers.look(1, now), pid, "nothing of it is read");
         assert_eq!(readers.look(0, now), None);
-        lease.passed_on(1, 100);
+        lease.advance(1, 100);
         assert_eq!((readers.look(100, now), readers.look(101, now)), (None, pid));
         assert_eq!(readers.look(101, now + TERMINAL - LONG), pid);
         assert_eq!(readers.look(101, now + TERMINAL), None);
         // It takes something again.
-        lease.progressed();
+        lease.record_progress();
         assert_eq!(readers.look(101, now + TERMINAL), pid);
         readers.hurry();
         assert_eq!(readers.look(101, now + TERMINAL + IN_STOP), None);
-        lease.observe();
+        lease.become_observer();
         assert_eq!(readers.look(101, now + TERMINAL + IN_STOP), None);
         assert!(!readers.need(101) && readers.deadline().is_none());
         drop(lease);
@@ -152,8 +152,8 @@ mod tests {
 
     #[test]
     fn only_a_reader_that_takes_nothing_runs_out_of_patience() {
-        assert_eq!(patience(Kind::Observer, false, false), Duration::ZERO);
-        assert!(patience(Kind::Pipe, false, false) > patience(Kind::Pipe, true, false));
-        assert!(patience(Kind::Pipe, false, true) < patience(Kind::Terminal, false, false));
+        assert_eq!(patience(ReaderKind::Observer, false, false), Duration::ZERO);
+        assert!(patience(ReaderKind::Pipe, false, false) > patience(ReaderKind::Pipe, true, false));
+        assert!(patience(ReaderKind::Pipe, false, true) < patience(ReaderKind::Terminal, false, false));
     }
 }
