@@ -67,7 +67,7 @@ fn main() -> ExitCode {
     if init::is_init() {
         return ExitCode::from(init::run());
     }
-    attributes::take_over(umask_of_starter(&words));
+    attributes::record_and_reset(umask_of_starter(&words));
     // Two roles are not for users: their words are fixed, and come from ourselves.
     ExitCode::from(match words.first().and_then(|word| word.to_str()) {
         Some("__shim") => shim::main(words.into_iter().skip(1).collect()) as u8,

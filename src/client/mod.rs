@@ -16,7 +16,7 @@ mod silence;
 mod terminal;
 mod writer;
 
-use crate::agents::is_of_agent;
+use crate::agents::is_agent_variable;
 use crate::attributes;
 use crate::cli::{Command, Given, Mistake, Parsed, Target};
 use crate::config::{self, Config, Format};
@@ -147,7 +147,7 @@ fn new_key() -> String {
 fn run_request(argv: Vec<OsString>, given: &Given, if_running: &str) -> Result<RunRequest, Trouble> {
     let working_directory = given.working_directory.as_ref().map_or_else(own_directory, directory_named)?;
     let is_added = |name: &OsString| given.environment.iter().any(|(added, _)| name == added.as_str());
-    let is_meant_for_it = |name: &OsString, value: &OsString| given.keep_agent_env || !is_of_agent(name, value);
+    let is_meant_for_it = |name: &OsString, value: &OsString| given.keep_agent_env || !is_agent_variable(name, value);
     // Exactly as here, but for the token: it opens the server, is not for programs, and must not stand in files.
     let inherited = std::env::vars_os()
         .filter(|(name, value)| !is_added(name) && name != config::TOKEN && is_meant_for_it(name, value))
@@ -161,7 +161,7 @@ fn run_request(argv: Vec<OsString>, given: &Given, if_running: &str) -> Result<R
         if_running: if_running.into(),
         idempotency_key: Some(new_key()),
         reader: None,
-        attributes: Some(attributes::own()),
+        attributes: Some(attributes::inherited()),
     })
 }
 

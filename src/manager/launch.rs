@@ -129,7 +129,7 @@ fn spawn(dir: &RunDir, lock: File, meta: &Meta) -> io::Result<(Child, io::PipeRe
     let (answer, starter) = io::pipe()?;
     let environment = meta.environment.iter().filter(|(name, _)| name.0 != RUN_ENV && !name.0.is_empty());
     // Without any, as in files of 0.4, it would get our own umask, which is for our files.
-    let attributes = meta.attributes.clone().unwrap_or_else(attributes::of_server).text();
+    let attributes = meta.attributes.clone().unwrap_or_else(attributes::for_agent_start).to_json();
     let mut shim = Command::new(own_program()?);
     shim.arg0("persistproc")
         .args(["__shim", "--max-log-bytes", &meta.max_log_bytes.to_string()])

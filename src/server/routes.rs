@@ -238,7 +238,7 @@ fn run(routes: &Routes, request: &Request) -> Result<Response, Fault> {
         other => return Err(Fault::invalid(format!("'if_running' cannot be '{other}'"))),
     };
     let RunRequest { argv, working_directory, environment, label, idempotency_key, reader, attributes, .. } = wanted;
-    let attributes = attributes.unwrap_or_else(attributes::of_server);
+    let attributes = attributes.unwrap_or_else(attributes::for_agent_start);
     let working_directory = PathBuf::from(working_directory.0);
     let request = manager::Request { argv, working_directory, environment, label, idempotency_key, reader, attributes };
     let started = routes.manager.start(request, if_running)?;

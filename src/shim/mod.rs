@@ -109,7 +109,7 @@ impl Order {
         let mut word = words.next()?;
         let mut attributes = None;
         if word == "--attributes" {
-            attributes = Some(Attributes::parse(words.next()?.to_str()?)?);
+            attributes = Some(Attributes::from_json(words.next()?.to_str()?)?);
             word = words.next()?;
         }
         // Absolute, because the shim leaves the child's directory.
@@ -184,7 +184,7 @@ impl Shim {
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped());
-        let handed = attributes.map_or(Ok(()), |attributes| attributes.handed().apply(&mut command));
+        let handed = attributes.map_or(Ok(()), |attributes| attributes.for_child().apply(&mut command));
         let since = procs::now().map(|(_, tick)| tick); // before there is anything that could hold the pipes
         let spawned = handed.and_then(|()| command.spawn());
         let mut child = match spawned {

@@ -1,7 +1,7 @@
 //! `ctrl`: start, stop, restart, input, signal; and what came of a start.
 
 use super::{Answer, Arguments, Context, seconds, target};
-use crate::agents::is_of_agent;
+use crate::agents::is_agent_variable;
 use crate::attributes;
 use crate::fault::Fault;
 use crate::log::Stream;
@@ -181,7 +181,7 @@ fn start(arguments: &Arguments, context: &Context) -> Result<Control, Fault> {
     }
     // The server may have been started from the shell of one agent, and starts things for all.
     let inherited = std::env::vars_os()
-        .filter(|(name, value)| !is_of_agent(name, value) && !added.iter().any(|(added, _)| name == added));
+        .filter(|(name, value)| !is_agent_variable(name, value) && !added.iter().any(|(added, _)| name == added));
     let environment = inherited
         .map(|(name, value)| (Word(name), Word(value)))
         .chain(added.iter().map(|(name, value)| (Word::from(*name), Word::from(*value))))
@@ -193,7 +193,7 @@ fn start(arguments: &Arguments, context: &Context) -> Result<Control, Fault> {
         label: arguments.text("label").map(String::from),
         idempotency_key: context.idempotency_key.clone(),
         reader: None,
-        attributes: attributes::of_server(),
+        attributes: attributes::for_agent_start(),
     };
     let twin = if added.is_empty() { context.manager.running(&request) } else { None };
     let started = context.manager.start(request, IfRunning::Refuse);
