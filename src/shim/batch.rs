@@ -1,7 +1,7 @@
 //! Records on their way into the logs: what `combined.log` gets in one write, and what the stream's own file gets.
 
-use crate::log::record::{Part, prefix, sharing};
-use crate::log::stamp::STAMP;
+use crate::log::record::{Part, prefix, shared_span};
+use crate::log::stamp::STAMP_LEN;
 
 /// Records on their way to the two files of a stream, reused from read to read.
 #[derive(Default)]
@@ -24,13 +24,13 @@ impl Batch {
     }
 
     /// Adds whole lines. A stamp serves for `most` bytes of them.
-    pub fn add_lines(&mut self, is_stderr: bool, stamp: &[u8; STAMP], mut lines: &[u8], most: usize) {
+    pub fn add_lines(&mut self, is_stderr: bool, stamp: &[u8; STAMP_LEN], mut lines: &[u8], most: usize) {
         if self.combined.is_empty() {
             self.is_split = is_stderr;
         }
         let prefixes = [is_stderr, false].map(|marks_stderr| prefix(stamp, marks_stderr, Part::Whole));
         while !lines.is_empty() {
-            let (together, rest) = lines.split_at(sharing(lines, most));
+            let (together, rest) = lines.split_at(shared_span(lines, most));
             self.combined.extend_from_slice(&prefixes[0]);
             self.combined.extend_from_slice(together);
             if self.is_split {
@@ -42,7 +42,7 @@ impl Batch {
     }
 
     /// Adds a part of a line, without its newline.
-    pub fn add_part(&mut self, is_stderr: bool, stamp: &[u8; STAMP], part: Part, text: [&[u8]; 2]) {
+    pub fn add_part(&mut self, is_stderr: bool, stamp: &[u8; STAMP_LEN], part: Part, text: [&[u8]; 2]) {
         if self.combined.is_empty() {
             // Only the first record of a batch can be part of a line.
             self.is_split = is_stderr || part != Part::Whole;

@@ -2,18 +2,18 @@
 //!
 //! Bytes stay bytes. Per read of up to 64 KiB there is one time (what was read together arrived together) and one write
 //! per file. The lines of a large read share stamps, those of a small one have one each, as people like to see them. A line
-//! of any length is written as it comes; only a line that is still open is held back, for `PATIENCE` or until it is long, so
+//! of any length is written as it comes; only a line that is still open is held back, for `PARTIAL_LINE_TIMEOUT` or until it is long, so
 //! that lines written in pieces stay whole and a prompt is visible all the same.
 //! When a file cannot be written, or must not be rotated yet because a reader needs what would go (see
 //! [`readers`](super::readers)), nothing more is read: the child waits on its pipe, and nothing is lost.
 
 use super::batch::Batch;
 use super::readers::Readers;
-use super::source::{PIPE, Source};
+use super::source::{PIPE_CAPACITY, Source};
 use crate::log::Stream;
-use crate::log::record::{PREFIX, Part, SHARED};
-use crate::log::rotate::LogFile;
-use crate::log::stamp::{STAMP, Stamper, now_ms};
+use crate::log::record::{MAX_SHARED_SPAN, PREFIX_LEN, Part};
+use crate::log::stamp::{STAMP_LEN, Stamper, now_ms};
+use crate::log::writer::LogWriter;
 use crate::sys;
 use memchr::{memchr, memchr_iter, memrchr};
 use std::fs::File;
@@ -23,15 +23,15 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 /// As much as a pipe holds.
-const READ: usize = PIPE;
+const READ_SIZE: usize = PIPE_CAPACITY;
 /// From this many bytes on a read is large: the child is writing faster than a person reads.
-const LARGE: usize = 4 << 10;
+const LARGE_READ: usize = 4 << 10;
 /// How long an unfinished line is held back in the hope of its end.
-const PATIENCE: Duration = Duration::from_millis(150);
+const PARTIAL_LINE_TIMEOUT: Duration = Duration::from_millis(150);
 /// After this much silence the buffers of a burst are given back: a shim may then sleep for days.
-const QUIET: Duration = Duration::from_secs(1);
+const IDLE_TIMEOUT: Duration = Duration::from_secs(1);
 /// How often a write that failed is tried again.
-const RETRY: Duration = Duration::from_millis(200);
+const RETRY_INTERVAL: Duration = Duration::from_millis(200);
 
 const STDERR: usize = Stream::Stderr as usize;
 const COMBINED: usize = Stream::Combined as usize;
@@ -39,8 +39,8 @@ const COMBINED: usize = Stream::Combined as usize;
 pub struct Capture {
     sources: [Source; 2],
     /// Of stdout and stderr. The first one is `None` as long as it is the same file as `combined.log`.
-    own: [Option<LogFile>; 2],
-    combined: LogFile,
+    own: [Option<LogWriter>; 2],
+    combined: LogWriter,
     /// Batches that must wait until `stdout.log` is a file of its own, and why it is not yet.
     waiting: Vec<(usize, Batch)>,
     refused: Option<io::Error>,
@@ -64,9 +64,9 @@ impl Capture {
     /// Creates the three logs; `cap` is the size of a file at which it is rotated, in bytes, 0 for never. `readers` are
     /// waited for before that.
     pub fn create(dir: &Path, cap: u64, readers: Readers) -> io::Result<Capture> {
-        let log = |stream: Stream| LogFile::create(dir.join(stream.file_name()), cap);
+        let log = |stream: Stream| LogWriter::create(dir.join(stream.file_name()), cap);
         let mut combined = log(Stream::Combined)?;
-        let is_shared = combined.share(dir.join(Stream::Stdout.file_name()));
+        let is_shared = combined.share_with(dir.join(Stream::Stdout.file_name()));
         let stdout = if is_shared { None } else { Some(log(Stream::Stdout)?) };
         Ok(Capture {
             sources: Default::default(),
@@ -93,13 +93,13 @@ impl Capture {
             sys::set_nonblocking(&pipe, true)?; // ours alone: the child's end is another open file
             source.pipe = Some(pipe);
         }
-        self.buffer = vec![0; READ];
+        self.buffer = vec![0; READ_SIZE];
         Ok(())
     }
 
     /// Begins logs anew that were removed.
-    pub fn revive_logs(&mut self) {
-        self.logs_mut().for_each(LogFile::revive);
+    pub fn recreate_replaced_logs(&mut self) {
+        self.logs_mut().for_each(LogWriter::recreate_if_replaced);
     }
 
     /// What to poll; -1 for a stream that has ended, and for both while a log cannot be written.
@@ -111,33 +111,38 @@ impl Capture {
     /// When [`tick`](Self::tick) has something to do.
     pub fn deadline(&self) -> Option<Instant> {
         if self.is_stalled() {
-            let disk = self.is_refused().then(|| Instant::now() + RETRY);
+            let disk = self.is_refused().then(|| Instant::now() + RETRY_INTERVAL);
             // Should neither be known, it is tried again all the same: what waits must never wait for nothing.
-            return [disk, self.readers.deadline()].into_iter().flatten().min().or(Some(Instant::now() + RETRY));
+            return [disk, self.readers.deadline()]
+                .into_iter()
+                .flatten()
+                .min()
+                .or(Some(Instant::now() + RETRY_INTERVAL));
         }
-        let prompt = self.sources.iter().filter_map(|source| source.held_since).min().map(|since| since + PATIENCE);
-        [prompt, self.busy_since.map(|since| since + QUIET)].into_iter().flatten().min()
+        let prompt =
+            self.sources.iter().filter_map(|source| source.held_since).min().map(|since| since + PARTIAL_LINE_TIMEOUT);
+        [prompt, self.busy_since.map(|since| since + IDLE_TIMEOUT)].into_iter().flatten().min()
     }
 
     /// Whether something waits to be written.
     pub fn is_stalled(&self) -> bool {
-        !self.waiting.is_empty() || self.logs().any(LogFile::is_stalled)
+        !self.waiting.is_empty() || self.logs().any(LogWriter::is_stalled)
     }
     /// Whether that is because the disk refused it, and not for a reader.
     fn is_refused(&self) -> bool {
-        !self.waiting.is_empty() || self.logs().any(LogFile::is_refused)
+        !self.waiting.is_empty() || self.logs().any(LogWriter::has_failed)
     }
 
-    fn logs(&self) -> impl Iterator<Item = &LogFile> {
+    fn logs(&self) -> impl Iterator<Item = &LogWriter> {
         self.own.iter().flatten().chain([&self.combined])
     }
-    fn logs_mut(&mut self) -> impl Iterator<Item = &mut LogFile> {
+    fn logs_mut(&mut self) -> impl Iterator<Item = &mut LogWriter> {
         self.own.iter_mut().flatten().chain([&mut self.combined])
     }
 
     /// Sizes of the logs since the start of the run, in bytes.
     pub fn bytes(&self) -> [u64; 3] {
-        let end = |log: &Option<LogFile>| log.as_ref().unwrap_or(&self.combined).end();
+        let end = |log: &Option<LogWriter>| log.as_ref().unwrap_or(&self.combined).end();
         [end(&self.own[0]), end(&self.own[1]), self.combined.end()]
     }
     pub fn lines(&self) -> [u64; 3] {
@@ -150,11 +155,11 @@ impl Capture {
     /// What holds up capturing.
     pub fn trouble(&self) -> Option<String> {
         let refused = self.refused.as_ref().map(io::Error::to_string);
-        refused.or_else(|| self.logs().find_map(LogFile::trouble)).or_else(|| self.readers.trouble())
+        refused.or_else(|| self.logs().find_map(LogWriter::io_error)).or_else(|| self.readers.trouble())
     }
     /// What is wrong although capturing goes on.
-    pub fn remark(&self) -> Option<String> {
-        self.logs().find_map(LogFile::remark).map(String::from)
+    pub fn warning(&self) -> Option<String> {
+        self.logs().find_map(LogWriter::warning).map(String::from)
     }
 
     /// The run is to be stopped: its readers are not waited for long.
@@ -180,7 +185,7 @@ impl Capture {
                 let buffer = std::mem::take(&mut self.buffer);
                 self.feed(s, &buffer[..n]);
                 self.buffer = buffer;
-                if n >= LARGE {
+                if n >= LARGE_READ {
                     self.busy_since = Some(Instant::now());
                     self.sources[s].note_flood(n);
                 }
@@ -200,11 +205,11 @@ impl Capture {
         let before = self.combined.end();
         self.retry();
         for s in 0..2 {
-            if self.sources[s].held_since.is_some_and(|since| since.elapsed() >= PATIENCE) {
+            if self.sources[s].held_since.is_some_and(|since| since.elapsed() >= PARTIAL_LINE_TIMEOUT) {
                 self.release(s);
             }
         }
-        if self.busy_since.is_some_and(|since| since.elapsed() >= QUIET) {
+        if self.busy_since.is_some_and(|since| since.elapsed() >= IDLE_TIMEOUT) {
             self.shrink();
         }
         self.combined.end() != before
@@ -215,8 +220,8 @@ impl Capture {
         if self.combined.is_stalled() && !self.is_read_yet(0) {
             self.combined.retry();
         }
-        self.own.iter_mut().flatten().filter(|log| log.is_stalled()).for_each(LogFile::retry);
-        if !self.waiting.is_empty() && self.part() {
+        self.own.iter_mut().flatten().filter(|log| log.is_stalled()).for_each(LogWriter::retry);
+        if !self.waiting.is_empty() && self.unshare_stdout() {
             for (s, mut batch) in std::mem::take(&mut self.waiting) {
                 self.write(&mut batch, s);
             }
@@ -224,11 +229,11 @@ impl Capture {
     }
 
     /// Makes `stdout.log` a file of its own. False if there is no room for that.
-    fn part(&mut self) -> bool {
-        match self.combined.part() {
+    fn unshare_stdout(&mut self) -> bool {
+        match self.combined.unshare() {
             Ok(stdout) => {
                 self.own[0] = self.own[0].take().or(stdout);
-                self.own[0].iter_mut().for_each(LogFile::retry); // it need not wait for readers of the other one
+                self.own[0].iter_mut().for_each(LogWriter::retry); // it need not wait for readers of the other one
                 self.refused = None;
             }
             Err(error) => self.refused = Some(error),
@@ -239,7 +244,7 @@ impl Capture {
     /// Whether `combined.log` would have to be rotated for `more` bytes, and a reader still needs what would go. At the end
     /// it rather grows.
     fn is_read_yet(&mut self, more: usize) -> bool {
-        let is_needed = self.combined.is_full(more) && self.readers.need(self.combined.start());
+        let is_needed = self.combined.must_rotate(more) && self.readers.need(self.combined.start());
         if is_needed && self.is_ending {
             self.combined.lift_cap();
         }
@@ -278,7 +283,7 @@ impl Capture {
             self.lost += source.held.len() as u64;
             self.lost += source.pipe.as_ref().map_or(0, sys::unread) as u64;
         }
-        self.lost += self.combined.give_up();
+        self.lost += self.combined.discard_unwritten();
         self.lost += self.waiting.drain(..).map(|(_, batch)| batch.combined.len() as u64).sum::<u64>();
     }
 
@@ -291,7 +296,7 @@ impl Capture {
         }
         // Anew, so that it does not lie above freed memory.
         self.buffer = Vec::new();
-        self.buffer = vec![0; READ];
+        self.buffer = vec![0; READ_SIZE];
         sys::trim_heap();
     }
 
@@ -309,7 +314,7 @@ impl Capture {
             && let Some(newline) = memrchr(b'\n', &bytes[begin..])
         {
             let lines = &bytes[begin..=begin + newline];
-            self.push_lines(&mut batch, s, &stamp, lines, bytes.len() >= LARGE);
+            self.push_lines(&mut batch, s, &stamp, lines, bytes.len() >= LARGE_READ);
             begin += newline + 1;
         }
         self.write(&mut batch, s);
@@ -319,7 +324,7 @@ impl Capture {
             let source = &mut self.sources[s];
             source.held.extend_from_slice(rest);
             source.held_since.get_or_insert_with(Instant::now);
-            if source.held.len() >= READ {
+            if source.held.len() >= READ_SIZE {
                 self.release(s);
             }
         }
@@ -337,15 +342,15 @@ impl Capture {
         self.batch = batch;
     }
 
-    fn push_lines(&mut self, batch: &mut Batch, s: usize, stamp: &[u8; STAMP], lines: &[u8], is_large: bool) {
+    fn push_lines(&mut self, batch: &mut Batch, s: usize, stamp: &[u8; STAMP_LEN], lines: &[u8], is_large: bool) {
         let count = memchr_iter(b'\n', lines).count() as u64;
         self.lines[s] += count;
         self.lines[COMBINED] += count;
-        batch.add_lines(s == STDERR, stamp, lines, if is_large { SHARED - PREFIX } else { 0 });
+        batch.add_lines(s == STDERR, stamp, lines, if is_large { MAX_SHARED_SPAN - PREFIX_LEN } else { 0 });
     }
 
     /// Puts what is held and `text` into the batch: the rest of a line, or with `ends` false a part of it.
-    fn push(&mut self, batch: &mut Batch, s: usize, stamp: &[u8; STAMP], text: &[u8], ends: bool) {
+    fn push(&mut self, batch: &mut Batch, s: usize, stamp: &[u8; STAMP_LEN], text: &[u8], ends: bool) {
         let source = &mut self.sources[s];
         let part = Part::new(!source.mid_line, ends);
         if part.begins() {
@@ -363,14 +368,16 @@ impl Capture {
             return;
         }
         let is_same = s != STDERR && !batch.is_split;
-        if self.own[0].is_none() && !is_same && (!self.waiting.is_empty() || !self.part()) || !self.waiting.is_empty() {
+        if self.own[0].is_none() && !is_same && (!self.waiting.is_empty() || !self.unshare_stdout())
+            || !self.waiting.is_empty()
+        {
             return self.waiting.push((s, std::mem::take(batch)));
         }
         if let Some(own) = &mut self.own[s] {
             own.append(batch.own());
         }
         if self.is_read_yet(batch.combined.len()) {
-            self.combined.keep(&batch.combined);
+            self.combined.defer(&batch.combined);
         } else {
             if self.combined.is_stalled() {
                 self.combined.retry(); // what a reader needed room for until now
@@ -381,7 +388,7 @@ impl Capture {
     }
 
     /// One clock reading per batch. Never goes back, so that a file can be searched by time.
-    fn stamp(&mut self) -> [u8; STAMP] {
+    fn stamp(&mut self) -> [u8; STAMP_LEN] {
         self.last_ms = self.last_ms.max((self.clock)());
         *self.stamper.stamp(self.last_ms)
     }
@@ -393,7 +400,7 @@ mod tests {
     use crate::lease::{Lease, ReaderKind};
     use crate::log::read::Log;
     use crate::log::record;
-    use crate::log::scan::Scan;
+    use crate::log::scan::Scanner;
     use std::io::Write;
     use std::os::fd::OwnedFd;
     use std::path::PathBuf;
@@ -422,7 +429,7 @@ mod tests {
             self.ends[s].as_mut().unwrap().write_all(text).unwrap();
             self.capture.read(s);
         }
-        /// As after `PATIENCE`.
+        /// As after `PARTIAL_LINE_TIMEOUT`.
         fn lose_patience(&mut self) {
             self.capture.release(0);
             self.capture.release(1);
@@ -437,7 +444,7 @@ mod tests {
         /// The lines of a log, each behind a stamp.
         fn stamped(&self, stream: Stream) -> Vec<Vec<u8>> {
             let log = Log::open(&self.dir, stream).unwrap();
-            let mut scan = Scan::new(&log, 0, u64::MAX, usize::MAX >> 1);
+            let mut scan = Scanner::new(&log, 0, u64::MAX, usize::MAX >> 1);
             let mut lines = Vec::new();
             while let Some(raw) = scan.next().unwrap() {
                 lines.push([raw.bytes, if raw.has_newline { b"\n" } else { b"" }].concat());
@@ -461,7 +468,7 @@ mod tests {
         fn stripped(&self, stream: Stream) -> Vec<u8> {
             let lines = self.stamped(stream);
             assert!(lines.iter().all(|line| &line[23..25] == b"Z "));
-            lines.iter().flat_map(|line| line[record::PREFIX..].to_vec()).collect()
+            lines.iter().flat_map(|line| line[record::PREFIX_LEN..].to_vec()).collect()
         }
     }
     impl Drop for Rig {
@@ -503,7 +510,7 @@ mod tests {
         for _ in 0..3000 {
             let (most, kinds) = (if random(20) == 0 { 2000 } else { 30 }, if random(50) == 0 { 9 } else { 8 });
             let text: Vec<u8> = (0..random(most)).flat_map(|_| pieces[random(kinds)]).copied().collect();
-            let (s, text) = (random(2), &text[..text.len().min(READ)]);
+            let (s, text) = (random(2), &text[..text.len().min(READ_SIZE)]);
             rig.say(s, text);
             said[s].extend_from_slice(text);
             if random(16) == 0 {
@@ -555,10 +562,10 @@ mod tests {
         rig.say(0, b"one\n");
         std::fs::remove_file(rig.dir.join(Stream::Stdout.file_name())).unwrap();
         rig.say(0, b"two\n");
-        rig.capture.revive_logs();
+        rig.capture.recreate_replaced_logs();
         rig.say(0, b"three\n");
         let file = rig.file(Stream::Stdout);
-        assert_eq!(crate::log::rotate::parse_header(&file), Some(25 + 4));
+        assert_eq!(crate::log::header::parse_header(&file), Some(25 + 4));
         assert!(file.ends_with(b"Z three\n"));
         assert_eq!(rig.rebuilt()[0], b"one\ntwo\nthree\n", "the others are as they were");
     }
@@ -590,7 +597,7 @@ mod tests {
         for _ in 0..40 {
             rig.say(0, &[b'x'; 10_000]);
         }
-        assert!(rig.capture.sources[0].held.len() < READ);
+        assert!(rig.capture.sources[0].held.len() < READ_SIZE);
         rig.say(0, b"\n");
         assert_eq!(rig.stripped(Stream::Stdout).len(), 400_001);
         assert_eq!(rig.capture.lines(), [1, 0, 1]);
@@ -619,14 +626,14 @@ mod tests {
             filled
         };
         let filled: Vec<usize> = (0..20).map(|_| fill(&mut rig)).collect();
-        assert!(filled[0] == READ && filled[19] == 1 << 20, "{filled:?}");
+        assert!(filled[0] == READ_SIZE && filled[19] == 1 << 20, "{filled:?}");
         let quiet = rig.capture.deadline().unwrap();
         while Instant::now() < quiet {
             std::thread::yield_now();
         }
         rig.capture.tick();
-        assert_eq!(fill(&mut rig), READ);
-        let all = filled.iter().sum::<usize>() + READ;
+        assert_eq!(fill(&mut rig), READ_SIZE);
+        let all = filled.iter().sum::<usize>() + READ_SIZE;
         assert_eq!(rig.stripped(Stream::Stdout).len(), all);
     }
 }

@@ -444,7 +444,7 @@ impl Shim {
 
     /// What is wrong with the output, and whether it is captured all the same.
     fn trouble(&self) -> (Option<String>, bool) {
-        let (trouble, remark) = (self.capture.trouble(), self.capture.remark());
+        let (trouble, remark) = (self.capture.trouble(), self.capture.warning());
         let goes_on = trouble.is_none() && remark.is_some();
         (trouble.or(remark), goes_on)
     }
@@ -460,7 +460,7 @@ impl Shim {
 
     /// Writes the status and rings. False if it could not be written; then it is tried again later.
     fn publish(&mut self) -> bool {
-        self.capture.revive_logs();
+        self.capture.recreate_replaced_logs();
         self.status.state = self.state();
         self.status.bytes = self.capture.bytes();
         self.status.lines = self.capture.lines();

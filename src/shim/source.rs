@@ -5,12 +5,12 @@ use std::fs::File;
 use std::time::Instant;
 
 /// What a pipe holds, in bytes.
-pub const PIPE: usize = 64 << 10;
+pub const PIPE_CAPACITY: usize = 64 << 10;
 /// After so many bytes of large reads without a pause it is a flood, and how much a pipe holds then: with more room the child
 /// and the shim need not wait for each other all the time (`seq` takes a quarter longer without it). Not for longer, because
 /// all pipes of a user together may hold 64 MiB (pipe(7), `pipe-user-pages-soft`).
-const FLOOD: usize = 1 << 20;
-const FLOOD_PIPE: usize = 1 << 20;
+const FLOOD_THRESHOLD: usize = 1 << 20;
+const FLOOD_PIPE_CAPACITY: usize = 1 << 20;
 
 /// One of the child's two streams.
 #[derive(Default)]
@@ -37,10 +37,10 @@ impl Source {
     /// After a large read of so many bytes.
     pub fn note_flood(&mut self, bytes: usize) {
         self.flood += bytes;
-        if self.flood >= FLOOD && !self.is_enlarged {
+        if self.flood >= FLOOD_THRESHOLD && !self.is_enlarged {
             // Where the system refuses that, it is slower and no more.
             self.is_enlarged = true;
-            self.pipe.iter().for_each(|pipe| drop(sys::set_pipe_size(pipe, FLOOD_PIPE)));
+            self.pipe.iter().for_each(|pipe| drop(sys::set_pipe_size(pipe, FLOOD_PIPE_CAPACITY)));
         }
     }
 
@@ -48,7 +48,7 @@ impl Source {
     pub fn end_flood(&mut self) {
         self.flood = 0;
         if let Some(pipe) = self.pipe.as_ref().filter(|_| self.is_enlarged) {
-            self.is_enlarged = sys::set_pipe_size(pipe, PIPE).is_err();
+            self.is_enlarged = sys::set_pipe_size(pipe, PIPE_CAPACITY).is_err();
         }
     }
 }
