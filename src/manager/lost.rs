@@ -12,7 +12,7 @@ use std::time::Instant;
 
 impl Manager {
     /// Stops what a run that is over has left behind, if it has: asks until `polite`, and then kills. Begins by `end`, and
-    /// takes [`orphans::KILLING_MAX`] from there at most.
+    /// takes [`orphans::STOP_OVERHEAD_MAX`] from there at most.
     pub(super) fn stop_orphans(&self, run: &Run, polite: Instant, end: Instant) -> Result<Stopped, Fault> {
         if run.status().state != State::Lost {
             return Ok(Stopped { status: run.status(), was_over: true });

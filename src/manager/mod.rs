@@ -44,7 +44,7 @@ const BEYOND_GRACE: Duration = Duration::from_secs(12);
 const SHIM_DIES: Duration = Duration::from_secs(2);
 /// The longest stop: the shim takes all the time it has, is killed then, and its processes are left to us to kill.
 const STOP_MAX: Duration =
-    GRACE.saturating_add(BEYOND_GRACE).saturating_add(SHIM_DIES).saturating_add(orphans::KILLING_MAX);
+    GRACE.saturating_add(BEYOND_GRACE).saturating_add(SHIM_DIES).saturating_add(orphans::STOP_OVERHEAD_MAX);
 /// How long [`Manager::leave`] may take: the longest restart that can have begun. What waits for a server to leave has to
 /// wait longer than this.
 pub const LEAVE_MAX: Duration = STOP_MAX.saturating_add(launch::START_MAX);

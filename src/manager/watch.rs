@@ -356,7 +356,7 @@ impl Run {
         if !may_have_some || self.dir.probe_shim()? {
             return Ok(Vec::new());
         }
-        let pids = orphans::of(&self.dir, &status)?;
+        let pids = orphans::find(&self.dir, &status)?;
         self.lock().is_clean = pids.is_empty();
         Ok(pids)
     }
@@ -496,7 +496,7 @@ pub fn may_have_left_somebody(dir: &RunDir) -> bool {
         Ok(status) => conclude(Some(Arc::new(status)), None),
         Err(_) => Arc::new(Status { state: State::Lost, ..Status::default() }),
     };
-    status.state == State::Lost && orphans::of(dir, &status).map_or(true, |pids| !pids.is_empty())
+    status.state == State::Lost && orphans::find(dir, &status).map_or(true, |pids| !pids.is_empty())
 }
 
 /// What is known of a run whose shim is gone.

@@ -1,29 +1,31 @@
-//! Records on their way into the logs: what `combined.log` gets in one write, and what the stream's own file gets.
+//! Records on their way to the logs: what is written at once to `combined.log`, and what to the stream's own file.
 
 use crate::log::record::{Part, prefix, shared_span};
 use crate::log::stamp::STAMP_LEN;
 
-/// Records on their way to the two files of a stream, reused from read to read.
+/// Records on their way to the two files of a stream; reused from read to read.
 #[derive(Default)]
 pub struct Batch {
+    /// Bytes for `combined.log`.
     pub combined: Vec<u8>,
     own: Vec<u8>,
-    /// Whether the stream's own file gets other bytes: stamps of stderr look different in combined.log, and so do parts
-    /// of a line. Whole lines of stdout, nearly all there is, are made once.
+    /// Whether the stream's own file gets different bytes: stamps of stderr look different in combined.log, and so do parts
+    /// of a line. Whole lines of stdout, which are nearly all output, are formatted only once.
     pub is_split: bool,
 }
 
 impl Batch {
-    /// What the stream's own file gets.
+    /// Bytes for the stream's own file.
     pub fn own(&self) -> &[u8] {
         if self.is_split { &self.own } else { &self.combined }
     }
+    /// Empties the batch and keeps its memory.
     pub fn clear(&mut self) {
         self.combined.clear();
         self.own.clear();
     }
 
-    /// Adds whole lines. A stamp serves for `most` bytes of them.
+    /// Adds whole lines. One stamp covers up to `most` bytes of them.
     pub fn add_lines(&mut self, is_stderr: bool, stamp: &[u8; STAMP_LEN], mut lines: &[u8], most: usize) {
         if self.combined.is_empty() {
             self.is_split = is_stderr;
@@ -51,7 +53,7 @@ impl Batch {
         text.iter().for_each(|text| self.combined.extend_from_slice(text));
         self.combined.push(b'\n');
         if self.is_split {
-            // Here a line goes on where it stopped, and ends when the child ends it.
+            // In the stream's own file a line continues where it stopped, and ends when the child ends it.
             if part.begins() {
                 self.own.extend_from_slice(&prefix(stamp, false, Part::Whole));
             }
