@@ -121,12 +121,12 @@ pub fn prefix(stamp: &[u8; STAMP_LEN], marks_stderr: bool, part: Part) -> [u8; P
     prefix
 }
 
-/// Whether a line of a log file has its own stamp. Only its first [`PREFIX_LEN`] bytes are looked at.
+/// Whether a line of a log file has its own stamp. Only its first [`PREFIX_LEN`] bytes are examined.
 pub fn is_stamped(line: &[u8]) -> bool {
     line.get(STAMP_LEN).is_some_and(|&byte| Part::from_separator(byte).is_some()) && is_stamp(line)
 }
 
-/// Whether a line of the child begins with this line of a log file. Only its first [`PREFIX_LEN`] bytes are looked at.
+/// Whether a line of the child begins with this line of a log file. Only its first [`PREFIX_LEN`] bytes are examined.
 pub fn begins_line(line: &[u8]) -> bool {
     let part = line.get(STAMP_LEN).and_then(|&byte| Part::from_separator(byte));
     part.is_none_or(|part| part.begins() || !is_stamp(line))

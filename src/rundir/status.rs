@@ -1,4 +1,4 @@
-//! `status.json`: what it says, and how it is encoded in its file and in the `events` FIFO.
+//! `status.json`: its contents, and how they are encoded in its file and in the `events` FIFO.
 
 use super::FORMAT_VERSION;
 use serde::{Deserialize, Serialize};

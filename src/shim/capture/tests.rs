@@ -11,13 +11,13 @@ use std::sync::atomic::{AtomicU64, Ordering};
 /// Output of a child that looks like a record.
 const STAMPED: &[u8] = b"2026-01-02T03:04:05.678z>x\n";
 
-struct Rig {
+struct Fixture {
     dir: PathBuf,
     capture: Capture,
     ends: [Option<io::PipeWriter>; 2],
 }
-impl Rig {
-    fn new(name: &str, cap: u64) -> Rig {
+impl Fixture {
+    fn new(name: &str, cap: u64) -> Fixture {
         let dir = std::env::temp_dir().join(format!("persistproc-capture-{name}-{}", std::process::id()));
         let _ = std::fs::remove_dir_all(&dir);
         std::fs::create_dir_all(&dir).unwrap();
@@ -25,9 +25,9 @@ impl Rig {
         let (out, out_end) = io::pipe().unwrap();
         let (err, err_end) = io::pipe().unwrap();
         capture.attach([File::from(OwnedFd::from(out)), File::from(OwnedFd::from(err))]).unwrap();
-        Rig { dir, capture, ends: [Some(out_end), Some(err_end)] }
+        Fixture { dir, capture, ends: [Some(out_end), Some(err_end)] }
     }
-    fn say(&mut self, s: usize, text: &[u8]) {
+    fn print(&mut self, s: usize, text: &[u8]) {
         self.ends[s].as_mut().unwrap().write_all(text).unwrap();
         self.capture.read(s);
     }
@@ -73,7 +73,7 @@ impl Rig {
         lines.iter().flat_map(|line| line[record::PREFIX_LEN..].to_vec()).collect()
     }
 }
-impl Drop for Rig {
+impl Drop for Fixture {
     fn drop(&mut self) {
         let _ = std::fs::remove_dir_all(&self.dir);
     }
@@ -81,28 +81,28 @@ impl Drop for Rig {
 
 #[test]
 fn lines_written_in_pieces_stay_whole_and_a_prompt_is_visible() {
-    let mut rig = Rig::new("pieces", 0);
-    rig.say(0, b"one\ntw");
-    rig.say(1, b"warning\n");
-    rig.say(0, b"o\nContinue? [");
-    assert_eq!(rig.combined(), ["Z one", "z warning", "Z two"]);
-    rig.expire_partial_lines();
-    rig.say(1, b"late\n");
-    rig.say(0, b"y/N");
-    rig.expire_partial_lines();
-    rig.say(0, b"] yes\nend");
-    rig.capture.drain();
-    assert_eq!(rig.combined()[3..], ["Z>Continue? [", "z late", "Z=y/N", "Z+] yes", "Z>end"]);
-    assert_eq!(rig.stripped(Stream::Stdout), b"one\ntwo\nContinue? [y/N] yes\nend");
-    assert_eq!(rig.rebuilt(), [b"one\ntwo\nContinue? [y/N] yes\nend".to_vec(), b"warning\nlate\n".to_vec()]);
-    assert_eq!(rig.capture.lines(), [4, 2, 6]);
+    let mut fixture = Fixture::new("pieces", 0);
+    fixture.print(0, b"one\ntw");
+    fixture.print(1, b"warning\n");
+    fixture.print(0, b"o\nContinue? [");
+    assert_eq!(fixture.combined(), ["Z one", "z warning", "Z two"]);
+    fixture.expire_partial_lines();
+    fixture.print(1, b"late\n");
+    fixture.print(0, b"y/N");
+    fixture.expire_partial_lines();
+    fixture.print(0, b"] yes\nend");
+    fixture.capture.drain();
+    assert_eq!(fixture.combined()[3..], ["Z>Continue? [", "z late", "Z=y/N", "Z+] yes", "Z>end"]);
+    assert_eq!(fixture.stripped(Stream::Stdout), b"one\ntwo\nContinue? [y/N] yes\nend");
+    assert_eq!(fixture.rebuilt(), [b"one\ntwo\nContinue? [y/N] yes\nend".to_vec(), b"warning\nlate\n".to_vec()]);
+    assert_eq!(fixture.capture.lines(), [4, 2, 6]);
 }
 
 #[test]
 fn any_bytes_can_be_read_back_from_both_kinds_of_file() {
-    let mut rig = Rig::new("bytes", 0);
+    let mut fixture = Fixture::new("bytes", 0);
     let mut seed = 7u64;
-    let mut said = [Vec::new(), Vec::new()];
+    let mut printed = [Vec::new(), Vec::new()];
     let pieces: [&[u8]; 9] = [b"\n", b"\n", b"ab", b"\0\xff#", b"Z+> \r", b"T", STAMPED, &STAMPED[..25], &[b'x'; 5000]];
     let mut random = move |below: usize| {
         seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
@@ -112,127 +112,127 @@ fn any_bytes_can_be_read_back_from_both_kinds_of_file() {
         let (most, kinds) = (if random(20) == 0 { 2000 } else { 30 }, if random(50) == 0 { 9 } else { 8 });
         let text: Vec<u8> = (0..random(most)).flat_map(|_| pieces[random(kinds)]).copied().collect();
         let (s, text) = (random(2), &text[..text.len().min(READ_SIZE)]);
-        rig.say(s, text);
-        said[s].extend_from_slice(text);
+        fixture.print(s, text);
+        printed[s].extend_from_slice(text);
         if random(16) == 0 {
-            rig.expire_partial_lines();
+            fixture.expire_partial_lines();
         }
     }
-    rig.capture.drain();
-    assert!(rig.rebuilt() == said);
-    let log = rig.file(Stream::Combined);
+    fixture.capture.drain();
+    assert!(fixture.rebuilt() == printed);
+    let log = fixture.file(Stream::Combined);
     let stamped = log.split(|&b| b == b'\n').filter(|line| record::is_stamped(line)).count();
     let lines = memchr_iter(b'\n', &log).count();
     assert!(stamped > lines / 8 && stamped < lines / 2, "{stamped} of {lines} lines have a stamp");
-    assert!(rig.stripped(Stream::Stdout) == said[0] && rig.stripped(Stream::Stderr) == said[1]);
-    assert_eq!(rig.capture.bytes()[2], rig.file(Stream::Combined).len() as u64);
+    assert!(fixture.stripped(Stream::Stdout) == printed[0] && fixture.stripped(Stream::Stderr) == printed[1]);
+    assert_eq!(fixture.capture.bytes()[2], fixture.file(Stream::Combined).len() as u64);
 }
 
 #[test]
 fn stamps_never_go_back_when_the_clock_is_set() {
     static NOW: AtomicU64 = AtomicU64::new(0);
-    let mut rig = Rig::new("clock", 0);
-    rig.capture.clock = || NOW.load(Ordering::SeqCst);
+    let mut fixture = Fixture::new("clock", 0);
+    fixture.capture.clock = || NOW.load(Ordering::SeqCst);
     // Forward by an hour, back by a day, before 1970, and to the end of time.
     for (now, text) in
         [(7_200_000, "a\n"), (10_800_000, "b\n"), (1000, "c\nunfinished"), (0, "d\n"), (10_800_001, "e\n")]
     {
         NOW.store(now, Ordering::SeqCst);
-        rig.say(0, text.as_bytes());
-        rig.say(1, text.as_bytes());
-        rig.expire_partial_lines();
+        fixture.print(0, text.as_bytes());
+        fixture.print(1, text.as_bytes());
+        fixture.expire_partial_lines();
     }
     for stream in [Stream::Stdout, Stream::Stderr, Stream::Combined] {
-        let file = String::from_utf8(rig.file(stream)).unwrap();
+        let file = String::from_utf8(fixture.file(stream)).unwrap();
         let stamps: Vec<u64> = file.lines().map(|line| record::parse(line.as_bytes(), stream).unwrap().ms).collect();
         assert!(stamps.len() >= 5 && stamps.is_sorted(), "{stamps:?}");
         assert_eq!((stamps[0], stamps[stamps.len() - 1]), (7_200_000, 10_800_001));
     }
     NOW.store(u64::MAX, Ordering::SeqCst);
-    rig.say(0, b"f\n");
+    fixture.print(0, b"f\n");
     NOW.store(5, Ordering::SeqCst);
-    rig.say(0, b"g\n");
-    assert!(rig.file(Stream::Stdout).ends_with(b"9999-12-31T23:59:59.999Z g\n"));
+    fixture.print(0, b"g\n");
+    assert!(fixture.file(Stream::Stdout).ends_with(b"9999-12-31T23:59:59.999Z g\n"));
 }
 
 #[test]
 fn a_removed_log_is_recreated_at_the_same_offset() {
-    let mut rig = Rig::new("removed", 0);
-    rig.say(1, b"a file of its own\n");
-    rig.say(0, b"one\n");
-    std::fs::remove_file(rig.dir.join(Stream::Stdout.file_name())).unwrap();
-    rig.say(0, b"two\n");
-    rig.capture.recreate_replaced_logs();
-    rig.say(0, b"three\n");
-    let file = rig.file(Stream::Stdout);
+    let mut fixture = Fixture::new("removed", 0);
+    fixture.print(1, b"a file of its own\n");
+    fixture.print(0, b"one\n");
+    std::fs::remove_file(fixture.dir.join(Stream::Stdout.file_name())).unwrap();
+    fixture.print(0, b"two\n");
+    fixture.capture.recreate_replaced_logs();
+    fixture.print(0, b"three\n");
+    let file = fixture.file(Stream::Stdout);
     assert_eq!(crate::log::header::parse_header(&file), Some(25 + 4));
     assert!(file.ends_with(b"Z three\n"));
-    assert_eq!(rig.rebuilt()[0], b"one\ntwo\nthree\n", "the other logs are unchanged");
+    assert_eq!(fixture.rebuilt()[0], b"one\ntwo\nthree\n", "the other logs are unchanged");
 }
 
 #[test]
 fn output_that_waits_for_a_reader_is_written_as_soon_as_the_reader_has_caught_up() {
-    let mut rig = Rig::new("reader", 100_000);
-    let mut lease = Lease::acquire(&rig.dir, ReaderKind::Pipe).unwrap();
+    let mut fixture = Fixture::new("reader", 100_000);
+    let mut lease = Lease::acquire(&fixture.dir, ReaderKind::Pipe).unwrap();
     let lines = [b'x'; 99].iter().chain(b"\n").copied().collect::<Vec<u8>>().repeat(500);
     let logged = 50_000 + 13 * 25; // 40 lines share a stamp
-    (0..3).for_each(|_| rig.capture.feed(0, &lines));
-    assert!(rig.capture.is_stalled() && rig.capture.bytes()[2] < 3 * logged);
-    let look = rig.capture.deadline().unwrap();
+    (0..3).for_each(|_| fixture.capture.feed(0, &lines));
+    assert!(fixture.capture.is_stalled() && fixture.capture.bytes()[2] < 3 * logged);
+    let look = fixture.capture.deadline().unwrap();
     lease.advance(1, u64::MAX);
     while Instant::now() < look {
         std::thread::yield_now();
     }
-    rig.capture.feed(0, &lines);
-    rig.capture.feed(1, b"the end of what they share\n");
-    assert!(!rig.capture.is_stalled() && rig.capture.stall_reason().is_none());
+    fixture.capture.feed(0, &lines);
+    fixture.capture.feed(1, b"the end of what they share\n");
+    assert!(!fixture.capture.is_stalled() && fixture.capture.stall_reason().is_none());
     let end = 4 * logged;
-    assert_eq!(rig.capture.bytes(), [end, 25 + 27, end + 25 + 27]);
+    assert_eq!(fixture.capture.bytes(), [end, 25 + 27, end + 25 + 27]);
     drop(lease);
 }
 
 #[test]
 fn a_long_line_is_one_line_and_is_not_held_back() {
-    let mut rig = Rig::new("long", 0);
+    let mut fixture = Fixture::new("long", 0);
     for _ in 0..40 {
-        rig.say(0, &[b'x'; 10_000]);
+        fixture.print(0, &[b'x'; 10_000]);
     }
-    assert!(rig.capture.sources[0].held.len() < READ_SIZE);
-    rig.say(0, b"\n");
-    assert_eq!(rig.stripped(Stream::Stdout).len(), 400_001);
-    assert_eq!(rig.capture.lines(), [1, 0, 1]);
+    assert!(fixture.capture.sources[0].held.len() < READ_SIZE);
+    fixture.print(0, b"\n");
+    assert_eq!(fixture.stripped(Stream::Stdout).len(), 400_001);
+    assert_eq!(fixture.capture.lines(), [1, 0, 1]);
 }
 
 #[test]
 fn the_end_of_a_pipe_is_detected_and_nothing_before_it_is_lost() {
-    let mut rig = Rig::new("end", 0);
-    rig.ends[0].as_mut().unwrap().write_all(&b"last words\n".repeat(5000)).unwrap();
-    rig.ends = [None, None];
-    rig.capture.drain();
-    assert_eq!(rig.stripped(Stream::Stdout).len(), 55_000);
-    assert_eq!(rig.capture.fds(), [-1, -1]);
+    let mut fixture = Fixture::new("end", 0);
+    fixture.ends[0].as_mut().unwrap().write_all(&b"last words\n".repeat(5000)).unwrap();
+    fixture.ends = [None, None];
+    fixture.capture.drain();
+    assert_eq!(fixture.stripped(Stream::Stdout).len(), 55_000);
+    assert_eq!(fixture.capture.fds(), [-1, -1]);
 }
 
 #[test]
 #[cfg(target_os = "linux")]
 fn a_pipe_is_enlarged_only_during_a_flood() {
-    let mut rig = Rig::new("flood", 0);
-    let mut writer = rig.ends[0].take().unwrap();
+    let mut fixture = Fixture::new("flood", 0);
+    let mut writer = fixture.ends[0].take().unwrap();
     sys::set_nonblocking(&File::from(OwnedFd::from(writer.try_clone().unwrap())), true).unwrap();
-    let mut fill = |rig: &mut Rig| {
+    let mut fill = |fixture: &mut Fixture| {
         let line = [b'x'; 4095].iter().chain(b"\n").copied().collect::<Vec<u8>>();
         let filled = std::iter::from_fn(|| writer.write(&line).ok()).sum::<usize>();
-        while rig.capture.read(0) {}
+        while fixture.capture.read(0) {}
         filled
     };
-    let filled: Vec<usize> = (0..20).map(|_| fill(&mut rig)).collect();
+    let filled: Vec<usize> = (0..20).map(|_| fill(&mut fixture)).collect();
     assert!(filled[0] == READ_SIZE && filled[19] == 1 << 20, "{filled:?}");
-    let quiet = rig.capture.deadline().unwrap();
+    let quiet = fixture.capture.deadline().unwrap();
     while Instant::now() < quiet {
         std::thread::yield_now();
     }
-    rig.capture.tick();
-    assert_eq!(fill(&mut rig), READ_SIZE);
+    fixture.capture.tick();
+    assert_eq!(fill(&mut fixture), READ_SIZE);
     let all = filled.iter().sum::<usize>() + READ_SIZE;
-    assert_eq!(rig.stripped(Stream::Stdout).len(), all);
+    assert_eq!(fixture.stripped(Stream::Stdout).len(), all);
 }
