@@ -387,8 +387,8 @@ impl Shim {
     }
 
     /// Rings the doorbell, which carries no message but "look again". If no server listens, the files have the truth.
-    fn ring(&mut self, tone: u8) {
-        let _ = self.events.write(&[tone]);
+    fn ring(&mut self, byte: u8) {
+        let _ = self.events.write(&[byte]);
         (self.last_ring, self.ring_at) = (Instant::now(), None);
     }
 
