@@ -1,9 +1,9 @@
-//! What AI agents put into the environment of the shells they use, and tools look at to tell an agent from a person.
+//! Variables that AI agents set in the environment of the shells they use, and by which tools distinguish an agent from a
+//! person.
 //!
-//! A dev server is not the agent's: started from an agent's shell it must behave as if the person had started it, no
-//! matter who did, and the session identifiers, sockets and tokens in there are nobody else's business. So these
-//! variables are not handed on to it. Settings that agents make beside them (`NO_COLOR`, `PAGER`, `GIT_*`) may be the
-//! person's own and stay as they are.
+//! A dev server does not belong to the agent: started from an agent's shell, it must behave as if the person had started it,
+//! and the session identifiers, sockets and tokens in these variables are private to the agent's session. So they are not
+//! passed on to it. Other settings that agents make (`NO_COLOR`, `PAGER`, `GIT_*`) may be the person's own and are kept.
 
 use std::ffi::OsStr;
 
@@ -38,21 +38,23 @@ const NAMES: [&str; 27] = [
     "ROO_ACTIVE",
 ];
 
-/// Beginnings of names that only an agent sets, because each version brings new ones.
+/// Prefixes of variables that only an agent sets; each version of an agent adds new ones.
 const PREFIXES: [&str; 4] = ["CLAUDE_CODE_", "CODEX_", "JUNIE_", "QWEN_CODE_"];
 
-/// Names with such a beginning that are settings of a person.
+/// Variables with such a prefix that are a person's settings.
 const SETTINGS: [&str; 4] =
     ["CLAUDE_CODE_USE_BEDROCK", "CLAUDE_CODE_USE_FOUNDRY", "CLAUDE_CODE_USE_VERTEX", "CODEX_HOME"];
 
-/// `AGENT` is a word that others use, too; these values are the agents'.
-const AGENT: [&str; 5] = ["1", "true", "amp", "crush", "goose"];
+/// Values of `AGENT` that identify an agent; other programs use a variable of that name, too.
+const AGENT_VALUES: [&str; 5] = ["1", "true", "amp", "crush", "goose"];
 
-/// Whether this variable says that an agent is at work, or belongs to its session.
-pub fn is_of_agent(name: &OsStr, value: &OsStr) -> bool {
+/// Whether this variable indicates that an agent is active, or belongs to its session.
+pub fn is_agent_variable(name: &OsStr, value: &OsStr) -> bool {
     let Some(name) = name.to_str() else { return false };
     let has_prefix = || PREFIXES.iter().any(|prefix| name.starts_with(prefix)) && !SETTINGS.contains(&name);
-    NAMES.contains(&name) || has_prefix() || name == "AGENT" && value.to_str().is_some_and(|v| AGENT.contains(&v))
+    NAMES.contains(&name)
+        || has_prefix()
+        || name == "AGENT" && value.to_str().is_some_and(|v| AGENT_VALUES.contains(&v))
 }
 
 #[cfg(test)]
@@ -60,8 +62,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_marks_an_agent_is_told_from_settings_and_keys() {
-        let is = |name: &str, value: &str| is_of_agent(OsStr::new(name), OsStr::new(value));
+    fn agent_variables_are_distinguished_from_settings_and_keys() {
+        let is = |name: &str, value: &str| is_agent_variable(OsStr::new(name), OsStr::new(value));
         for (name, value) in [
             ("CLAUDECODE", "1"),
             ("CLAUDE_CODE_SESSION_ID", "x"),

@@ -1,15 +1,16 @@
-//! What a shell hands on to the programs that it starts, beside arguments, directory and environment: umask, niceness,
-//! ignored and blocked signals, limits, control group. A program that is started through the server is to have those of
-//! the shell where it was asked for, and not those of whatever started the server.
+//! What programs inherit from the shell that starts them, besides arguments, directory and environment: umask, niceness,
+//! ignored and blocked signals, resource limits, control group. A program started through the server gets those of the
+//! shell where the start was requested, not those of whatever started the server.
 //!
-//! The command reads its own, the server keeps them in `meta.json`, so that a restart has them, too, and the shim gives
-//! them to the program (see [`sys::Handed`]). What the system does not let us raise, such as a hard limit, is taken as far
-//! as it goes. SIGPIPE is left out: the runtime of Rust ignores it before `main`, so that what the caller did is not known.
+//! The command reads its own, the server stores them in `meta.json`, so that a restart uses them as well, and the shim
+//! applies them to the program (see [`sys::Handed`]). What the system does not let us raise, such as a hard limit, is raised
+//! as far as possible. SIGPIPE is left out: the Rust runtime ignores it before `main`, so the caller's setting is unknown.
 
 use crate::sys;
 use serde::{Deserialize, Serialize};
 use std::sync::OnceLock;
 
+/// Attributes of a process. One that is `None` is left unchanged in the child.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Attributes {
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -17,28 +18,29 @@ pub struct Attributes {
     /// From -20 to 19, see nice(2).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub niceness: Option<i32>,
-    /// Numbers of signals, of those up to 31.
+    /// Numbers of ignored signals, of those up to 31.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub ignored: Vec<i32>,
+    /// Numbers of blocked signals, of those up to 31.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub blocked: Vec<i32>,
-    /// Names as in [`sys::LIMITS`], soft limits and hard ones.
+    /// Names as in [`sys::LIMITS`], soft limits and hard limits.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub limits: Vec<(String, u64, u64)>,
-    /// Path in the hierarchy of version 2, see cgroups(7).
+    /// Path in the version 2 hierarchy, see cgroups(7).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cgroup: Option<String>,
 }
 
-/// As they were when this process began.
-static OWN: OnceLock<Attributes> = OnceLock::new();
+/// Those with which this process was started.
+static INHERITED: OnceLock<Attributes> = OnceLock::new();
 
-/// Reads those of this process, and then makes them fit for a program of ours: no other user gets at our files, whatever the
-/// umask is, and no signal is blocked. To be called first of all. `umask` is the one of a command that started this as its
-/// server, which had changed its own.
-pub fn take_over(umask: Option<u32>) {
+/// Records the attributes of this process, and then sets those that our own programs need: a umask that keeps other users
+/// away from our files, and no blocked signals. Must be called before anything else. `umask` is that of the command that
+/// started this process as its server, because that command had changed its own already.
+pub fn record_and_reset(umask: Option<u32>) {
     let before = sys::set_umask(0o077);
-    let own = Attributes {
+    let inherited = Attributes {
         umask: Some(umask.unwrap_or(before)),
         niceness: Some(sys::niceness()),
         ignored: (1..=31).filter(|number| *number != sys::SIGPIPE && sys::is_ignored(*number)).collect(),
@@ -49,18 +51,18 @@ pub fn take_over(umask: Option<u32>) {
             .collect(),
         cgroup: own_cgroup(),
     };
-    let _ = OWN.set(own);
+    let _ = INHERITED.set(inherited);
 }
 
-/// All that this process was started with.
-pub fn own() -> Attributes {
-    OWN.get().cloned().unwrap_or_default()
+/// The attributes with which this process was started.
+pub fn inherited() -> Attributes {
+    INHERITED.get().cloned().unwrap_or_default()
 }
 
-/// What a program gets that was not asked for in a shell, but by an agent: the server has changed its own umask, and hands
-/// on the rest as it is.
-pub fn of_server() -> Attributes {
-    Attributes { umask: own().umask, ..Attributes::default() }
+/// Attributes for a program whose start was requested by an agent and not in a shell: only the umask, which the server has
+/// changed for itself; everything else is passed on as the server has it.
+pub fn for_agent_start() -> Attributes {
+    Attributes { umask: inherited().umask, ..Attributes::default() }
 }
 
 fn own_cgroup() -> Option<String> {
@@ -69,18 +71,19 @@ fn own_cgroup() -> Option<String> {
 }
 
 impl Attributes {
-    /// As an argument of the shim.
-    pub fn text(&self) -> String {
+    /// JSON, for an argument of the shim.
+    pub fn to_json(&self) -> String {
         serde_json::to_string(self).unwrap_or_default()
     }
 
-    pub fn parse(text: &str) -> Option<Attributes> {
+    /// Parses that argument; `None` if it is malformed.
+    pub fn from_json(text: &str) -> Option<Attributes> {
         serde_json::from_str(text).ok()
     }
 
-    /// For the program that is about to be started.
-    pub fn handed(&self) -> sys::Handed {
-        // Where it is already it need not be moved.
+    /// Prepares them for the program that is about to be started.
+    pub fn for_child(&self) -> sys::Handed {
+        // A program that is in the right control group already need not be moved.
         let cgroup = self.cgroup.as_ref().filter(|cgroup| own_cgroup().as_ref() != Some(cgroup));
         let members = cgroup.and_then(|cgroup| {
             let open = |root: &str| {
@@ -106,7 +109,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_was_written_is_read_back_and_nothing_is_nothing() {
+    fn attributes_survive_a_round_trip_through_json() {
         let some = Attributes {
             umask: Some(0o27),
             niceness: Some(-3),
@@ -115,8 +118,8 @@ mod tests {
             limits: vec![("nofile".into(), 64, u64::MAX)],
             cgroup: Some("/a b".into()),
         };
-        assert_eq!(Attributes::parse(&some.text()), Some(some));
-        assert_eq!(Attributes::parse(&Attributes::default().text()), Some(Attributes::default()));
-        assert_eq!((Attributes::default().text(), Attributes::parse("7")), ("{}".into(), None));
+        assert_eq!(Attributes::from_json(&some.to_json()), Some(some));
+        assert_eq!(Attributes::from_json(&Attributes::default().to_json()), Some(Attributes::default()));
+        assert_eq!((Attributes::default().to_json(), Attributes::from_json("7")), ("{}".into(), None));
     }
 }

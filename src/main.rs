@@ -69,7 +69,7 @@ fn main() -> std::process::ExitCode {
     if init::is_init() {
         return init::run().into();
     }
-    attributes::take_over(umask_of_starter(&arguments));
+    attributes::record_and_reset(umask_of_starter(&arguments));
     // Two roles are not for users: their arguments are fixed, and come from ourselves.
     let code = match arguments.first().and_then(|argument| argument.to_str()) {
         Some("__shim") => shim::main(arguments.into_iter().skip(1).collect()) as u8,

@@ -1,7 +1,7 @@
 //! Starting a server in the background.
 
 use super::terminal;
-use crate::agents::is_of_agent;
+use crate::agents::is_agent_variable;
 use crate::attributes;
 use crate::config::Config;
 use crate::error::Error;
@@ -55,11 +55,11 @@ pub fn start_server(config: &Config) -> Result<Started, Error> {
     let port = if config.tcp { config.port.to_string() } else { "none".into() };
     command.arg("__serve").arg(port).arg(&config.data_dir);
     command.args(config.trusts_all_users.then_some("--trust-all-users"));
-    let umask = attributes::own().umask;
+    let umask = attributes::inherited().umask;
     command.args(umask.iter().flat_map(|umask| ["--umask".to_string(), umask.to_string()]));
     command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null());
     // It serves everybody and outlives the agent whose shell this may be.
-    for (name, _) in std::env::vars_os().filter(|(name, value)| is_of_agent(name, value)) {
+    for (name, _) in std::env::vars_os().filter(|(name, value)| is_agent_variable(name, value)) {
         command.env_remove(name);
     }
     // It lives on: a pipe of our caller that it kept would never end for whoever reads it.

@@ -1,6 +1,6 @@
 //! What a request takes from where the command was called: directory, environment, a key that names it.
 
-use crate::agents::is_of_agent;
+use crate::agents::is_agent_variable;
 use crate::api::{IfRunning, RunRequest};
 use crate::attributes;
 use crate::cli::Program;
@@ -51,7 +51,7 @@ pub fn run_request(
 ) -> Result<RunRequest, Error> {
     let working_directory = working_directory.map_or_else(current_directory, directory_named)?;
     let is_added = |name: &OsString| name.to_str().is_some_and(|name| environment.contains_key(name));
-    let is_passed = |name: &OsString, value: &OsString| program.keeps_agent_env || !is_of_agent(name, value);
+    let is_passed = |name: &OsString, value: &OsString| program.keeps_agent_env || !is_agent_variable(name, value);
     // Exactly as here, but for the token: it opens the server, is not for programs, and must not stand in files.
     let inherited = std::env::vars_os()
         .filter(|(name, value)| !is_added(name) && name != config::TOKEN && is_passed(name, value))
@@ -65,6 +65,6 @@ pub fn run_request(
         if_running,
         idempotency_key: Some(new_key()),
         reader: None,
-        attributes: Some(attributes::own()),
+        attributes: Some(attributes::inherited()),
     })
 }

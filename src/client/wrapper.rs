@@ -48,8 +48,8 @@ pub fn run(mut server: ServerConnection, options: RunOptions) -> Result<ExitCode
 
 /// The lease of a wrapper. A terminal does not hold a run up forever, see [`shim`](crate::shim).
 fn take_lease(config: &Config, is_at_terminal: bool) -> Option<Lease> {
-    let kind = if is_at_terminal { lease::Kind::Terminal } else { lease::Kind::Pipe };
-    Lease::take(&config.data_dir, kind).ok()
+    let kind = if is_at_terminal { lease::ReaderKind::Terminal } else { lease::ReaderKind::Pipe };
+    Lease::acquire(&config.data_dir, kind).ok()
 }
 
 struct Wrapper {

@@ -1,17 +1,18 @@
-//! Log files of a run: how a record looks, how a file is written and rotated, how it is read without reading it whole.
+//! Log files of a run: the format of a record, writing and rotating a file, and reading it without reading all of it.
 //!
-//! Three files per run. `stdout.log` and `stderr.log` hold one line of the child per line, behind its stamp, or after lines
-//! that were read at the same moment: strip the stamps and you have the child's bytes, to the last one. `combined.log` holds
-//! both streams in the order in which they were read (see [`record`]).
+//! There are three files per run. `stdout.log` and `stderr.log` hold one line of the child per line, each either prefixed with
+//! a stamp (a UTC timestamp) or following lines that were read at the same moment: strip the stamps and you have the child's
+//! bytes, down to the last one. `combined.log` holds both streams in the order in which they were read (see [`record`]).
 //!
-//! All positions are **offsets from the start of the run**, rotation or not, so a cursor survives it.
+//! All positions are **offsets from the start of the run**, regardless of rotation, so a cursor survives it.
 
+pub mod header;
 pub mod read;
 pub mod record;
-pub mod rotate;
 pub mod scan;
 pub mod stamp;
 pub mod tail;
+pub mod writer;
 
 use serde::{Deserialize, Serialize};
 
@@ -27,7 +28,7 @@ pub enum Stream {
 impl Stream {
     pub const ALL: [Stream; 3] = [Stream::Stdout, Stream::Stderr, Stream::Combined];
 
-    /// As users write it.
+    /// The name that users write.
     pub fn name(self) -> &'static str {
         match self {
             Stream::Stdout => "stdout",
@@ -36,6 +37,7 @@ impl Stream {
         }
     }
 
+    /// The stream of this name, if there is one.
     pub fn from_name(name: &str) -> Option<Stream> {
         Stream::ALL.into_iter().find(|stream| stream.name() == name)
     }
@@ -45,7 +47,7 @@ impl Stream {
         format!("{}.log", self.name())
     }
 
-    /// Place in arrays of three, in the order of [`Stream::ALL`].
+    /// Index in arrays of three, in the order of [`Stream::ALL`].
     pub fn index(self) -> usize {
         self as usize
     }

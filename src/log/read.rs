@@ -1,9 +1,9 @@
-//! Reading a log file while it is written and rotated: the kept part as one range of offsets, the last lines, the first
-//! line of a time. Never whole: the cost depends on what is returned, not on how long the log is.
+//! Reading a log while it is written and rotated: the part that is kept as one range of offsets, the last lines, the first
+//! line at or after a time. The log is never read completely: the cost depends on what is returned, not on its length.
 
 use super::Stream;
-use super::record::{self, PREFIX, SHARED, begins_line, is_stamped};
-use super::rotate::{HEADER, parse_header, previous};
+use super::header::{HEADER_LEN, parse_header, previous};
+use super::record::{self, MAX_SHARED_SPAN, PREFIX_LEN, begins_line, is_stamped};
 use super::stamp::parse_stamp;
 use crate::sys;
 use memchr::{memchr, memchr_iter, memrchr, memrchr_iter};
@@ -12,14 +12,16 @@ use std::io;
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::Path;
 
-const BLOCK: usize = 64 << 10;
+/// Maximum number of bytes per read.
+const BLOCK_SIZE: usize = 64 << 10;
 
-/// One file: which offsets of the run it holds.
+/// One file of a log, and the offsets of the run that it holds.
 pub(super) struct Segment {
     file: File,
+    /// Offset of its first record.
     pub(super) start: u64,
-    /// Where in the file the offset `start` is.
-    head: u64,
+    /// Position of that record in the file, in bytes.
+    header_len: u64,
 }
 
 impl Segment {
@@ -29,37 +31,38 @@ impl Segment {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
             opened => opened?,
         };
-        let mut first = [0; HEADER];
+        let mut first = [0; HEADER_LEN];
         let n = file.read_at(&mut first, 0)?;
         Ok(Some(match parse_header(&first[..n]) {
-            Some(start) => Segment { file, start, head: HEADER as u64 },
-            None => Segment { file, start: 0, head: 0 },
+            Some(start) => Segment { file, start, header_len: HEADER_LEN as u64 },
+            None => Segment { file, start: 0, header_len: 0 },
         }))
     }
+    /// The offset after its last byte.
     pub(super) fn end(&self) -> io::Result<u64> {
-        Ok(self.start + self.file.metadata()?.len().saturating_sub(self.head))
+        Ok(self.start + self.file.metadata()?.len().saturating_sub(self.header_len))
     }
 
-    /// One read from `offset` on, which must not lie before the file: how many bytes it got, 0 at the end.
+    /// Reads once at `offset`, which must not be before [`start`](Self::start): the number of bytes, 0 at the end.
     pub(super) fn read_at(&self, offset: u64, buffer: &mut [u8]) -> io::Result<usize> {
         loop {
-            match self.file.read_at(buffer, offset - self.start + self.head) {
+            match self.file.read_at(buffer, offset - self.start + self.header_len) {
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 read => return read,
             }
         }
     }
 
-    /// Whether the other one is this very file.
+    /// Whether both are the same file.
     pub(super) fn is_same(&self, other: &Segment) -> bool {
         let identity = |segment: &Segment| segment.file.metadata().map(|file| (file.dev(), file.ino())).ok();
         identity(self) == identity(other)
     }
 }
 
-/// What is kept of one log, as it was when this was opened: rotation does not disturb it.
+/// A snapshot of the part of a log that is kept, as of when it was opened: rotation does not affect it.
 pub struct Log {
-    /// Oldest first; together one range without a gap.
+    /// Oldest first; together they form one range without a gap.
     segments: Vec<Segment>,
     stream: Stream,
     start: u64,
@@ -67,7 +70,11 @@ pub struct Log {
 }
 
 impl Log {
-    /// Opens the log of `stream` in the directory of a run. One that is not there is empty, and says so.
+    /// Opens the log of `stream` in the directory of a run. A missing log is empty, see [`is_missing`](Self::is_missing).
+    ///
+    /// # Errors
+    ///
+    /// A file exists but cannot be opened or read.
     pub fn open(run: &Path, stream: Stream) -> io::Result<Log> {
         let path = run.join(stream.file_name());
         let of = |segments: Vec<Segment>, end: u64| {
@@ -90,39 +97,43 @@ impl Log {
             match Segment::open(&previous(&path))? {
                 None => return Ok(of(vec![newest], end)),
                 Some(older) if older.end()? == newest.start => return Ok(of(vec![older, newest], end)),
-                Some(_) => {} // it rotated between the two opens
+                Some(_) => {} // the log was rotated between the two opens
             }
         }
-        // The name stayed away (somebody removed the file), or the two files do not fit together.
+        // The name did not come back (the file was removed by a user), or the two files do not fit together.
         let left = [&path, &previous(&path)].into_iter().find_map(|path| Segment::open(path).ok()?);
         let end = left.as_ref().map_or(Ok(0), Segment::end)?;
         Ok(of(left.into_iter().collect(), end))
     }
 
-    /// The same without a record that is just being written at its end: a file that grows is seen at sizes in between, and
-    /// who took the first half of a record for a line would take the second one for another.
+    /// Excludes a partially written record at the end: the size of a growing file may be seen in the middle of a write, and
+    /// a reader that took the first half of a record for a line would take the second half for another one.
+    ///
+    /// # Errors
+    ///
+    /// The log cannot be read, as with the methods below.
     pub fn without_torn(mut self) -> io::Result<Log> {
-        let mut tail = [0; PREFIX];
-        let from = self.end.saturating_sub(PREFIX as u64).max(self.start);
+        let mut tail = [0; PREFIX_LEN];
+        let from = self.end.saturating_sub(PREFIX_LEN as u64).max(self.start);
         let n = self.read_at(from, &mut tail[..(self.end - from) as usize])?;
         match memrchr(b'\n', &tail[..n]) {
-            // Behind it less than a stamp.
+            // Less than a stamp follows it.
             Some(newline) => self.end = from + newline as u64 + 1,
-            None if self.stream == Stream::Combined => self.end = self.line_start(self.end, self.start)?,
-            None if n < PREFIX && self.start == 0 => self.end = 0,
-            // A line of the child that is not finished, or one that soon is.
+            None if self.stream == Stream::Combined => self.end = self.record_start(self.end, self.start)?,
+            None if n < PREFIX_LEN && self.start == 0 => self.end = 0,
+            // A line that the child has not finished, or is just being written.
             None => {}
         }
         Ok(self)
     }
 
-    /// What the files of one log take, in bytes.
+    /// Total size of the files of a log, in bytes.
     pub fn size(run: &Path, stream: Stream) -> u64 {
         let path = run.join(stream.file_name());
         [previous(&path), path].iter().filter_map(|path| std::fs::metadata(path).ok()).map(|file| file.len()).sum()
     }
 
-    /// Whether there is no file: it is not there yet, or was removed.
+    /// Whether there is no file, because it does not exist yet or was removed.
     pub fn is_missing(&self) -> bool {
         self.segments.is_empty()
     }
@@ -131,13 +142,13 @@ impl Log {
     pub fn start(&self) -> u64 {
         self.start
     }
-    /// The offset behind the last byte.
+    /// The offset after the last byte.
     pub fn end(&self) -> u64 {
         self.end
     }
 
-    /// Reads from `offset` into `buffer` and tells how many bytes it got; less than asked only at the end. Offsets
-    /// outside the kept range give nothing.
+    /// Reads from `offset` into `buffer`; returns the number of bytes, which is less than requested only at the end. Reads
+    /// nothing at offsets outside the kept range.
     pub fn read_at(&self, offset: u64, buffer: &mut [u8]) -> io::Result<usize> {
         let wanted = self.end.saturating_sub(offset).min(buffer.len() as u64) as usize;
         let mut done = 0;
@@ -145,9 +156,9 @@ impl Log {
             let at = offset + done as u64;
             let Some(i) = self.segments.iter().rposition(|segment| segment.start <= at) else { break };
             let segment = &self.segments[i];
-            let border = self.segments.get(i + 1).map_or(self.end, |next| next.start);
-            let room = (border - at).min((wanted - done) as u64) as usize;
-            match segment.read_at(at, &mut buffer[done..done + room])? {
+            let segment_end = self.segments.get(i + 1).map_or(self.end, |next| next.start);
+            let len = (segment_end - at).min((wanted - done) as u64) as usize;
+            match segment.read_at(at, &mut buffer[done..done + len])? {
                 0 => break,
                 n => done += n,
             }
@@ -155,18 +166,18 @@ impl Log {
         Ok(done)
     }
 
-    /// Offset of the record with which the last `count` lines before `end` begin. A line that the child has not
-    /// finished counts.
+    /// Offset of the record with which the last `count` lines before `end` begin. A line that the child has not finished
+    /// counts as one.
     pub fn tail(&self, end: u64, count: usize) -> io::Result<u64> {
         let end = end.min(self.end);
         if count == 0 {
             return Ok(end);
         }
         let mut left = count;
-        let mut block = vec![0; BLOCK];
+        let mut block = vec![0; BLOCK_SIZE];
         let mut at = end;
         while at > self.start {
-            let from = at.saturating_sub(BLOCK as u64).max(self.start);
+            let from = at.saturating_sub(BLOCK_SIZE as u64).max(self.start);
             let n = self.read_at(from, &mut block[..(at - from) as usize])?;
             for i in memrchr_iter(b'\n', &block[..n]) {
                 let record = from + i as u64 + 1;
@@ -182,24 +193,24 @@ impl Log {
         Ok(self.start)
     }
 
-    /// Whether a line of the child begins with the record at `record`; `block` holds what is at `block_at`.
+    /// Whether a line of the child begins with the record at `record`; `block` holds the bytes at `block_at`.
     fn begins_line(&self, record: u64, block: &[u8], block_at: u64) -> io::Result<bool> {
         if self.stream != Stream::Combined {
-            return Ok(true); // there each record is a line
+            return Ok(true); // in these files each record is a line
         }
-        let in_block = record.checked_sub(block_at).and_then(|i| block.get(i as usize..i as usize + PREFIX));
+        let in_block = record.checked_sub(block_at).and_then(|i| block.get(i as usize..i as usize + PREFIX_LEN));
         if let Some(prefix) = in_block {
             return Ok(begins_line(prefix));
         }
-        let mut prefix = [0; PREFIX];
+        let mut prefix = [0; PREFIX_LEN];
         let n = self.read_at(record, &mut prefix)?;
         Ok(begins_line(&prefix[..n]))
     }
 
-    /// Offset of the first record that is not older than `ms`, found by halving: stamps never go backwards. Lines that
-    /// share a stamp belong to the record that has it.
+    /// Offset of the first record that is not older than `ms` (milliseconds since 1970), found by binary search, since stamps
+    /// never go backwards. Lines that share a stamp belong to the record that has it.
     pub fn since(&self, ms: u64) -> io::Result<u64> {
-        // Stamped records that begin before `low` are older, those that begin at or behind `high` are not.
+        // Stamped records that begin before `low` are older, those that begin at or after `high` are not.
         let (mut low, mut high) = (self.start, self.end);
         while low < high {
             let middle = low + (high - low) / 2;
@@ -214,9 +225,9 @@ impl Log {
         Ok(self.stamp_from(low, self.end)?.map_or(self.end, |(record, _)| record))
     }
 
-    /// The first record with a stamp of its own that begins in `from..limit`, and that stamp in milliseconds since 1970.
+    /// The first record with its own stamp that begins in `from..limit`, and that stamp in milliseconds since 1970.
     fn stamp_from(&self, from: u64, limit: u64) -> io::Result<Option<(u64, u64)>> {
-        let mut block = vec![0; 2 * SHARED];
+        let mut block = vec![0; 2 * MAX_SHARED_SPAN];
         let mut next = self.record_from(from, limit)?;
         while let Some(at) = next {
             let n = self.read_at(at, &mut block)?;
@@ -228,19 +239,19 @@ impl Log {
                 }
                 last = start;
             }
-            // Of the last one too little may have been seen.
-            let is_torn = last > 0 && n - last < PREFIX;
+            // The last one may have been read only in part.
+            let is_torn = last > 0 && n - last < PREFIX_LEN;
             next = self.record_from(at + last as u64 + u64::from(!is_torn), limit)?;
         }
         Ok(None)
     }
 
-    /// The prefix that a line at `at` has which has none of its own; `None` if its stamp is not kept.
-    pub fn shared_before(&self, at: u64) -> io::Result<Option<[u8; PREFIX]>> {
-        let from = at.saturating_sub((SHARED + 1) as u64).max(self.start);
+    /// The prefix that a line at `at` without its own shares; `None` if the stamp is not kept any more.
+    pub fn shared_prefix_before(&self, at: u64) -> io::Result<Option<[u8; PREFIX_LEN]>> {
+        let from = at.saturating_sub((MAX_SHARED_SPAN + 1) as u64).max(self.start);
         let mut before = vec![0; at.saturating_sub(from) as usize];
         let n = self.read_at(from, &mut before)?;
-        Ok(record::shared_before(&before[..n], from == self.start))
+        Ok(record::shared_prefix_before(&before[..n], from == self.start))
     }
 
     /// Whether `offset` is in the middle of a line of the file.
@@ -252,8 +263,8 @@ impl Log {
         Ok(before != [b'\n'])
     }
 
-    /// Where the record that holds `offset` begins, but not before `floor`, at which one begins.
-    pub fn line_start(&self, offset: u64, floor: u64) -> io::Result<u64> {
+    /// Offset at which the record that contains `offset` begins. Does not search before `floor`, at which a record begins.
+    pub fn record_start(&self, offset: u64, floor: u64) -> io::Result<u64> {
         let mut block = vec![0; 4096];
         let mut end = offset;
         while end > floor {
@@ -272,8 +283,8 @@ impl Log {
         if from <= self.start {
             return Ok((self.start < limit).then_some(self.start));
         }
-        let mut at = from - 1; // a record begins behind a newline, and the byte before `from` may be one
-        let mut block = vec![0; 1024]; // most lines are short; for the others it grows
+        let mut at = from - 1; // a record begins after a newline, and the byte before `from` may be one
+        let mut block = vec![0; 1024]; // most lines are short; for the others the block grows
         while at < limit {
             let n = self.read_at(at, &mut block)?;
             if n == 0 {
@@ -284,23 +295,23 @@ impl Log {
                 return Ok((record < limit).then_some(record));
             }
             at += n as u64;
-            block.resize((block.len() * 2).min(BLOCK), 0);
+            block.resize((block.len() * 2).min(BLOCK_SIZE), 0);
         }
         Ok(None)
     }
 
-    /// How many lines of the child begin in `from..to`. Reads all of that range.
+    /// Counts the lines of the child that begin in `from..to`. Reads all of that range.
     pub fn count_lines(&self, from: u64, to: u64) -> io::Result<u64> {
         let mut count = 0;
-        let mut block = vec![0; BLOCK];
+        let mut block = vec![0; BLOCK_SIZE];
         let mut at = from.saturating_sub(1).max(self.start);
         if from <= self.start && self.start < to {
-            // No newline stands before the very first record.
+            // There is no newline before the very first record.
             count += u64::from(self.begins_line(self.start, &[], 0)?);
         }
         while at < to {
-            let room = (to - at).min(BLOCK as u64) as usize;
-            let n = self.read_at(at, &mut block[..room])?;
+            let len = (to - at).min(BLOCK_SIZE as u64) as usize;
+            let n = self.read_at(at, &mut block[..len])?;
             if n == 0 {
                 break;
             }
@@ -320,17 +331,17 @@ impl Log {
 mod tests {
     use super::*;
     use crate::log::record::{Part, prefix};
-    use crate::log::rotate::LogFile;
     use crate::log::stamp::Stamper;
+    use crate::log::writer::LogWriter;
 
-    /// A log of `lines` lines, one per second from second 1 on, in a directory that goes with the value.
+    /// A log of `lines` lines, one per second from second 1 on, in a directory that is removed with this value.
     struct Sample(std::path::PathBuf);
     impl Sample {
         fn new(name: &str, lines: u64, cap: u64, stream: Stream) -> Sample {
             let dir = std::env::temp_dir().join(format!("persistproc-read-{name}-{}", std::process::id()));
             let _ = std::fs::remove_dir_all(&dir);
             std::fs::create_dir_all(&dir).unwrap();
-            let mut file = LogFile::create(dir.join(stream.file_name()), cap).unwrap();
+            let mut file = LogWriter::create(dir.join(stream.file_name()), cap).unwrap();
             let mut stamper = Stamper::new();
             for i in 1..=lines {
                 file.append(&record(&mut stamper, i));
@@ -355,11 +366,11 @@ mod tests {
         let mut bytes = [0; 60];
         let n = log.read_at(offset, &mut bytes).unwrap();
         let text = String::from_utf8_lossy(&bytes[..n]).into_owned();
-        text.get(PREFIX..)?.split(' ').nth(1)?.parse().ok()
+        text.get(PREFIX_LEN..)?.split(' ').nth(1)?.parse().ok()
     }
 
     #[test]
-    fn last_lines_are_found_in_any_number_also_across_rotation() {
+    fn any_number_of_last_lines_is_found_even_across_rotation() {
         for cap in [0, 50_000] {
             let sample = Sample::new(&format!("tail{cap}"), 5000, cap, Stream::Combined);
             let log = sample.log(Stream::Combined);
@@ -374,7 +385,7 @@ mod tests {
     }
 
     #[test]
-    fn a_time_is_found_by_halving_also_across_rotation() {
+    fn a_time_is_found_by_binary_search_even_across_rotation() {
         for cap in [0, 50_000] {
             let sample = Sample::new(&format!("since{cap}"), 3000, cap, Stream::Stdout);
             let log = sample.log(Stream::Stdout);
@@ -391,10 +402,10 @@ mod tests {
     #[test]
     fn lines_that_share_a_stamp_are_found_like_others() {
         let sample = Sample::new("shared", 0, 0, Stream::Stdout);
-        let mut file = LogFile::create(sample.0.join("combined.log"), 10_000).unwrap();
+        let mut file = LogWriter::create(sample.0.join("combined.log"), 10_000).unwrap();
         let mut stamper = Stamper::new();
         for i in (1..=3000).step_by(3) {
-            let others = [i + 1, i + 2].map(|i| record(&mut stamper, i)[PREFIX..].to_vec()).concat();
+            let others = [i + 1, i + 2].map(|i| record(&mut stamper, i)[PREFIX_LEN..].to_vec()).concat();
             file.append(&[record(&mut stamper, i), others].concat());
         }
         let log = sample.log(Stream::Combined);
@@ -402,7 +413,7 @@ mod tests {
             let (mut block, mut skipped) = ([0; 60], 0);
             let n = log.read_at(at, &mut block).unwrap();
             if is_stamped(&block[..n]) {
-                skipped = PREFIX;
+                skipped = PREFIX_LEN;
             }
             let text = String::from_utf8_lossy(&block[skipped..n]).into_owned();
             text.split(' ').nth(1).and_then(|number| number.parse::<u64>().ok())
@@ -413,7 +424,7 @@ mod tests {
                 (number(at), log.count_lines(at, log.end()).unwrap()),
                 (Some(3001 - count as u64), count as u64)
             );
-            let prefix = log.shared_before(at).unwrap().unwrap();
+            let prefix = log.shared_prefix_before(at).unwrap().unwrap();
             let before = (3000 - count as u64 - 1) / 3 * 3 + 1; // the last stamp before this line
             assert_eq!(parse_stamp(&prefix), Some(before * 1000), "{count}");
         }
@@ -425,12 +436,12 @@ mod tests {
         let kept = number(log.start()).unwrap();
         assert_eq!(log.since((kept + 1) * 1000).map(number).unwrap(), Some(kept + 3));
         assert_eq!(log.since(kept * 1000).unwrap(), log.start());
-        assert_eq!(log.shared_before(log.start()).unwrap(), None);
-        assert_eq!(log.shared_before(log.start() + 30).unwrap(), None, "within a line");
+        assert_eq!(log.shared_prefix_before(log.start()).unwrap(), None);
+        assert_eq!(log.shared_prefix_before(log.start() + 30).unwrap(), None, "within a line");
     }
 
     #[test]
-    fn what_is_kept_is_one_range_without_a_gap() {
+    fn the_kept_part_is_one_range_without_a_gap() {
         let sample = Sample::new("range", 5000, 20_000, Stream::Combined);
         let log = sample.log(Stream::Combined);
         assert!(log.start() > 0 && log.end() - log.start() <= 40_000);
@@ -438,7 +449,8 @@ mod tests {
         let n = log.read_at(log.start(), &mut bytes).unwrap();
         assert_eq!(n as u64, log.end() - log.start());
         let text = String::from_utf8_lossy(&bytes[..n]).into_owned();
-        let numbers: Vec<u64> = text.lines().map(|l| l[PREFIX..].split(' ').nth(1).unwrap().parse().unwrap()).collect();
+        let numbers: Vec<u64> =
+            text.lines().map(|l| l[PREFIX_LEN..].split(' ').nth(1).unwrap().parse().unwrap()).collect();
         assert_eq!(*numbers.last().unwrap(), 5000);
         assert!(numbers.windows(2).all(|w| w[1] == w[0] + 1));
         assert_eq!(log.count_lines(0, log.end()).unwrap(), numbers.len() as u64);
@@ -447,7 +459,7 @@ mod tests {
     }
 
     #[test]
-    fn a_missing_log_is_empty_and_one_without_its_newest_file_is_what_is_left() {
+    fn a_missing_log_is_empty_and_one_without_its_newest_file_has_the_older_one() {
         let sample = Sample::new("missing", 3000, 20_000, Stream::Stdout);
         std::fs::remove_file(sample.0.join("stdout.log")).unwrap();
         let log = sample.log(Stream::Stdout);

@@ -1,41 +1,42 @@
-//! Time as text: the stamp of a record, and the times that users write.
+//! Times as text: the stamp (timestamp) of a record, and the times that users write.
 //!
-//! UTC only, Gregorian, to the millisecond; days are computed after Howard Hinnant,
+//! UTC only, Gregorian calendar, millisecond precision; days are computed with Howard Hinnant's algorithms,
 //! <https://howardhinnant.github.io/date_algorithms.html>.
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
-/// Length of `2026-01-02T03:04:05.678Z`.
-pub const STAMP: usize = 24;
+/// Length of `2026-01-02T03:04:05.678Z`, in bytes.
+pub const STAMP_LEN: usize = 24;
 
-const DAY: u64 = 86_400;
-/// Later than any time that fits the four digits of a year.
-const LATEST: u64 = 253_402_300_799_999;
+const SECONDS_PER_DAY: u64 = 86_400;
+/// The last millisecond whose year has four digits.
+const MAX_MS: u64 = 253_402_300_799_999;
 
-/// Milliseconds since 1970.
+/// The current time in milliseconds since 1970.
 pub fn now_ms() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_millis() as u64)
 }
 
-/// Writes stamps. Consecutive ones mostly share their second, which is formatted once.
+/// Formats stamps. Consecutive stamps are mostly within the same second, which is formatted only once.
 pub struct Stamper {
     second: u64,
-    text: [u8; STAMP],
+    text: [u8; STAMP_LEN],
 }
 
 impl Stamper {
+    /// A formatter with nothing cached.
     pub fn new() -> Stamper {
         Stamper { second: u64::MAX, text: *b"0000-00-00T00:00:00.000Z" }
     }
 
-    /// `ms` since 1970 as `2026-01-02T03:04:05.678Z`.
-    pub fn stamp(&mut self, ms: u64) -> &[u8; STAMP] {
-        let ms = ms.min(LATEST);
+    /// Formats `ms`, milliseconds since 1970, as `2026-01-02T03:04:05.678Z`.
+    pub fn stamp(&mut self, ms: u64) -> &[u8; STAMP_LEN] {
+        let ms = ms.min(MAX_MS);
         let second = ms / 1000;
         if second != self.second {
             self.second = second;
-            let (year, month, day) = civil_from_days((second / DAY) as i64);
-            let time = (second % DAY) as u32;
+            let (year, month, day) = civil_from_days((second / SECONDS_PER_DAY) as i64);
+            let time = (second % SECONDS_PER_DAY) as u32;
             let fields = [
                 (0..4, year as u32),
                 (5..7, month),
@@ -53,14 +54,14 @@ impl Stamper {
     }
 }
 
-/// One time as text, for JSON and people.
+/// Formats a single time, in milliseconds since 1970, for JSON and for people.
 pub fn format_ms(ms: u64) -> String {
     String::from_utf8_lossy(Stamper::new().stamp(ms)).into_owned()
 }
 
-/// Whether `text` begins with what looks like a stamp.
+/// Whether `text` begins with something that looks like a stamp.
 pub fn is_stamp(text: &[u8]) -> bool {
-    let Some(text) = text.first_chunk::<STAMP>() else { return false };
+    let Some(text) = text.first_chunk::<STAMP_LEN>() else { return false };
     let shape = b"dddd-dd-ddTdd:dd:dd.dddZ";
     text.iter().zip(shape).all(|(&c, &s)| match s {
         b'd' => c.is_ascii_digit(),
@@ -69,19 +70,26 @@ pub fn is_stamp(text: &[u8]) -> bool {
     })
 }
 
-/// Milliseconds of a stamp as a record has it; its last letter, which tells the stream, may be `Z` or `z`.
+/// Parses the stamp of a record into milliseconds since 1970; its last letter, which indicates the stream, may be `Z` or `z`.
+/// `None` if it is not a stamp.
 pub fn parse_stamp(text: &[u8]) -> Option<u64> {
     let number = |range: std::ops::Range<usize>| text[range].iter().fold(0u64, |n, &d| n * 10 + u64::from(d - b'0'));
     if !is_stamp(text) {
         return None;
     }
     let days = days_from_civil(number(0..4) as i64, number(5..7) as u32, number(8..10) as u32);
-    let seconds = u64::try_from(days).ok()? * DAY + number(11..13) * 3600 + number(14..16) * 60 + number(17..19);
+    let seconds =
+        u64::try_from(days).ok()? * SECONDS_PER_DAY + number(11..13) * 3600 + number(14..16) * 60 + number(17..19);
     Some(seconds * 1000 + number(20..23))
 }
 
-/// A time as users write it: ISO 8601 (`2026-01-02T03:04:05.678Z`, a blank for the `T`, seconds and fractions optional,
-/// a zone or none for UTC, or a date alone), or an age such as `30s`, `5m`, `2h`, `1d`.
+/// Parses a time as users write it into milliseconds since 1970: ISO 8601 (`2026-01-02T03:04:05.678Z`; a space may replace
+/// the `T`, seconds and fraction are optional, without a zone it is UTC, and a date alone is accepted), or an age such as
+/// `30s`, `5m`, `2h`, `1d`, counted back from `now`.
+///
+/// # Errors
+///
+/// A message for the user if `text` is neither.
 pub fn parse_time(text: &str, now: u64) -> Result<u64, String> {
     let text = text.trim();
     parse_age(text).map(|age| now.saturating_sub(age)).or_else(|| parse_iso(text)).ok_or_else(|| {
@@ -105,11 +113,11 @@ fn parse_iso(text: &str) -> Option<u64> {
     }
     let rest = &text[10..];
     let (time, offset) = if rest.is_empty() { (0, 0) } else { parse_clock(rest.strip_prefix(['T', 't', ' '])?)? };
-    let ms = days_from_civil(i64::from(year), month, day) * DAY as i64 * 1000 + time - offset;
+    let ms = days_from_civil(i64::from(year), month, day) * SECONDS_PER_DAY as i64 * 1000 + time - offset;
     u64::try_from(ms).ok()
 }
 
-/// `03:04[:05[.678]]` and its zone: milliseconds of the day and of the zone's offset.
+/// Parses `03:04[:05[.678]]` and the zone after it: milliseconds since midnight, and the zone's offset in milliseconds.
 fn parse_clock(text: &str) -> Option<(i64, i64)> {
     let zone_at = text.find(['Z', 'z', '+', '-']).unwrap_or(text.len());
     let (clock, zone) = text.split_at(zone_at);
@@ -127,7 +135,7 @@ fn parse_clock(text: &str) -> Option<(i64, i64)> {
     Some(((i64::from(hour) * 60 + i64::from(minute)) * 60_000 + i64::from(second) * 1000 + ms, offset))
 }
 
-/// `+01`, `-0500` or `+02:30` in milliseconds.
+/// Parses `+01`, `-0500` or `+02:30` into milliseconds.
 fn parse_offset(zone: &str) -> Option<i64> {
     let (sign, size) = zone.split_at_checked(1)?;
     let [hours, minutes] = match size.len() {
@@ -144,7 +152,7 @@ fn parse_offset(zone: &str) -> Option<i64> {
     }
 }
 
-/// `N` numbers of exactly these widths, separated by `separator`.
+/// Parses `N` numbers of exactly these widths, separated by `separator`.
 fn numbers<const N: usize>(text: &str, separator: char, widths: [usize; N]) -> Option<[u32; N]> {
     let mut parts = text.split(separator);
     let mut values = [0; N];
@@ -193,11 +201,11 @@ mod tests {
     use super::*;
     use crate::output::tests::{Random, cases};
 
-    /// `date -u -d @1767323045` says 2026-01-02T03:04:05.
+    /// `date -u -d @1767323045` prints 2026-01-02T03:04:05.
     const KNOWN: (u64, &str) = (1_767_323_045_678, "2026-01-02T03:04:05.678Z");
 
     #[test]
-    fn stamps_are_written_and_read_back() {
+    fn stamps_survive_a_round_trip() {
         assert_eq!(format_ms(KNOWN.0), KNOWN.1);
         assert_eq!(parse_stamp(KNOWN.1.as_bytes()), Some(KNOWN.0));
         let mut stamper = Stamper::new();
@@ -205,14 +213,14 @@ mod tests {
         while ms < 4_200_000_000_000 {
             let text = *stamper.stamp(ms);
             assert_eq!(parse_stamp(&text), Some(ms), "{}", String::from_utf8_lossy(&text));
-            ms += 86_399_001 * 17; // wanders through all hours, days and leap years
+            ms += 86_399_001 * 17; // visits all hours, days and leap years
         }
         assert_eq!(format_ms(951_782_400_000), "2000-02-29T00:00:00.000Z");
         assert_eq!(format_ms(u64::MAX), "9999-12-31T23:59:59.999Z");
     }
 
     #[test]
-    fn what_is_no_stamp_is_not_read_as_one() {
+    fn text_that_is_not_a_stamp_is_not_parsed_as_one() {
         for text in [
             "",
             "2026-01-02T03:04:05.678",
@@ -226,7 +234,7 @@ mod tests {
     }
 
     #[test]
-    fn users_may_write_times_in_many_ways() {
+    fn times_are_accepted_in_many_notations() {
         let at = KNOWN.0;
         let second = at - 678;
         for (text, expected) in [
@@ -249,7 +257,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_time_is_refused_with_an_example() {
+    fn an_invalid_time_is_refused_with_an_example() {
         for text in [
             "",
             "yesterday",
@@ -284,8 +292,8 @@ mod tests {
     }
 
     #[test]
-    fn every_text_is_a_time_or_refused_and_a_time_means_the_same_however_it_is_written() {
-        let words = [
+    fn any_text_is_parsed_or_refused_and_all_notations_of_a_time_are_equal() {
+        let tokens = [
             "2026",
             "1969",
             "-",
@@ -324,15 +332,15 @@ mod tests {
         let mut random = Random::new(7);
         for _ in 0..cases() {
             let mut text = start[random.below(start.len())].to_string();
-            (0..random.below(9)).for_each(|_| text.push_str(words[random.below(words.len())]));
+            (0..random.below(9)).for_each(|_| text.push_str(tokens[random.below(tokens.len())]));
             if let Ok(ms) = parse_time(&text, KNOWN.0) {
-                assert!(ms > LATEST || parse_time(&format_ms(ms), 0) == Ok(ms), "{text}");
+                assert!(ms > MAX_MS || parse_time(&format_ms(ms), 0) == Ok(ms), "{text}");
             }
         }
         for _ in 0..cases() / 10 {
             let ms = random.below(4_000_000) as u64 * 1_000_003;
             let (hours, minutes) = (random.below(24) as u64, random.below(60) as u64);
-            let is_west = random.below(2) == 0 && ms >= DAY * 1000;
+            let is_west = random.below(2) == 0 && ms >= SECONDS_PER_DAY * 1000;
             let offset = (hours * 60 + minutes) * 60_000;
             let local = format_ms(if is_west { ms - offset } else { ms + offset });
             let separator = ["T", "t", " "][random.below(3)];

@@ -1,23 +1,24 @@
-//! Reading a log while it grows, from one offset on. It keeps the file that it reads open: what is renamed by rotation, or
-//! removed with the directory of the run, is read to its end all the same.
+//! Following a log from an offset while it grows. The current file is kept open, so it is read to its end even when it is
+//! renamed by rotation or removed with the run's directory.
 
 use super::Stream;
+use super::header::previous;
 use super::read::Segment;
-use super::rotate::previous;
 use std::io;
 use std::path::{Path, PathBuf};
 
-/// What comes next in a log.
+/// The result of one read.
 #[derive(Debug, PartialEq, Eq)]
-pub enum Next {
-    /// So many bytes, which are in the buffer.
+pub enum TailRead {
+    /// This many bytes are in the buffer.
     Bytes(usize),
-    /// So many bytes are not kept any more.
+    /// This many bytes were skipped because rotation has removed them.
     Gone(u64),
-    /// Nothing yet.
-    Nothing,
+    /// There is nothing to read yet.
+    Pending,
 }
 
+/// Follows one log.
 pub struct Tail {
     path: PathBuf,
     file: Option<Segment>,
@@ -25,42 +26,46 @@ pub struct Tail {
 }
 
 impl Tail {
-    /// The log of `stream` in the directory of a run, from the offset `at` on.
+    /// Follows the log of `stream` in the directory of a run, from the offset `at` on.
     pub fn new(run: &Path, stream: Stream, at: u64) -> Tail {
         Tail { path: run.join(stream.file_name()), file: None, at }
     }
 
-    /// Offset of what comes next.
+    /// Offset of the next byte.
     pub fn at(&self) -> u64 {
         self.at
     }
 
-    /// Reads into `buffer`, which must not be empty. `NotFound` if the log is not there, as when it was removed.
-    pub fn read(&mut self, buffer: &mut [u8]) -> io::Result<Next> {
+    /// Reads into `buffer`, which must not be empty.
+    ///
+    /// # Errors
+    ///
+    /// `NotFound` if there is no log, for example because it was removed; otherwise the log cannot be read.
+    pub fn read(&mut self, buffer: &mut [u8]) -> io::Result<TailRead> {
         let n = self.read_on(buffer)?;
         if n > 0 {
-            return Ok(Next::Bytes(n));
+            return Ok(TailRead::Bytes(n));
         }
         let next = self.find_next()?;
-        // What was written before the rotation and after we looked.
+        // Bytes that were written after the first read and before the rotation.
         let n = self.read_on(buffer)?;
         if n > 0 {
-            return Ok(Next::Bytes(n));
+            return Ok(TailRead::Bytes(n));
         }
-        let Some(next) = next else { return Ok(Next::Nothing) };
+        let Some(next) = next else { return Ok(TailRead::Pending) };
         let gone = next.start.saturating_sub(self.at);
         self.at = self.at.max(next.start);
         self.file = Some(next);
         if gone > 0 {
-            return Ok(Next::Gone(gone));
+            return Ok(TailRead::Gone(gone));
         }
         Ok(match self.read_on(buffer)? {
-            0 => Next::Nothing,
-            n => Next::Bytes(n),
+            0 => TailRead::Pending,
+            n => TailRead::Bytes(n),
         })
     }
 
-    /// Reads from the file that is open, if there is more in it.
+    /// Reads from the open file, if there is more in it.
     fn read_on(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         let Some(file) = &self.file else { return Ok(0) };
         let n = file.read_at(self.at, buffer)?;
@@ -68,7 +73,7 @@ impl Tail {
         Ok(n)
     }
 
-    /// The file that the log goes on in, if it is not the one that is open.
+    /// The file in which the log continues, if it is not the open one.
     fn find_next(&self) -> io::Result<Option<Segment>> {
         let newest = self.open_newest()?;
         if self.file.as_ref().is_some_and(|file| file.is_same(&newest)) {
@@ -77,14 +82,14 @@ impl Tail {
         if newest.start <= self.at {
             return Ok(Some(newest));
         }
-        // Rotated more than once, or this is the beginning.
+        // The log was rotated more than once, or nothing has been opened yet.
         Ok(match Segment::open(&previous(&self.path))? {
             Some(older) if older.end()? > self.at => Some(older),
             _ => Some(newest),
         })
     }
 
-    /// Between the two renames of a rotation the name is missing for a moment.
+    /// Opens the newest file. Between the two renames of a rotation its name is missing for a moment, so that is retried.
     fn open_newest(&self) -> io::Result<Segment> {
         for _ in 0..100 {
             if let Some(newest) = Segment::open(&self.path)? {
@@ -99,57 +104,57 @@ impl Tail {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::log::rotate::LogFile;
+    use crate::log::writer::LogWriter;
 
-    fn log(name: &str, cap: u64) -> (PathBuf, LogFile) {
+    fn log(name: &str, cap: u64) -> (PathBuf, LogWriter) {
         let dir = std::env::temp_dir().join(format!("persistproc-tail-{name}-{}", std::process::id()));
         let _ = std::fs::remove_dir_all(&dir);
         std::fs::create_dir_all(&dir).unwrap();
-        let file = LogFile::create(dir.join("combined.log"), cap).unwrap();
+        let file = LogWriter::create(dir.join("combined.log"), cap).unwrap();
         (dir, file)
     }
 
-    /// All that comes: bytes, and how many are gone.
+    /// Everything up to the end: the bytes, and how many are gone.
     fn rest(tail: &mut Tail) -> (Vec<u8>, u64) {
         let (mut bytes, mut gone) = (Vec::new(), 0);
         let mut buffer = [0; 1000];
         loop {
             match tail.read(&mut buffer).unwrap() {
-                Next::Bytes(n) => bytes.extend_from_slice(&buffer[..n]),
-                Next::Gone(n) => gone += n,
-                Next::Nothing => return (bytes, gone),
+                TailRead::Bytes(n) => bytes.extend_from_slice(&buffer[..n]),
+                TailRead::Gone(n) => gone += n,
+                TailRead::Pending => return (bytes, gone),
             }
         }
     }
 
     #[test]
-    fn what_is_renamed_or_removed_is_read_to_its_end() {
+    fn a_renamed_or_removed_file_is_read_to_its_end() {
         let (dir, mut file) = log("renamed", 10_000);
         let mut tail = Tail::new(&dir, Stream::Combined, 0);
         file.append(b"one\n");
         assert_eq!(rest(&mut tail), (b"one\n".to_vec(), 0));
         assert_eq!(rest(&mut tail), (Vec::new(), 0));
-        // Two rotations, of which it had not seen the first.
+        // Two rotations, the first of which goes unnoticed.
         (0..3).for_each(|i| file.append(&[b'0' + i; 8000]));
         assert_eq!(rest(&mut tail), ([[b'0'; 8000], [b'1'; 8000], [b'2'; 8000]].concat(), 0));
         file.append(b"two\n");
         std::fs::remove_dir_all(&dir).unwrap();
         let mut buffer = [0; 10];
-        assert_eq!(tail.read(&mut buffer).unwrap(), Next::Bytes(4));
+        assert_eq!(tail.read(&mut buffer).unwrap(), TailRead::Bytes(4));
         assert_eq!(tail.read(&mut buffer).unwrap_err().kind(), io::ErrorKind::NotFound);
         assert_eq!(tail.at(), 24_008);
     }
 
     #[test]
-    fn what_is_not_kept_is_counted_and_the_rest_comes_whole() {
+    fn rotated_out_bytes_are_counted_and_the_rest_is_complete() {
         let (dir, mut file) = log("gone", 10_000);
         (0..5).for_each(|i| file.append(&[b'0' + i; 8000]));
         let mut tail = Tail::new(&dir, Stream::Combined, 0);
         assert_eq!(rest(&mut tail), ([[b'3'; 8000], [b'4'; 8000]].concat(), 24_000));
-        let mut behind = Tail::new(&dir, Stream::Combined, 25_000);
-        assert_eq!(rest(&mut behind), ([&[b'3'; 7000][..], &[b'4'; 8000]].concat(), 0));
+        let mut late = Tail::new(&dir, Stream::Combined, 25_000);
+        assert_eq!(rest(&mut late), ([&[b'3'; 7000][..], &[b'4'; 8000]].concat(), 0));
         (5..9).for_each(|i| file.append(&[b'0' + i; 8000]));
-        assert_eq!(rest(&mut behind), ([[b'7'; 8000], [b'8'; 8000]].concat(), 16_000));
+        assert_eq!(rest(&mut late), ([[b'7'; 8000], [b'8'; 8000]].concat(), 16_000));
         std::fs::remove_dir_all(&dir).unwrap();
     }
 }

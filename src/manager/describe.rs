@@ -24,7 +24,7 @@ pub fn age(ms: u64) -> String {
 
 /// What the processes of each run take now; `None` for one that has ended, or where the system does not tell.
 pub fn usage(runs: &[&Run]) -> Vec<Option<procs::Usage>> {
-    let shim = |run: &&Run| (!run.is_over()).then(|| run.status().shim).filter(|pid| *pid > 0);
+    let shim = |run: &&Run| (!run.is_over()).then(|| run.status().shim_pid).filter(|pid| *pid > 0);
     let roots: Vec<i32> = runs.iter().filter_map(shim).collect();
     // A server or shim of ours that was started inside a run, and what is below it, is not part of that run.
     let mut found = procs::usage(&roots, procs::Process::is_service).into_iter();
@@ -61,7 +61,7 @@ pub fn describe_unreadable(problem: &Unreadable) -> String {
         Unreadable::Missing => "is missing".into(),
         Unreadable::Newer(version) => format!("has format {version}, which is newer than this persistproc"),
         Unreadable::Damaged(error) => format!("is damaged ({error})"),
-        Unreadable::NotNow(error) => format!("cannot be read now ({error})"),
+        Unreadable::Exhausted(error) => format!("cannot be read now ({error})"),
     }
 }
 
@@ -76,7 +76,7 @@ fn problem_of(run: &Run) -> Option<String> {
 
 /// What is wrong with a run, in a few words.
 pub fn problem(status: &Status) -> Option<String> {
-    let trouble = status.trouble.as_deref();
+    let trouble = status.io_error.as_deref();
     let unknown = || {
         trouble
             .unwrap_or(
@@ -94,7 +94,11 @@ pub fn problem(status: &Status) -> Option<String> {
 }
 
 fn held_up(status: &Status, trouble: &str) -> String {
-    if status.state.is_live() && !status.goes_on { format!("output is blocked: {trouble}") } else { trouble.into() }
+    if status.state.is_live() && !status.capture_continues {
+        format!("output is blocked: {trouble}")
+    } else {
+        trouble.into()
+    }
 }
 
 /// `exited with code 1`, `was ended by SIGKILL`, `could not be started: …`: the end of a run, for people and models.

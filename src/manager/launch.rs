@@ -7,7 +7,7 @@ use crate::attributes;
 use crate::error::{Error, remedy};
 use crate::log::stamp::now_ms;
 use crate::procs;
-use crate::rundir::{FORMAT, MARK, Meta, RunDir, StartError, Status};
+use crate::rundir::{FORMAT_VERSION, Meta, RUN_ENV, RunDir, StartError, Status};
 use crate::sys;
 use crate::words::{self, Word};
 use std::ffi::OsStr;
@@ -119,7 +119,7 @@ fn failed(dir: &RunDir, errno: i32, text: String) -> Error {
     let fault = Error::failed(text);
     // As it is told, escaped: others show what is on disk.
     let error = Some(StartError { errno, text: fault.to_string() });
-    let status = Status { version: FORMAT, started: now, ended: Some(now), error, ..Status::default() };
+    let status = Status { version: FORMAT_VERSION, started: now, ended: Some(now), error, ..Status::default() };
     let _ = dir.write_status(&status); // without it the run is `failed` all the same
     fault
 }
@@ -127,9 +127,9 @@ fn failed(dir: &RunDir, errno: i32, text: String) -> Error {
 fn spawn(dir: &RunDir, lock: File, meta: &Meta) -> io::Result<(Child, io::PipeReader)> {
     let log = OpenOptions::new().append(true).create(true).mode(0o600).open(dir.shim_log())?;
     let (answer, starter) = io::pipe()?;
-    let environment = meta.environment.iter().filter(|(name, _)| name.0 != MARK && !name.0.is_empty());
+    let environment = meta.environment.iter().filter(|(name, _)| name.0 != RUN_ENV && !name.0.is_empty());
     // Without any, as in files of 0.4, it would get our own umask, which is for our files.
-    let attributes = meta.attributes.clone().unwrap_or_else(attributes::of_server).text();
+    let attributes = meta.attributes.clone().unwrap_or_else(attributes::for_agent_start).to_json();
     let mut shim = Command::new(own_program()?);
     shim.arg0("persistproc")
         .args(["__shim", "--max-log-bytes", &meta.max_log_bytes.to_string()])

@@ -4,7 +4,7 @@ use super::locks::LockKey;
 use super::watch::Run;
 use super::{Manager, describe_end};
 use crate::error::Error;
-use crate::rundir::{InputReport, MESSAGE, State};
+use crate::rundir::{InputReport, MAX_MESSAGE_LEN, State};
 use crate::shim::{self, orphans};
 use crate::sys;
 use std::io::{self, Write};
@@ -32,7 +32,7 @@ impl Manager {
         run.look();
         let before = run.status().input;
         let end = Instant::now() + MESSAGE_TAKEN;
-        for part in bytes.chunks((MESSAGE - VERB) / 2) {
+        for part in bytes.chunks((MAX_MESSAGE_LEN - VERB) / 2) {
             let hex: String = part.iter().map(|byte| format!("{byte:02x}")).collect();
             deliver(run, &format!("input {hex}\n"), end)?;
         }
@@ -61,7 +61,7 @@ fn confirm_input(run: &Run, before: InputReport, length: u64, end: Instant) -> R
             return Err(Error::failed(format!(
                 "the shim of '{}' (PID {}) has not said that it got the input; it may be stopped or starved",
                 run.meta.label,
-                run.status().shim
+                run.status().shim_pid
             )));
         }
         run.wait(generation, left);
@@ -84,7 +84,7 @@ pub(super) fn ask_to_look(run: &Run) {
 /// Asks the shim to stop its run, and tries to until `end`. If there is no way to send it a message, by a signal.
 pub(super) fn ask_to_stop(run: &Run, grace: Duration, end: Instant) -> Result<(), Error> {
     if !send(run, &format!("stop {}\n", grace.as_millis()), end)? {
-        let _ = orphans::ask_shim(&run.dir, run.status().shim);
+        let _ = orphans::ask_shim(&run.dir, run.status().shim_pid);
     }
     Ok(())
 }
@@ -99,7 +99,7 @@ fn check_live(run: &Run) -> Result<(), Error> {
 
 /// Sends one message that has no other way.
 fn deliver(run: &Run, message: &str, end: Instant) -> Result<(), Error> {
-    if send(run, message, end)? || !run.dir.shim_lives() {
+    if send(run, message, end)? || !run.dir.is_shim_alive() {
         return Ok(()); // if the process has just ended, its end is what comes of it
     }
     Err(Error::failed(format!(
@@ -113,7 +113,7 @@ fn deliver(run: &Run, message: &str, end: Instant) -> Result<(), Error> {
 /// its FIFO was removed or replaced.
 fn send(run: &Run, message: &str, end: Instant) -> Result<bool, Error> {
     let begun = Instant::now();
-    orphans::continue_shim(&run.dir, run.status().shim); // should something have stopped it
+    orphans::continue_shim(&run.dir, run.status().shim_pid); // should something have stopped it
     // Before its process it has opened the FIFO.
     let may_begin_to_listen = || run.status().pid == 0 || begun.elapsed() < DYING;
     loop {
@@ -123,7 +123,7 @@ fn send(run: &Run, message: &str, end: Instant) -> Result<bool, Error> {
             Ok(()) => return Ok(true),
             // It does not listen, or has just let go of the FIFO.
             Err(error) if error.raw_os_error() == Some(sys::ENXIO) || error.kind() == io::ErrorKind::BrokenPipe => {
-                if is_late || !may_begin_to_listen() || !run.dir.shim_lives() {
+                if is_late || !may_begin_to_listen() || !run.dir.is_shim_alive() {
                     return Ok(false);
                 }
                 std::thread::sleep(NOT_LISTENING);

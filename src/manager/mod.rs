@@ -22,7 +22,7 @@ use crate::attributes::Attributes;
 use crate::error::Error;
 use crate::lease;
 use crate::log::stamp::{format_ms, now_ms};
-use crate::rundir::{FORMAT, Meta, RunDir, State, Status};
+use crate::rundir::{FORMAT_VERSION, Meta, RunDir, State, Status};
 use crate::shim::orphans;
 use crate::words::{self, Word};
 pub use describe::{Usage, age, describe, describe_end, describe_unreadable, problem, usage};
@@ -46,7 +46,7 @@ const BEYOND_GRACE: Duration = Duration::from_secs(12);
 const SHIM_DIES: Duration = Duration::from_secs(2);
 /// The longest stop: the shim takes all the time it has, is killed then, and its processes are left to us to kill.
 const STOP_MAX: Duration =
-    GRACE.saturating_add(BEYOND_GRACE).saturating_add(SHIM_DIES).saturating_add(orphans::KILLING_MAX);
+    GRACE.saturating_add(BEYOND_GRACE).saturating_add(SHIM_DIES).saturating_add(orphans::STOP_OVERHEAD_MAX);
 /// How long [`Manager::leave`] may take: the longest restart that can have begun. What waits for a server to leave has to
 /// wait longer than this.
 pub const LEAVE_MAX: Duration = STOP_MAX.saturating_add(launch::START_MAX);
@@ -143,7 +143,7 @@ impl Manager {
             (Some(live), _) => return Err(already_running(live, &request.argv, &working_directory)),
         };
         let meta = Meta {
-            version: FORMAT,
+            version: FORMAT_VERSION,
             argv: request.argv,
             working_directory,
             environment: request.environment,
@@ -210,7 +210,7 @@ impl Manager {
         let id = self.registry.next_id();
         let previous = meta.previous.and_then(|previous| self.registry.get(previous));
         let attach = |dir: &RunDir| {
-            previous.iter().for_each(|previous| lease::hand_on(previous.dir.path(), dir.path()));
+            previous.iter().for_each(|previous| lease::carry_over(previous.dir.path(), dir.path()));
             let _ = reader.map(|reader| lease::link(self.registry.data_dir(), reader, dir.path()));
         };
         let (dir, lock) = launch::prepare(&self.registry.dir, id, &meta, attach)?;
@@ -235,7 +235,7 @@ impl Manager {
             return self.stop_orphans(run, polite, end);
         }
         let requests = run.status().stop.as_ref().map_or(0, |stop| stop.requests);
-        orphans::continue_shim(&run.dir, run.status().shim);
+        orphans::continue_shim(&run.dir, run.status().shim_pid);
         ask_to_stop(run, grace, end)?;
         let mut is_killed = false;
         loop {
@@ -249,9 +249,9 @@ impl Manager {
             if let Some(stop) = survivors {
                 return Err(not_gone(run, &stop.survivors));
             }
-            orphans::continue_shim(&run.dir, status.shim);
+            orphans::continue_shim(&run.dir, status.shim_pid);
             let mut left = end.saturating_duration_since(Instant::now());
-            if left.is_zero() && !is_killed && orphans::kill_frozen_shim(&run.dir, status.shim).is_ok() {
+            if left.is_zero() && !is_killed && orphans::kill_frozen_shim(&run.dir, status.shim_pid).is_ok() {
                 is_killed = true;
             }
             if is_killed {
@@ -260,7 +260,7 @@ impl Manager {
             if left.is_zero() {
                 return Err(Error::failed(format!(
                     "'{}' did not end in time; its shim (PID {}) may be starved, or its control group frozen: see to that, and try again",
-                    run.meta.label, status.shim
+                    run.meta.label, status.shim_pid
                 )));
             }
             run.wait(generation, left);

@@ -11,7 +11,7 @@ use super::{Manager, Started, Stopped, describe_unreadable, label_was_taken, lau
 use crate::error::{Error, ErrorKind, remedy};
 use crate::log::stamp::now_ms;
 use crate::procs;
-use crate::rundir::{FORMAT, Meta, Moment, Order};
+use crate::rundir::{BootInstant, FORMAT_VERSION, Meta, Order};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -19,7 +19,7 @@ impl Manager {
     /// Stops a run, see [`stop_now`](Self::stop_now). `key` names the request.
     pub fn stop(&self, run: &Run, grace: Duration, key: Option<&str>) -> Result<Stopped, Error> {
         let order = Order {
-            version: FORMAT,
+            version: FORMAT_VERSION,
             grace: grace.as_millis() as u64,
             idempotency_key: key.map(String::from),
             next: None,
@@ -28,7 +28,7 @@ impl Manager {
         };
         // On a full disk it is stopped all the same: that may be what makes room again. A restart of the same run includes
         // the stop, and remains promised.
-        let is_written = !run.is_over() && !run.dir.has_restart() && run.dir.write_order(&order).is_ok();
+        let is_written = !run.is_over() && !run.dir.has_pending_restart() && run.dir.write_order(&order).is_ok();
         let stopped = self.stop_now(run, grace);
         if is_written {
             self.settle(run, order);
@@ -48,7 +48,7 @@ impl Manager {
     /// A stop was carried out, or it was told why not. One whose request may be sent again is kept, so that this is not
     /// taken for another one.
     fn settle(&self, run: &Run, order: Order) {
-        if run.dir.has_restart() {
+        if run.dir.has_pending_restart() {
             return; // another request's, which came later
         }
         let is_kept = order.idempotency_key.is_some();
@@ -101,7 +101,7 @@ impl Manager {
             .and_then(|_| launch::check_program(&next))
             .map_err(|fault| goes_on(run, fault))?;
         let order = Order {
-            version: FORMAT,
+            version: FORMAT_VERSION,
             grace: grace.as_millis() as u64,
             idempotency_key: next.idempotency_key.clone(),
             next: Some(next.clone()),
@@ -204,8 +204,8 @@ fn clear(run: &Run, started: &Result<Started, Error>) {
     }
 }
 
-fn now() -> Option<Moment> {
-    procs::now().map(|(boot, tick)| Moment { boot, tick })
+fn now() -> Option<BootInstant> {
+    procs::now().map(|(boot, tick)| BootInstant { boot, tick })
 }
 
 /// What was to be restarted was left alone.

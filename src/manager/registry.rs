@@ -4,7 +4,7 @@
 use super::launch::UNBORN;
 use super::watch::{self, OnEnd, Run};
 use crate::lease;
-use crate::rundir::{FORMAT, Meta, RunDir, Unreadable};
+use crate::rundir::{FORMAT_VERSION, Meta, RunDir, Unreadable};
 use crate::words::Word;
 use std::collections::{BTreeMap, HashSet};
 use std::fs;
@@ -48,7 +48,7 @@ impl Registry {
                 Ok(meta) => meta.label.clone(),
                 Err(_) => substitute(&dir).label,
             };
-            let is_kept = kept.keeps(dir.shim_lives(), label) || dir.has_order();
+            let is_kept = kept.keeps(dir.is_shim_alive(), label) || dir.has_pending_order();
             match (is_kept, meta) {
                 (true, Some(meta)) => registry.load(id, dir, meta),
                 _ => old.push((id, dir)),
@@ -145,19 +145,19 @@ impl Registry {
         let mut kept = Kept::default();
         for run in self.all().into_iter().rev() {
             let is_kept = kept.keeps(!run.is_over(), || run.meta.label.clone());
-            let is_needed = || lease::is_read(run.dir.path(), run.id) || run.dir.has_order();
+            let is_needed = || lease::is_needed(run.dir.path(), run.id) || run.dir.has_pending_order();
             if !is_kept && !run.may_have_orphans() && !is_needed() {
                 self.lock().runs.remove(&run.id);
                 self.remove(&run.dir);
             }
         }
-        lease::sweep(self.data_dir());
+        lease::remove_stale(self.data_dir());
     }
 
     /// Removes an old run that is not in the table, or takes it there if it is being read, or was lost and something of it
     /// is alive.
     fn clear(self: &Arc<Registry>, id: u64, dir: RunDir) {
-        let is_needed = watch::may_have_left_somebody(&dir) || lease::is_read(dir.path(), id);
+        let is_needed = watch::may_have_left_somebody(&dir) || lease::is_needed(dir.path(), id);
         if is_needed {
             let meta = dir.read_meta();
             self.load(id, dir, meta);
@@ -209,7 +209,7 @@ impl Kept {
 fn substitute(dir: &RunDir) -> Meta {
     let name = dir.path().file_name().unwrap_or_default().to_string_lossy().into_owned();
     Meta {
-        version: FORMAT,
+        version: FORMAT_VERSION,
         argv: vec![Word::from("?")],
         working_directory: Word::from("?"),
         environment: Vec::new(),

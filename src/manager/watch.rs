@@ -7,7 +7,7 @@
 use crate::log::Stream;
 use crate::log::read::Log;
 use crate::rundir::{
-    Meta, RunDir, STATUS_CHANGED, STATUS_FOLLOWS, StartError, State, Status, Unreadable, parse_message,
+    Meta, RunDir, STATUS_CHANGED, STATUS_FOLLOWS, StartError, State, Status, Unreadable, parse_status_message,
 };
 use crate::shim::orphans;
 use crate::sys;
@@ -172,7 +172,7 @@ impl Run {
     /// `shim` is the process if this server started it and so must reap it. `Err` with what the status has against being
     /// read.
     pub fn follow(self: &Arc<Run>, shim: Option<Child>, on_end: OnEnd) -> Result<(), String> {
-        if shim.is_none() && !self.dir.shim_lives() {
+        if shim.is_none() && !self.dir.is_shim_alive() {
             return self.refresh(true);
         }
         *self.lock_shim() = shim;
@@ -199,7 +199,7 @@ impl Run {
             let _ = self.refresh(false);
         }
         let begun = Instant::now();
-        while self.dir.shim_lives() && begun.elapsed() < LAST_BREATH {
+        while self.dir.is_shim_alive() && begun.elapsed() < LAST_BREATH {
             std::thread::sleep(Duration::from_millis(1));
         }
     }
@@ -208,7 +208,7 @@ impl Run {
     /// moment more, by a child of ours between its fork and its exec.
     fn has_shim(&self) -> bool {
         let mut shim = self.lock_shim();
-        let Some(child) = &mut *shim else { return self.dir.shim_lives() };
+        let Some(child) = &mut *shim else { return self.dir.is_shim_alive() };
         let lives = matches!(child.try_wait(), Ok(None));
         if !lives {
             *shim = None;
@@ -252,7 +252,7 @@ impl Run {
     /// The shim is gone: takes the final status, also if that needs patience.
     fn conclude(&self) {
         let begun = Instant::now();
-        while matches!(self.dir.read_status(), Err(Unreadable::NotNow(_))) && begun.elapsed() < EXHAUSTED_MAX {
+        while matches!(self.dir.read_status(), Err(Unreadable::Exhausted(_))) && begun.elapsed() < EXHAUSTED_MAX {
             std::thread::sleep(EXHAUSTED);
         }
         let _ = self.refresh(true);
@@ -353,10 +353,10 @@ impl Run {
             let seen = self.lock();
             (seen.is_over && !seen.is_clean && seen.status.state == State::Lost, seen.status.clone())
         };
-        if !may_have_some || self.dir.has_shim()? {
+        if !may_have_some || self.dir.probe_shim()? {
             return Ok(Vec::new());
         }
-        let pids = orphans::of(&self.dir, &status)?;
+        let pids = orphans::find(&self.dir, &status)?;
         self.lock().is_clean = pids.is_empty();
         Ok(pids)
     }
@@ -471,7 +471,7 @@ impl Told {
                 (None, STATUS_FOLLOWS) => self.message = Some(Vec::new()),
                 (None, byte) => heard.is_changed |= byte == STATUS_CHANGED,
                 (Some(message), b'\n') => {
-                    heard.status = parse_message(message).or(heard.status.take());
+                    heard.status = parse_status_message(message).or(heard.status.take());
                     self.message = None;
                 }
                 (Some(message), byte) if message.len() < Told::LONGEST => message.push(byte),
@@ -487,7 +487,7 @@ impl Told {
 
 #[inline(never)]
 fn without_directory(known: &Status) -> Arc<Status> {
-    Arc::new(Status { trouble: Some(REMOVED.into()), ..known.clone() })
+    Arc::new(Status { io_error: Some(REMOVED.into()), ..known.clone() })
 }
 
 /// Whether something of a run may be alive whose shim is gone, judged by its directory alone.
@@ -496,7 +496,7 @@ pub fn may_have_left_somebody(dir: &RunDir) -> bool {
         Ok(status) => conclude(Some(Arc::new(status)), None),
         Err(_) => Arc::new(Status { state: State::Lost, ..Status::default() }),
     };
-    status.state == State::Lost && orphans::of(dir, &status).map_or(true, |pids| !pids.is_empty())
+    status.state == State::Lost && orphans::find(dir, &status).map_or(true, |pids| !pids.is_empty())
 }
 
 /// What is known of a run whose shim is gone.
@@ -512,7 +512,7 @@ fn conclude(read: Option<Arc<Status>>, problem: Option<&str>) -> Arc<Status> {
     let mut status = read.map_or_else(unborn, Arc::unwrap_or_clone);
     if let Some(problem) = problem {
         status.state = State::Lost;
-        status.trouble = Some(problem.into());
+        status.io_error = Some(problem.into());
     } else if status.state.is_live() || was_cut {
         status.state = State::Lost;
         status.error = None;
@@ -523,14 +523,14 @@ fn conclude(read: Option<Arc<Status>>, problem: Option<&str>) -> Arc<Status> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::rundir::FORMAT;
+    use crate::rundir::FORMAT_VERSION;
 
     fn run(name: &str) -> (std::path::PathBuf, Arc<Run>) {
         let dir = std::env::temp_dir().join(format!("persistproc-watch-{name}-{}", std::process::id()));
         let _ = std::fs::remove_dir_all(&dir);
         std::fs::create_dir_all(&dir).unwrap();
         let meta = Meta {
-            version: FORMAT,
+            version: FORMAT_VERSION,
             argv: Vec::new(),
             working_directory: "/".into(),
             environment: Vec::new(),
@@ -548,7 +548,7 @@ mod tests {
     fn of_two_that_read_the_status_the_older_one_never_wins() {
         let (dir, run) = run("order");
         let status = |sequence: u64, state: State| {
-            Some(Arc::new(Status { version: FORMAT, sequence, state, ..Status::default() }))
+            Some(Arc::new(Status { version: FORMAT_VERSION, sequence, state, ..Status::default() }))
         };
         run.take(status(1, State::Running), None, false, false).unwrap();
         let generation = run.generation();

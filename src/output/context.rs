@@ -10,8 +10,8 @@ use super::query::Query;
 use super::reader::open_before;
 use super::search::matches;
 use crate::log::read::Log;
-use crate::log::record::PREFIX;
-use crate::log::scan::Scan;
+use crate::log::record::PREFIX_LEN;
+use crate::log::scan::Scanner;
 use std::io;
 
 /// The context of a search as it stands at `at`, told by lines that are not before `floor`.
@@ -43,7 +43,7 @@ fn look(log: &Log, query: &Query, start: u64, end: u64, is_whole: bool) -> io::R
     let mut back = Back { around: Around::new(query.context), lines: 0, lacks_start: false };
     let mut lines =
         if is_whole { open_before(log, query, start)? } else { Assembler::new(query.stream, query.longest) };
-    let mut scan = Scan::new(log, start, end, query.longest + PREFIX);
+    let mut scan = Scanner::new(log, start, end, query.longest + PREFIX_LEN);
     while let Some(raw) = scan.next()? {
         let Some(line) = lines.push(&raw) else { continue };
         if query.only.is_none_or(|only| only == line.stream) {

@@ -2,7 +2,7 @@
 
 use crate::log::Stream;
 use crate::log::record::{self, Part};
-use crate::log::scan::Raw;
+use crate::log::scan::RawRecord;
 
 /// One line of the child.
 #[derive(Clone, Debug, PartialEq)]
@@ -62,7 +62,7 @@ impl Assembler {
     }
 
     /// Takes the next record and gives back the line that it finishes.
-    pub fn push(&mut self, raw: &Raw) -> Option<Line> {
+    pub fn push(&mut self, raw: &RawRecord) -> Option<Line> {
         let parsed = record::parse(raw.bytes, self.file);
         let (ms, stream, part, text) = match &parsed {
             Some(record) => (record.ms, record.stream, record.part, record.text),
@@ -127,8 +127,8 @@ impl Assembler {
 mod tests {
     use super::*;
 
-    fn raw(bytes: &[u8], at: u64, has_newline: bool) -> Raw<'_> {
-        Raw { at, next: at + bytes.len() as u64 + 1, bytes, cut: 0, has_newline }
+    fn raw(bytes: &[u8], at: u64, has_newline: bool) -> RawRecord<'_> {
+        RawRecord { at, next: at + bytes.len() as u64 + 1, bytes, cut: 0, has_newline }
     }
 
     #[test]

@@ -295,19 +295,19 @@ pub fn stamped_line(selected: &Selected, names: &[String]) -> Vec<u8> {
 mod tests {
     use super::*;
     use crate::log::record::{Part, prefix};
-    use crate::log::rotate::LogFile;
     use crate::log::stamp::Stamper;
+    use crate::log::writer::LogWriter;
     use crate::manager::watch::Run;
     use crate::output::scope::Piece;
     use crate::output::tests::{Random, cases};
     use crate::output::wait::Unattended;
-    use crate::rundir::{FORMAT, Meta, RunDir};
+    use crate::rundir::{FORMAT_VERSION, Meta, RunDir};
     use std::sync::Arc;
 
     /// A run whose logs are written here, by chance, and what its lines are.
     struct Sample {
         run: Arc<Run>,
-        logs: [LogFile; 3],
+        logs: [LogWriter; 3],
         stamper: Stamper,
         ms: u64,
         /// In each log the stream, time and size of what a whole line behind it can share the stamp of.
@@ -324,9 +324,9 @@ mod tests {
             let dir = std::env::temp_dir().join(format!("persistproc-query-{id}-{}", std::process::id()));
             let _ = std::fs::remove_dir_all(&dir);
             std::fs::create_dir_all(&dir).unwrap();
-            let log = |stream: Stream| LogFile::create(dir.join(stream.file_name()), cap).unwrap();
+            let log = |stream: Stream| LogWriter::create(dir.join(stream.file_name()), cap).unwrap();
             let meta = Meta {
-                version: FORMAT,
+                version: FORMAT_VERSION,
                 argv: Vec::new(),
                 working_directory: "/".into(),
                 environment: Vec::new(),

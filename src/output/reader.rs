@@ -12,8 +12,8 @@ use super::scope::Piece;
 use super::search::{self, Budget, Found, Known};
 use crate::log::Stream;
 use crate::log::read::Log;
-use crate::log::record::{self, PREFIX};
-use crate::log::scan::Scan;
+use crate::log::record::{self, PREFIX_LEN};
+use crate::log::scan::Scanner;
 use std::collections::VecDeque;
 use std::io;
 
@@ -307,7 +307,7 @@ impl<'a> Reader<'a> {
     }
 
     fn read(&mut self, from: u64, to: u64, budget: &mut Budget) -> io::Result<()> {
-        let mut scan = Scan::new(self.log, from, to, self.query.longest + PREFIX);
+        let mut scan = Scanner::new(self.log, from, to, self.query.longest + PREFIX_LEN);
         while let Some(raw) = scan.next()? {
             if let Some(record) = record::parse(raw.bytes, self.query.stream) {
                 self.has_spoken[record.stream.index()] = true;
@@ -382,8 +382,8 @@ fn begin(lines: &[Line], stream: Stream) -> Option<u64> {
 
 /// The lines that are open at `at`, with what stands of them before it.
 pub fn open_before(log: &Log, query: &Query, at: u64) -> io::Result<Assembler> {
-    let start = log.line_start(at.saturating_sub(REACH).max(log.start()), log.start())?;
-    let mut scan = Scan::new(log, start, at, query.longest + PREFIX);
+    let start = log.record_start(at.saturating_sub(REACH).max(log.start()), log.start())?;
+    let mut scan = Scanner::new(log, start, at, query.longest + PREFIX_LEN);
     let mut lines = Assembler::new(query.stream, query.longest);
     while let Some(raw) = scan.next()? {
         lines.push(&raw);
@@ -396,7 +396,7 @@ pub fn recall(log: &Log, assembler: &mut Assembler, at: u64, open: [Option<u64>;
     for (s, began) in open.into_iter().enumerate() {
         let Some(began) = began.filter(|began| *began >= log.start()) else { continue };
         let mut own = Assembler::like(assembler);
-        let mut scan = Scan::new(log, began, at.min(began + REACH), own.longest() + PREFIX);
+        let mut scan = Scanner::new(log, began, at.min(began + REACH), own.longest() + PREFIX_LEN);
         while let Some(raw) = scan.next()? {
             own.push(&raw);
         }

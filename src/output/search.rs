@@ -9,8 +9,8 @@ use super::query::Query;
 use super::wait::Caller;
 use crate::log::Stream;
 use crate::log::read::Log;
-use crate::log::record::{PREFIX, begins_line};
-use crate::log::scan::Scan;
+use crate::log::record::{PREFIX_LEN, begins_line};
+use crate::log::scan::Scanner;
 use std::collections::HashSet;
 use std::io;
 use std::time::{Duration, Instant};
@@ -41,7 +41,7 @@ impl<'a> Budget<'a> {
 
     /// Takes a line of so many bytes into account. False if the search must end.
     pub fn spend(&mut self, bytes: usize) -> bool {
-        self.bytes += bytes + PREFIX;
+        self.bytes += bytes + PREFIX_LEN;
         if self.bytes >= STEP {
             self.bytes = 0;
             self.look();
@@ -119,7 +119,7 @@ pub fn search(log: &Log, query: &Query, wanted: usize, from: u64, to: u64, budge
             break;
         }
         let begun = Instant::now();
-        let start = log.line_start(end.saturating_sub(size).max(from), from)?;
+        let start = log.record_start(end.saturating_sub(size).max(from), from)?;
         let window = Window { log, query, start, end, is_newest };
         let Some((matched, is_candidate)) = window.search(&mut known, budget)? else { break };
         // The newest one always: its last lines may be unfinished.
@@ -154,7 +154,7 @@ impl Window<'_> {
             return Ok(Some((0, false)));
         }
         let (mut matched, mut is_candidate) = (0, false);
-        let mut scan = Scan::new(self.log, self.start, self.end, self.query.longest + PREFIX);
+        let mut scan = Scanner::new(self.log, self.start, self.end, self.query.longest + PREFIX_LEN);
         let mut assembler = Assembler::new(self.query.stream, self.query.longest);
         while let Some(raw) = scan.next()? {
             let length = raw.bytes.len();
@@ -192,7 +192,7 @@ impl Window<'_> {
 /// Whether a line goes on in one of these records of `combined.log`: then what is searched for may be spread over several.
 fn has_parts(block: &[u8]) -> bool {
     let starts = memchr::memchr_iter(b'\n', block).map(|newline| newline + 1);
-    let mut prefixes = std::iter::once(0).chain(starts).filter_map(|at| block.get(at..at + PREFIX));
+    let mut prefixes = std::iter::once(0).chain(starts).filter_map(|at| block.get(at..at + PREFIX_LEN));
     prefixes.any(|prefix| !begins_line(prefix))
 }
 
@@ -212,7 +212,7 @@ fn widen(log: &Log, spans: Vec<(u64, u64)>, context: usize, from: u64, to: u64) 
 
 /// The offset behind the next `count` records.
 fn behind(log: &Log, from: u64, count: usize, to: u64) -> io::Result<u64> {
-    let mut scan = Scan::new(log, from, to, PREFIX);
+    let mut scan = Scanner::new(log, from, to, PREFIX_LEN);
     let mut at = from;
     for _ in 0..count + 2 {
         let Some(raw) = scan.next()? else { break };

@@ -15,7 +15,7 @@ pub use crate::api::WaitOutcome;
 use crate::api::params::TIMEOUT_MAX;
 use crate::error::Error;
 use crate::log::Stream;
-use crate::log::scan::Scan;
+use crate::log::scan::Scanner;
 use crate::manager::watch::{Bell, LOOK};
 use std::collections::BTreeMap;
 use std::io;
@@ -211,7 +211,7 @@ impl Seen {
         let grew = log.end() > at;
         let mut matched = false;
         if let (true, Until::Match(wanted)) = (grew, until) {
-            let mut scan = Scan::new(&log, at, log.end(), LINE);
+            let mut scan = Scanner::new(&log, at, log.end(), LINE);
             while let Some(raw) = scan.next()? {
                 at = raw.next;
                 let length = raw.bytes.len();

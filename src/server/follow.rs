@@ -92,9 +92,9 @@ fn look(run: &Run, ask: &Follow) -> Result<(Following, Vec<u8>), Error> {
         successor: None,
         is_leaving: false,
         directory: run.dir.path().file_name().and_then(|name| name.to_str()).map(encode),
-        blocked: status.trouble.as_deref().filter(|_| !is_over && !status.goes_on).map(encode),
+        blocked: status.io_error.as_deref().filter(|_| !is_over && !status.capture_continues).map(encode),
         lost_bytes: status.lost_bytes,
-        lost_to: status.trouble.as_deref().filter(|_| status.lost_bytes > 0).map(encode),
+        lost_to: status.io_error.as_deref().filter(|_| status.lost_bytes > 0).map(encode),
         is_busy: false,
     };
     Ok((following, bytes))

@@ -222,7 +222,7 @@ fn mcp(routes: &Routes, request: &Request) -> Result<Response, Error> {
 fn run(routes: &Routes, request: &Request) -> Result<Response, Error> {
     let RunRequest { argv, working_directory, environment, label, if_running, idempotency_key, reader, attributes } =
         body(request)?;
-    let attributes = attributes.unwrap_or_else(attributes::of_server);
+    let attributes = attributes.unwrap_or_else(attributes::for_agent_start);
     let working_directory = PathBuf::from(working_directory.0);
     let start = manager::Request { argv, working_directory, environment, label, idempotency_key, reader, attributes };
     let started = routes.manager.start(start, if_running)?;

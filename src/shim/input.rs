@@ -1,4 +1,4 @@
-//! Input on its way to the child's stdin, which it reads when it likes.
+//! Input on its way to the child's stdin, which the child reads at its own pace.
 
 use crate::rundir::InputReport;
 use crate::sys;
@@ -6,19 +6,25 @@ use std::io::{self, Write};
 use std::process::ChildStdin;
 use std::time::{Duration, Instant};
 
-/// Input that the child does not read: how much is kept for it, in bytes, and how often it is offered.
-pub const MOST: usize = 64 << 10;
-const RETRY: Duration = Duration::from_millis(50);
+/// How much input that the child has not read is kept for it, in bytes.
+pub const INPUT_MAX: usize = 64 << 10;
+/// How often writing pending input is tried again.
+const RETRY_INTERVAL: Duration = Duration::from_millis(50);
 
+/// The writing end of the child's stdin, and what waits to be written to it.
 pub struct Input {
-    /// `None` when the child has closed it.
+    /// `None` once the child has closed its end.
     pipe: Option<ChildStdin>,
     pending: Vec<u8>,
     report: InputReport,
 }
 
 impl Input {
-    /// For the child with this stdin.
+    /// Takes over the stdin of the child.
+    ///
+    /// # Errors
+    ///
+    /// It cannot be made non-blocking.
     pub fn new(pipe: Option<ChildStdin>) -> io::Result<Input> {
         if let Some(pipe) = &pipe {
             sys::set_nonblocking(pipe, true)?;
@@ -26,24 +32,25 @@ impl Input {
         Ok(Input { pipe, pending: Vec::new(), report: InputReport::default() })
     }
 
+    /// The pipe; `None` once the child has closed its end.
     pub fn pipe(&self) -> Option<&ChildStdin> {
         self.pipe.as_ref()
     }
 
-    /// Takes what a server sends, as hexadecimal digits; what there is no room for is dropped, and counted.
-    pub fn take(&mut self, hex: &str) -> InputReport {
+    /// Accepts input that a server sends as hexadecimal digits; bytes for which there is no space are dropped and counted.
+    pub fn accept_hex(&mut self, hex: &str) -> InputReport {
         let digits: Vec<u8> = hex.chars().filter_map(|c| c.to_digit(16).map(|d| d as u8)).collect();
         let bytes = digits.chunks_exact(2).map(|pair| pair[0] << 4 | pair[1]);
-        self.offer(); // what can go makes room
-        let room = MOST.saturating_sub(self.pending.len());
+        self.flush(); // makes space
+        let space = INPUT_MAX.saturating_sub(self.pending.len());
         self.report.received += bytes.len() as u64;
-        self.report.dropped += bytes.len().saturating_sub(room) as u64;
-        self.pending.extend(bytes.take(room));
+        self.report.dropped += bytes.len().saturating_sub(space) as u64;
+        self.pending.extend(bytes.take(space));
         self.report
     }
 
-    /// Writes what the child takes now.
-    pub fn offer(&mut self) {
+    /// Writes as much as fits the pipe now.
+    pub fn flush(&mut self) {
         let Input { pipe, pending, .. } = self;
         let Some(open) = pipe else { return pending.clear() };
         while !pending.is_empty() {
@@ -59,8 +66,8 @@ impl Input {
         }
     }
 
-    /// When to [`offer`](Self::offer) again.
+    /// When to [`flush`](Self::flush) again.
     pub fn deadline(&self) -> Option<Instant> {
-        (!self.pending.is_empty()).then(|| Instant::now() + RETRY)
+        (!self.pending.is_empty()).then(|| Instant::now() + RETRY_INTERVAL)
     }
 }

@@ -1,99 +1,106 @@
-//! Readers that the run waits for. When `combined.log` is to be rotated, the older of its two files goes; as long as an
-//! attached reader has not passed that on, rotation waits, and with it the program, as on a full pipe.
+//! Readers that the run waits for. Rotating `combined.log` removes the older of its two files; as long as an attached reader
+//! has not passed that on, rotation waits, and with it the program, as on a full pipe.
 //!
-//! A pipe would wait for ever. But a run may be shared by several people and agents, so a reader that takes nothing loses
-//! its right after a while, see [`patience`], and is told of the gap. One that is slow and takes something never does.
+//! A pipe would wait forever. But a run may be shared by several people and agents, so a reader that makes no progress is not
+//! waited for any more after a while, see [`stall_timeout`], and learns of the gap. A slow reader that makes progress is always
+//! waited for.
 
-use crate::lease::{self, Kind, Position};
+use crate::lease::{self, Position, ReaderKind};
 use crate::procs;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-/// How long a reader may take nothing: at a terminal, whose output may have been stopped (Ctrl+S) or whose connection may
-/// be dead; in a pipeline, whose other end may be waiting for something; and the latter when the command that reads is
-/// stopped itself (Ctrl+Z).
-const TERMINAL: Duration = Duration::from_secs(60);
-const PIPE: Duration = Duration::from_secs(3600);
-const STOPPED: Duration = Duration::from_secs(60);
-/// The same once the run is to be stopped: a program that cannot write does not end by itself.
-const IN_STOP: Duration = Duration::from_secs(2);
-/// How often it is looked how far readers are: soon at first, because a reader may be fast.
-const FIRST_LOOK: Duration = Duration::from_millis(1);
-const LOOK: Duration = Duration::from_millis(50);
-/// Waiting as long as this is worth telling.
-const LONG: Duration = Duration::from_secs(1);
+/// How long a reader at a terminal may make no progress: its output may have been stopped (Ctrl+S), or its connection may be
+/// dead.
+const TERMINAL_TIMEOUT: Duration = Duration::from_secs(60);
+/// The same for a reader in a pipeline, whose other end may be waiting for something.
+const PIPE_TIMEOUT: Duration = Duration::from_secs(3600);
+/// The same for a reader in a pipeline when the command that reads is stopped itself (Ctrl+Z).
+const STOPPED_READER_TIMEOUT: Duration = Duration::from_secs(60);
+/// The same for all of them once the run is being stopped: a program that cannot write does not exit.
+const STOPPING_TIMEOUT: Duration = Duration::from_secs(2);
+/// How soon the progress of readers is checked again at first, because a reader may be fast. The interval then doubles.
+const FIRST_CHECK_INTERVAL: Duration = Duration::from_millis(1);
+/// The longest interval between checks.
+const MAX_CHECK_INTERVAL: Duration = Duration::from_millis(50);
+/// Waiting longer than this is reported.
+const REPORT_AFTER: Duration = Duration::from_secs(1);
 
-/// How long a reader of this kind may take nothing before it is not waited for any more.
-fn patience(kind: Kind, is_stopped: bool, is_in_stop: bool) -> Duration {
+/// How long a reader of this kind may make no progress before it is not waited for any more.
+fn stall_timeout(kind: ReaderKind, is_stopped: bool, is_stopping: bool) -> Duration {
     match kind {
-        Kind::Observer => Duration::ZERO,
-        _ if is_in_stop => IN_STOP,
-        Kind::Terminal => TERMINAL,
-        Kind::Pipe if is_stopped => STOPPED,
-        Kind::Pipe => PIPE,
+        ReaderKind::Observer => Duration::ZERO,
+        _ if is_stopping => STOPPING_TIMEOUT,
+        ReaderKind::Terminal => TERMINAL_TIMEOUT,
+        ReaderKind::Pipe if is_stopped => STOPPED_READER_TIMEOUT,
+        ReaderKind::Pipe => PIPE_TIMEOUT,
     }
 }
 
+/// The readers of one run.
 pub struct Readers {
     dir: PathBuf,
     run: u64,
-    /// What each was seen at last, and since when.
-    seen: BTreeMap<String, (Position, Instant)>,
-    wait: Option<Wait>,
-    is_in_stop: bool,
+    /// The last known position of each, by the name of its lease, and since when it has been there.
+    last_seen: BTreeMap<String, (Position, Instant)>,
+    wait: Option<RotationWait>,
+    is_stopping: bool,
 }
 
-/// Rotation waits.
-struct Wait {
+/// Exists while rotation waits for a reader.
+struct RotationWait {
     since: Instant,
+    /// Interval before the next check.
     pause: Duration,
-    look: Instant,
-    /// The pid of a reader that is waited for.
-    reader: i32,
+    check_at: Instant,
+    /// The pid of one reader that is waited for.
+    reader_pid: i32,
 }
 
 impl Readers {
-    /// Readers of the run with this number; `dir` is its directory.
+    /// The readers of the run with the number `run`; `dir` is its directory.
     pub fn new(dir: PathBuf, run: u64) -> Readers {
-        Readers { dir, run, seen: BTreeMap::new(), wait: None, is_in_stop: false }
+        Readers { dir, run, last_seen: BTreeMap::new(), wait: None, is_stopping: false }
     }
 
-    /// Whether some reader still needs bytes before `offset`. Does not look at the files each time.
-    pub fn need(&mut self, offset: u64) -> bool {
+    /// Whether a reader that is waited for still needs bytes before `offset`. Does not read the leases on every call.
+    pub fn must_wait(&mut self, offset: u64) -> bool {
         let now = Instant::now();
-        if self.wait.as_ref().is_some_and(|wait| now < wait.look) {
+        if self.wait.as_ref().is_some_and(|wait| now < wait.check_at) {
             return true;
         }
-        let Some(reader) = self.look(offset, now) else {
+        let Some(reader_pid) = self.find_blocking_reader(offset, now) else {
             self.wait = None;
             return false;
         };
-        let (since, pause) =
-            self.wait.as_ref().map_or((now, FIRST_LOOK), |wait| (wait.since, (2 * wait.pause).min(LOOK)));
-        self.wait = Some(Wait { since, pause, look: now + pause, reader });
+        let (since, pause) = self
+            .wait
+            .as_ref()
+            .map_or((now, FIRST_CHECK_INTERVAL), |wait| (wait.since, (2 * wait.pause).min(MAX_CHECK_INTERVAL)));
+        self.wait = Some(RotationWait { since, pause, check_at: now + pause, reader_pid });
         true
     }
 
     /// The pid of a reader that needs bytes before `offset` and may still be waited for.
-    fn look(&mut self, offset: u64, now: Instant) -> Option<i32> {
+    fn find_blocking_reader(&mut self, offset: u64, now: Instant) -> Option<i32> {
         let leases = lease::leases(&self.dir);
-        self.seen.retain(|name, _| leases.iter().any(|(live, _)| live == name));
+        self.last_seen.retain(|name, _| leases.iter().any(|(live, _)| live == name));
         let mut found = None;
         for (name, position) in leases {
-            let seen = self.seen.entry(name.clone()).or_insert((position, now));
+            let seen = self.last_seen.entry(name.clone()).or_insert((position, now));
             if seen.0 != position {
                 *seen = (position, now);
             }
             let since = seen.1;
             let pid: i32 = name.split('.').next()?.parse().ok()?;
-            if position.needs(self.run).is_none_or(|needed| needed >= offset) {
+            if position.needed_from(self.run).is_none_or(|needed| needed >= offset) {
                 continue;
             }
-            // Most readers take something between two looks, so that it is not asked whether they are stopped.
+            // Most readers make progress between two checks, so this rarely has to find out whether they are stopped.
             let idle = now - since;
             let is_stopped = || procs::look_up(pid).is_some_and(|process| process.state == b'T');
-            let is_late = |is_stopped| idle >= patience(position.kind, is_stopped, self.is_in_stop);
+            let is_late = |is_stopped| idle >= stall_timeout(position.kind, is_stopped, self.is_stopping);
             if !(is_late(false) || is_late(true) && is_stopped()) {
                 found = found.or(Some(pid));
             }
@@ -101,20 +108,20 @@ impl Readers {
         found
     }
 
-    /// When it is time to look again.
+    /// When to check again; `None` if nothing waits.
     pub fn deadline(&self) -> Option<Instant> {
-        self.wait.as_ref().map(|wait| wait.look)
+        self.wait.as_ref().map(|wait| wait.check_at)
     }
 
-    /// From now on readers that take nothing are not waited for long, because the run is to be stopped.
-    pub fn hurry(&mut self) {
-        self.is_in_stop = true;
+    /// From now on readers without progress are not waited for long, because the run is being stopped.
+    pub fn shorten_timeouts(&mut self) {
+        self.is_stopping = true;
     }
 
-    /// What the program waits for, if it does so for long.
-    pub fn trouble(&self) -> Option<String> {
-        let wait = self.wait.as_ref().filter(|wait| wait.since.elapsed() > LONG)?;
-        Some(format!("it waits for a reader of its output (PID {}), which is slow or paused", wait.reader))
+    /// What the program is waiting for, if it has been waiting for long.
+    pub fn stall_reason(&self) -> Option<String> {
+        let wait = self.wait.as_ref().filter(|wait| wait.since.elapsed() > REPORT_AFTER)?;
+        Some(format!("it waits for a reader of its output (PID {}), which is slow or paused", wait.reader_pid))
     }
 }
 
@@ -124,36 +131,36 @@ mod tests {
     use crate::lease::Lease;
 
     #[test]
-    fn a_reader_is_waited_for_until_it_has_read_or_takes_nothing_for_too_long() {
+    fn a_reader_is_waited_for_until_it_has_caught_up_or_makes_no_progress_for_too_long() {
         let dir = std::env::temp_dir().join(format!("persistproc-readers-{}", std::process::id()));
         let _ = std::fs::remove_dir_all(&dir);
         std::fs::create_dir_all(&dir).unwrap();
-        let mut lease = Lease::take(&dir, Kind::Terminal).unwrap(); // in the place of the run's directory
+        let mut lease = Lease::acquire(&dir, ReaderKind::Terminal).unwrap(); // in the place of the run's directory
         let mut readers = Readers::new(dir.clone(), 1);
         let now = Instant::now();
         let pid = Some(std::process::id() as i32);
-        assert_eq!(readers.look(1, now), pid, "nothing of it is read");
-        assert_eq!(readers.look(0, now), None);
-        lease.passed_on(1, 100);
-        assert_eq!((readers.look(100, now), readers.look(101, now)), (None, pid));
-        assert_eq!(readers.look(101, now + TERMINAL - LONG), pid);
-        assert_eq!(readers.look(101, now + TERMINAL), None);
-        // It takes something again.
-        lease.progressed();
-        assert_eq!(readers.look(101, now + TERMINAL), pid);
-        readers.hurry();
-        assert_eq!(readers.look(101, now + TERMINAL + IN_STOP), None);
-        lease.observe();
-        assert_eq!(readers.look(101, now + TERMINAL + IN_STOP), None);
-        assert!(!readers.need(101) && readers.deadline().is_none());
+        assert_eq!(readers.find_blocking_reader(1, now), pid, "nothing has been read yet");
+        assert_eq!(readers.find_blocking_reader(0, now), None);
+        lease.advance(1, 100);
+        assert_eq!((readers.find_blocking_reader(100, now), readers.find_blocking_reader(101, now)), (None, pid));
+        assert_eq!(readers.find_blocking_reader(101, now + TERMINAL_TIMEOUT - REPORT_AFTER), pid);
+        assert_eq!(readers.find_blocking_reader(101, now + TERMINAL_TIMEOUT), None);
+        // It makes progress again.
+        lease.record_progress();
+        assert_eq!(readers.find_blocking_reader(101, now + TERMINAL_TIMEOUT), pid);
+        readers.shorten_timeouts();
+        assert_eq!(readers.find_blocking_reader(101, now + TERMINAL_TIMEOUT + STOPPING_TIMEOUT), None);
+        lease.become_observer();
+        assert_eq!(readers.find_blocking_reader(101, now + TERMINAL_TIMEOUT + STOPPING_TIMEOUT), None);
+        assert!(!readers.must_wait(101) && readers.deadline().is_none());
         drop(lease);
         std::fs::remove_dir_all(dir).unwrap();
     }
 
     #[test]
-    fn only_a_reader_that_takes_nothing_runs_out_of_patience() {
-        assert_eq!(patience(Kind::Observer, false, false), Duration::ZERO);
-        assert!(patience(Kind::Pipe, false, false) > patience(Kind::Pipe, true, false));
-        assert!(patience(Kind::Pipe, false, true) < patience(Kind::Terminal, false, false));
+    fn the_timeout_depends_on_the_kind_of_reader_and_on_whether_the_run_is_stopping() {
+        assert_eq!(stall_timeout(ReaderKind::Observer, false, false), Duration::ZERO);
+        assert!(stall_timeout(ReaderKind::Pipe, false, false) > stall_timeout(ReaderKind::Pipe, true, false));
+        assert!(stall_timeout(ReaderKind::Pipe, false, true) < stall_timeout(ReaderKind::Terminal, false, false));
     }
 }

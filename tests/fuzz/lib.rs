@@ -20,7 +20,7 @@ pub mod mcp;
 pub mod output;
 #[path = "../../src/procs/mod.rs"]
 pub mod procs;
-#[path = "../../src/rundir.rs"]
+#[path = "../../src/rundir/mod.rs"]
 pub mod rundir;
 #[path = "../../src/shim/mod.rs"]
 pub mod shim;

@@ -2,7 +2,7 @@
 //! nothing waits for the end of a record.
 
 use crate::log::Stream;
-use crate::log::record::{PREFIX, Part, is_stamped, next_stamped, parse, shared};
+use crate::log::record::{PREFIX_LEN, Part, is_stamped, next_stamped, parse, shared_prefix};
 
 /// How the child's lines are shown.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -20,7 +20,7 @@ pub struct Frames {
     /// Whether a line is open on the screen, and whose.
     open: Option<Stream>,
     /// The prefix of lines that have none of their own.
-    shared: Option<[u8; PREFIX]>,
+    shared: Option<[u8; PREFIX_LEN]>,
 }
 
 enum State {
@@ -41,7 +41,7 @@ impl Frames {
     }
 
     /// What comes next is the beginning of a line that may share this prefix.
-    pub fn share(&mut self, prefix: Option<[u8; PREFIX]>) {
+    pub fn share(&mut self, prefix: Option<[u8; PREFIX_LEN]>) {
         self.shared = prefix;
     }
 
@@ -96,15 +96,15 @@ impl Frames {
         out: &mut impl FnMut(Stream, Vec<u8>) -> Result<(), E>,
     ) -> Result<&'a [u8], E> {
         let State::Prefix(start) = &mut self.state else { return Ok(bytes) };
-        let missing = &bytes[..bytes.len().min(PREFIX - start.len())];
+        let missing = &bytes[..bytes.len().min(PREFIX_LEN - start.len())];
         let newline = memchr::memchr(b'\n', missing);
         let (added, rest) = bytes.split_at(newline.unwrap_or(missing.len()));
         start.extend_from_slice(added);
-        if newline.is_none() && start.len() < PREFIX {
+        if newline.is_none() && start.len() < PREFIX_LEN {
             return Ok(rest);
         }
         let start = std::mem::take(start);
-        if let Some(prefix) = shared(&start) {
+        if let Some(prefix) = shared_prefix(&start) {
             self.shared = Some(prefix);
             self.begin(&start, batch, out)?;
         } else if let Some(prefix) = self.shared {
@@ -149,8 +149,8 @@ impl Frames {
             }
             if part.begins() || self.open != Some(stream) {
                 let mut stamp = prefix.to_vec();
-                stamp[PREFIX - 2] = b'Z';
-                stamp[PREFIX - 1] = b' ';
+                stamp[PREFIX_LEN - 2] = b'Z';
+                stamp[PREFIX_LEN - 1] = b' ';
                 batch.add(Stream::Stdout, &stamp, out)?;
             }
             self.open = Some(stream);
@@ -179,7 +179,7 @@ impl Frames {
 
 /// The stream of whole lines behind this prefix; `None` of parts of lines.
 fn whole_lines_of(prefix: &[u8]) -> Option<Stream> {
-    match (prefix[PREFIX - 2], prefix[PREFIX - 1]) {
+    match (prefix[PREFIX_LEN - 2], prefix[PREFIX_LEN - 1]) {
         (b'Z', b' ') => Some(Stream::Stdout),
         (b'z', b' ') => Some(Stream::Stderr),
         _ => None,
@@ -198,18 +198,18 @@ impl Batch {
     fn add_whole_lines<'a, E>(
         &mut self,
         log: &'a [u8],
-        stamp: &mut Option<[u8; PREFIX]>,
+        stamp: &mut Option<[u8; PREFIX_LEN]>,
         out: &mut impl FnMut(Stream, Vec<u8>) -> Result<(), E>,
     ) -> Result<&'a [u8], E> {
         let (mut lines, torn) = log.split_at(memchr::memrchr(b'\n', log).map_or(0, |newline| newline + 1));
         while !lines.is_empty() {
             let is_stamped = is_stamped(lines);
             let prefix = if is_stamped { lines } else { stamp.as_ref().map_or(&[][..], |stamp| stamp) };
-            let Some(stream) = prefix.get(..PREFIX).and_then(whole_lines_of) else { break };
+            let Some(stream) = prefix.get(..PREFIX_LEN).and_then(whole_lines_of) else { break };
             let end = next_stamped(lines).unwrap_or(lines.len());
-            self.add(stream, &lines[if is_stamped { PREFIX } else { 0 }..end], out)?;
+            self.add(stream, &lines[if is_stamped { PREFIX_LEN } else { 0 }..end], out)?;
             if is_stamped {
-                *stamp = shared(lines);
+                *stamp = shared_prefix(lines);
             }
             lines = &lines[end..];
         }

@@ -118,7 +118,7 @@ fn follow_run(
     deadline: Option<Instant>,
 ) -> Result<ExitCode, Error> {
     let show = Show::Stamped(request.stream.unwrap_or(Stream::Combined));
-    let lease = Lease::take(&server.config.data_dir, lease::Kind::Observer).ok();
+    let lease = Lease::acquire(&server.config.data_dir, lease::ReaderKind::Observer).ok();
     let reader = lease.as_ref().map(Lease::name);
     let start = Start { run: place.run, offset: place.offset, frames: Frames::within(show, shown.open), reader };
     let (mut viewer, events) = Viewer::new(server.config.is_quiet, deadline, deadline)?;

@@ -14,7 +14,7 @@ use crate::error::{Error, ErrorKind};
 use crate::http::head::decode;
 use crate::log::Stream;
 use crate::log::read::Log;
-use crate::log::tail::{Next, Tail};
+use crate::log::tail::{Tail, TailRead};
 use crossbeam_channel::Sender;
 use std::io;
 use std::path::PathBuf;
@@ -242,7 +242,7 @@ impl<S: Server> Follower<S> {
         let begun = Instant::now();
         if self.log.is_none() {
             // It may begin between lines that share a stamp.
-            let shared = Log::open(&directory, Stream::Combined).and_then(|log| log.shared_before(self.from));
+            let shared = Log::open(&directory, Stream::Combined).and_then(|log| log.shared_prefix_before(self.from));
             self.frames.share(shared.unwrap_or(None));
             self.log = Some(Tail::new(&directory, Stream::Combined, self.from));
         }
@@ -274,7 +274,7 @@ impl<S: Server> Follower<S> {
             let next = log.read(&mut self.buffer).map_err(Failed::Reading)?;
             self.from = log.at();
             match next {
-                Next::Bytes(n) => {
+                TailRead::Bytes(n) => {
                     was_empty = false;
                     let buffer = std::mem::take(&mut self.buffer);
                     let shown = self.show(&buffer[..n]);
@@ -284,12 +284,12 @@ impl<S: Server> Follower<S> {
                         return Ok(());
                     }
                 }
-                Next::Gone(bytes) => self.skip(bytes).map_err(Failed::Stop)?,
-                Next::Nothing if self.from - begun >= FLOOD && !was_empty => {
+                TailRead::Gone(bytes) => self.skip(bytes).map_err(Failed::Stop)?,
+                TailRead::Pending if self.from - begun >= FLOOD && !was_empty => {
                     was_empty = true;
                     std::thread::sleep(FLOOD_PAUSE);
                 }
-                Next::Nothing => {
+                TailRead::Pending => {
                     if self.from - begun < FLOOD {
                         self.buffer = Vec::new(); // it may sleep for days
                     }

@@ -170,7 +170,7 @@ impl Viewer {
             }
         }
         if let (Some(lease), Some((run, offset))) = (&mut self.lease, position) {
-            lease.passed_on(run, offset);
+            lease.advance(run, offset);
         }
         Ok(None)
     }
@@ -208,7 +208,7 @@ impl Viewer {
             }
             if std::mem::replace(&mut written, self.writer.written()) != written {
                 written_at = Instant::now();
-                self.lease.iter_mut().for_each(Lease::progressed);
+                self.lease.iter_mut().for_each(Lease::record_progress);
             }
             if self.write_deadline.is_some_and(|end| Instant::now() >= end + LAST_WRITE) {
                 return session.on_deadline().map(Some);
@@ -240,7 +240,7 @@ impl Viewer {
     /// Nothing is written any more, so no run has to wait for that.
     fn mute(&mut self) {
         self.is_muted = true;
-        self.lease.iter_mut().for_each(Lease::observe);
+        self.lease.iter_mut().for_each(Lease::become_observer);
     }
 
     /// Reports that output is missing, also with `-q`.

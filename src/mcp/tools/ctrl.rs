@@ -1,7 +1,7 @@
 //! `ctrl`: start, stop, restart, input, signal; and what came of a start.
 
 use super::{Context, target, urls};
-use crate::agents::is_of_agent;
+use crate::agents::is_agent_variable;
 use crate::api::params::{Action, ControlRequest};
 use crate::api::{self, ControlAnswer};
 use crate::attributes;
@@ -219,7 +219,7 @@ fn start_request(request: &ControlRequest, context: &Context) -> Result<Request,
     }
     // The server may have been started from the shell of one agent, and starts things for all.
     let is_added = |name: &OsString| name.to_str().is_some_and(|name| added.contains_key(name));
-    let inherited = std::env::vars_os().filter(|(name, value)| !is_of_agent(name, value) && !is_added(name));
+    let inherited = std::env::vars_os().filter(|(name, value)| !is_agent_variable(name, value) && !is_added(name));
     Ok(Request {
         argv,
         working_directory: PathBuf::from(directory),
@@ -230,7 +230,7 @@ fn start_request(request: &ControlRequest, context: &Context) -> Result<Request,
         label: request.label.clone(),
         idempotency_key: context.idempotency_key.clone(),
         reader: None,
-        attributes: attributes::of_server(),
+        attributes: attributes::for_agent_start(),
     })
 }
 

@@ -11,7 +11,7 @@ use persistproc_fuzz::manager::{About, Manager};
 use persistproc_fuzz::mcp::protocol::{LEGACY, MODERN, handle};
 use persistproc_fuzz::mcp::tools::Context;
 use persistproc_fuzz::output::wait::Caller;
-use persistproc_fuzz::rundir::{FORMAT, Meta, RunDir, State, Status};
+use persistproc_fuzz::rundir::{FORMAT_VERSION, Meta, RunDir, State, Status};
 use persistproc_fuzz::sentence;
 use persistproc_fuzz::words::{self, MARK, Word};
 use serde_json::{Map, Value, json};
@@ -186,7 +186,7 @@ fn manager() -> &'static Manager {
             fs::write(dir.path().join(format!("{}.log", stream.name())), bytes).unwrap();
         }
         let meta = Meta {
-            version: FORMAT,
+            version: FORMAT_VERSION,
             argv: ["make", "watch"].map(Word::from).into(),
             working_directory: Word::from("/"),
             environment: Vec::new(),
@@ -198,7 +198,7 @@ fn manager() -> &'static Manager {
         };
         dir.write_meta(&meta).unwrap();
         let status = Status {
-            version: FORMAT,
+            version: FORMAT_VERSION,
             state: State::Exited,
             pid: 4711,
             exit_code: Some(1),
