@@ -1,15 +1,21 @@
-//! The rooms of the program, as far as bytes of strangers reach them: it is a binary, so its sources are taken by path.
+//! The modules of the program that read bytes from others: it is a binary, so its sources are included by path.
 
 #![allow(dead_code, unfulfilled_lint_expectations)]
 
 #[path = "../../src/agents.rs"]
 pub mod agents;
+#[path = "../../src/api/mod.rs"]
+pub mod api;
+#[path = "../../src/attributes.rs"]
+pub mod attributes;
 #[path = "../../src/config.rs"]
 pub mod config;
-#[path = "../../src/fault.rs"]
-pub mod fault;
+#[path = "../../src/error.rs"]
+pub mod error;
 #[path = "../../src/http/mod.rs"]
 pub mod http;
+#[path = "../../src/lease.rs"]
+pub mod lease;
 #[path = "../../src/log/mod.rs"]
 pub mod log;
 #[path = "../../src/manager/mod.rs"]
