@@ -78,7 +78,7 @@ impl Attributes {
 
     /// Parses that argument; `None` if it is malformed.
     pub fn from_json(text: &str) -> Option<Attributes> {
-        serde_json::from_str(text).ok()
+        serde_json::from_slice(text.as_bytes()).ok()
     }
 
     /// Prepares them for the program that is about to be started.

@@ -60,9 +60,9 @@ pub fn directory_of(pid: i32) -> Option<PathBuf> {
 
 pub fn read_server_info(lock: &File) -> Option<ServerInfo> {
     const LARGEST: u64 = 64 << 10;
-    let mut text = String::new();
-    lock.take(LARGEST).read_to_string(&mut text).ok()?;
-    serde_json::from_str(&text).ok()
+    let mut text = Vec::new();
+    lock.take(LARGEST).read_to_end(&mut text).ok()?;
+    serde_json::from_slice(&text).ok()
 }
 
 /// Whether an answer comes from a persistproc server.

@@ -111,8 +111,14 @@ fn what_a_full_disk_did_not_take_until_the_end_is_said_to_every_reader_and_fails
     let sandbox = Sandbox::new();
     let Some(_disk) = SmallDisk::new(&sandbox, 1024) else { return };
     let _server = sandbox.serve();
-    let wrapper =
-        Guard(sandbox.spawn(&["-q", "--label", "web", "sh", "-c", "trap 'exit 0' TERM; while :; do seq 1000 & wait $!; done"]));
+    let wrapper = Guard(sandbox.spawn(&[
+        "-q",
+        "--label",
+        "web",
+        "sh",
+        "-c",
+        "trap 'exit 0' TERM; while :; do seq 1000 & wait $!; done",
+    ]));
     let follow = |words: &[&str]| Guard(sandbox.spawn(&[&["-q", "output", "web", "--follow"], words].concat()));
     wait_until("the process", || list(&sandbox)[0]["status"] == "running");
     let followers = [follow(&[]), follow(&["--grep", "^1$"])];

@@ -2,11 +2,11 @@
 //! the check of what they send, the options of the command line, their help and completions, and the calls that answers
 //! suggest are made from these tables.
 //!
-//! To add a parameter: a row in its table, a member in its request; the tests of this file fail if one is forgotten.
+//! To add a parameter: a row in its table and a member in its request; the tests of this file fail if one is forgotten.
 
-use super::to_json;
+use super::request::{Request, request};
 use crate::error::Error;
-use serde::de::DeserializeOwned;
+use crate::log::Stream;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 use std::collections::BTreeMap;
@@ -182,36 +182,6 @@ pub static CTRL: [Parameter; 11] = [
     optional("text", Kind::Text, "For input and signal."),
 ];
 
-/// The parameters of `list`.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct ListRequest {
-    pub pid: Option<i64>,
-    pub command_or_label: Option<String>,
-    pub working_directory: Option<String>,
-}
-
-/// The parameters of `output`.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct OutputRequest {
-    pub pid: Option<i64>,
-    pub command_or_label: Option<String>,
-    pub working_directory: Option<String>,
-    pub run: Option<i64>,
-    pub stream: Option<crate::log::Stream>,
-    pub lines: Option<u32>,
-    pub since_time: Option<String>,
-    pub before_time: Option<String>,
-    pub after: Option<String>,
-    pub before: Option<String>,
-    pub wait_for: Option<String>,
-    pub timeout: Option<u32>,
-    pub grep: Option<String>,
-    pub context: Option<u32>,
-    pub max_bytes: Option<u32>,
-}
-
 /// What `ctrl` is to do.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -225,6 +195,8 @@ pub enum Action {
 }
 
 impl Action {
+    pub const ALL: [Action; 5] = [Action::Start, Action::Stop, Action::Restart, Action::Input, Action::Signal];
+
     pub fn name(self) -> &'static str {
         match self {
             Action::Start => "start",
@@ -236,21 +208,51 @@ impl Action {
     }
 }
 
-/// The parameters of `ctrl`.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct ControlRequest {
-    pub action: Action,
-    pub pid: Option<i64>,
-    pub command_or_label: Option<String>,
-    pub run: Option<u64>,
-    pub working_directory: Option<String>,
-    pub environment: BTreeMap<String, String>,
-    pub force: bool,
-    pub label: Option<String>,
-    pub wait_for: Option<String>,
-    pub timeout: Option<u32>,
-    pub text: Option<String>,
+request! {
+    /// The parameters of `list`.
+    ListRequest {
+        pid: Option<i64>,
+        command_or_label: Option<String>,
+        working_directory: Option<String>,
+    }
+}
+
+request! {
+    /// The parameters of `output`.
+    OutputRequest {
+        pid: Option<i64>,
+        command_or_label: Option<String>,
+        working_directory: Option<String>,
+        run: Option<i64>,
+        stream: Option<Stream>,
+        lines: Option<u32>,
+        since_time: Option<String>,
+        before_time: Option<String>,
+        after: Option<String>,
+        before: Option<String>,
+        wait_for: Option<String>,
+        timeout: Option<u32>,
+        grep: Option<String>,
+        context: Option<u32>,
+        max_bytes: Option<u32>,
+    }
+}
+
+request! {
+    /// The parameters of `ctrl`.
+    ControlRequest {
+        action: Action,
+        pid: Option<i64>,
+        command_or_label: Option<String>,
+        run: Option<u64>,
+        working_directory: Option<String>,
+        environment: BTreeMap<String, String>,
+        force: bool,
+        label: Option<String>,
+        wait_for: Option<String>,
+        timeout: Option<u32>,
+        text: Option<String>,
+    }
 }
 
 impl OutputRequest {
@@ -279,17 +281,9 @@ pub fn timeout(seconds: Option<u32>) -> Duration {
     Duration::from_secs(seconds.map_or(TIMEOUT as u64, u64::from))
 }
 
-/// The parameters that a request sets, by name.
-pub fn arguments(request: &impl Serialize) -> Map<String, Value> {
-    let mut arguments: Map<String, Value> = serde_json::from_str(&to_json(request)).unwrap_or_default();
-    let is_nothing = |value: &Value| value.is_null() || value.as_object().is_some_and(Map::is_empty);
-    arguments.retain(|_, value| !is_nothing(value) && *value != json!(false));
-    arguments
-}
-
 /// `output name="value" …`, in the order of the table: the call of a tool as a model writes it.
-pub fn as_call(tool: &str, parameters: &[Parameter], request: &impl Serialize) -> String {
-    let arguments = arguments(request);
+pub fn as_call(tool: &str, parameters: &[Parameter], request: &impl Request) -> String {
+    let arguments = request.arguments();
     let given = parameters.iter().filter_map(|parameter| arguments.get_key_value(parameter.name));
     given.fold(tool.into(), |call, (name, value)| {
         let value = value.as_str().map_or_else(|| value.to_string(), crate::words::quote_json);
@@ -306,7 +300,11 @@ pub fn without_empty(arguments: &Map<String, Value>) -> Map<String, Value> {
 
 /// Checks names and values of a call and returns it as a request. `null` counts as absent, and a number or flag in quotes
 /// as what it is: models write all of these. What does not fit gets a text that tells a model how to correct itself.
-pub fn parse<T: DeserializeOwned>(parameters: &[Parameter], arguments: &Map<String, Value>) -> Result<T, Error> {
+pub fn parse<T: Request>(parameters: &[Parameter], arguments: &Map<String, Value>) -> Result<T, Error> {
+    check(parameters, arguments).map(T::from_arguments)
+}
+
+fn check(parameters: &[Parameter], arguments: &Map<String, Value>) -> Result<Map<String, Value>, Error> {
     let mut checked = Map::new();
     for (name, value) in arguments {
         let Some(parameter) = parameters.iter().find(|parameter| parameter.name == name) else {
@@ -322,12 +320,7 @@ pub fn parse<T: DeserializeOwned>(parameters: &[Parameter], arguments: &Map<Stri
         let choices = if let Kind::Choice(choices) = missing.kind { choices.join(", ") } else { missing.help() };
         return Err(Error::invalid(format!("the parameter '{}' is missing: {choices}", missing.name)));
     }
-    from_map(checked).map_err(|error| Error::invalid("cannot read the call").because(error))
-}
-
-/// The request with these members, which must fit it.
-pub fn from_map<T: DeserializeOwned>(members: Map<String, Value>) -> serde_json::Result<T> {
-    serde_json::from_str(&Value::Object(members).to_string())
+    Ok(checked)
 }
 
 fn wrong(name: &str, wanted: &str, value: &Value) -> Error {

@@ -253,7 +253,7 @@ fn program(command: &str, words: Words, options: &mut Options) -> Result<Program
 
 /// The options of a wait, and the request that they are members of.
 fn wait(options: &mut Options) -> Result<(WaitOptions, ControlRequest), String> {
-    let mut request: ControlRequest = options.request(&params::CTRL)?;
+    let mut request: ControlRequest = options.request(&params::CTRL);
     let wait = WaitOptions { wait_for: request.wait_for.take(), timeout: request.timeout.take() };
     match wait {
         WaitOptions { wait_for: None, timeout: Some(_) } => Err("--timeout needs --wait-for".into()),
@@ -296,7 +296,7 @@ fn control(action: Action, words: Words, options: &mut Options) -> Result<Comman
 }
 
 fn output(words: Words, options: &mut Options) -> Result<Command, String> {
-    let request: OutputRequest = options.request(&params::OUTPUT)?;
+    let request: OutputRequest = options.request(&params::OUTPUT);
     let request = OutputRequest {
         pid: options.number("pid"),
         command_or_label: target(&words, options),

@@ -1,8 +1,8 @@
 //! Options of the command line as data, and their values: what each takes, which commands have it, its help.
 
-use crate::api::params::{self, CTRL, Kind, OUTPUT, PID_MAX, Parameter};
+use crate::api::Request;
+use crate::api::params::{CTRL, Kind, OUTPUT, PID_MAX, Parameter};
 use crate::config::{Flags, Format, parse_format};
-use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 use std::collections::BTreeMap;
 use std::ffi::OsString;
@@ -56,7 +56,7 @@ impl Takes {
             }
             Takes::Choice(_, choices) if choices.contains(&text.as_str()) => Ok(OptionValue::Text(text)),
             Takes::Choice(_, choices) => Err(format!("'{text}' is not {}", one_of(choices))),
-            Takes::Variables(_) => serde_json::from_str(&text).map(OptionValue::Variables).map_err(|_| {
+            Takes::Variables(_) => serde_json::from_slice(text.as_bytes()).map(OptionValue::Variables).map_err(|_| {
                 "must be a JSON object whose values are strings, such as {\"PORT\": \"3000\"}".to_string()
             }),
         }
@@ -224,7 +224,11 @@ impl Options {
     }
 
     /// The request whose parameters these options set.
-    pub fn request<T: DeserializeOwned>(&mut self, parameters: &[Parameter]) -> Result<T, String> {
+    pub fn request<T: Request>(&mut self, parameters: &[Parameter]) -> T {
+        T::from_arguments(self.arguments(parameters))
+    }
+
+    fn arguments(&mut self, parameters: &[Parameter]) -> Map<String, Value> {
         let mut arguments = Map::new();
         for parameter in parameters.iter().filter(|parameter| parameter.option.is_some()) {
             let value = match self.0.remove(&long_name(parameter)) {
@@ -235,7 +239,7 @@ impl Options {
             };
             arguments.insert(parameter.name.into(), value);
         }
-        params::from_map(arguments).map_err(|error| error.to_string())
+        arguments
     }
 
     /// How to print, if that was said.

@@ -4,9 +4,9 @@ use super::connection::{CALL_TIMEOUT, CUTS_MAX, STARTUP_TIMEOUT, ServerConnectio
 use super::request::new_key;
 use super::silence::Watch;
 use super::terminal;
-use crate::api::params::{self, ControlRequest, ListRequest, OutputRequest};
+use crate::api::params::{ControlRequest, ListRequest, OutputRequest};
 use crate::api::{
-    self, Call, ControlAnswer, FOLLOWING, Follow, Following, ListAnswer, OutputStatus, ReadOptions, RunAnswer,
+    self, Call, ControlAnswer, FOLLOWING, Follow, Following, ListAnswer, OutputStatus, ReadOptions, Request, RunAnswer,
     RunRequest, ShutdownAnswer, ShutdownRequest, WaitOutcome, to_json,
 };
 use crate::error::Error;
@@ -69,12 +69,17 @@ impl ServerConnection {
         request: &impl Serialize,
         may_take_long: bool,
     ) -> Result<T, Error> {
-        let body = to_json(request);
+        let answer = self.post(path, &to_json(request), may_take_long)?;
+        serde_json::from_slice(&answer).map_err(|_| unexpected())
+    }
+
+    /// The body of the answer.
+    fn post(&mut self, path: &str, body: &str, may_take_long: bool) -> Result<Vec<u8>, Error> {
         let watch = Watch::start(&self.config, may_take_long);
         let answer = self.send("POST", path, body.as_bytes(), CALL_TIMEOUT)?;
         drop(watch);
         match answer.head.status {
-            200 => serde_json::from_slice(&answer.body).map_err(|_| unexpected()),
+            200 => Ok(answer.body),
             status => Err(self.refusal(path, status, &answer.body)),
         }
     }
@@ -126,7 +131,8 @@ impl ServerConnection {
         loop {
             let is_patient = self.config.autostart && begun.elapsed() < STARTUP_TIMEOUT;
             self.ensure_server()?;
-            match self.ask(api::RUN, request, true) {
+            let answer = self.post(api::RUN, &to_json(request), true);
+            match answer.and_then(|body| RunAnswer::parse(&body).ok_or_else(unexpected)) {
                 Err(_) if self.is_gone() && is_patient => {}
                 // A busy server closes connections to make room, also after a long wait for a place.
                 Err(_) if self.is_cut && cuts < CUTS_MAX => cuts += 1,
@@ -138,13 +144,7 @@ impl ServerConnection {
     /// Reads selected lines.
     pub fn read_output(&mut self, request: &OutputRequest, options: &ReadOptions) -> Result<Reading, Error> {
         let call = Call { options: options.clone(), ..tool_call(request) };
-        let watch = Watch::start(&self.config, request.wait_for.is_some());
-        let answer = self.send("POST", api::LINES, to_json(&call).as_bytes(), CALL_TIMEOUT)?;
-        drop(watch);
-        if answer.head.status != 200 {
-            return Err(self.refusal(api::LINES, answer.head.status, &answer.body));
-        }
-        let mut bytes = answer.body;
+        let mut bytes = self.post(api::LINES, &to_json(&call), request.wait_for.is_some())?;
         let end = memchr::memchr(b'\n', &bytes).ok_or_else(unexpected)?;
         let status = serde_json::from_slice(&bytes[..end]).map_err(|_| unexpected())?;
         bytes.drain(..=end);
@@ -156,7 +156,7 @@ impl ServerConnection {
     pub fn follow(&mut self, follow: &Follow) -> Result<(Following, Vec<u8>), Error> {
         let target = format!("{}?{}", api::FOLLOW, follow.query());
         let answer = self.send("GET", &target, b"", follow.wait + FOLLOW_MARGIN)?;
-        let following = answer.head.header(FOLLOWING).and_then(|text| serde_json::from_str(text).ok());
+        let following = answer.head.header(FOLLOWING).and_then(|text| serde_json::from_slice(text.as_bytes()).ok());
         match (answer.head.status, following) {
             (200, Some(following)) => Ok((following, answer.body)),
             (status, _) => Err(refusal(status, &answer.body)),
@@ -176,7 +176,7 @@ impl ServerConnection {
 }
 
 /// A call from this directory.
-fn tool_call(request: &impl Serialize) -> Call {
+fn tool_call(request: &impl Request) -> Call {
     let near = std::env::current_dir().ok().map(|directory| directory.to_string_lossy().into_owned());
-    Call { arguments: params::arguments(request), near, idempotency_key: None, options: ReadOptions::default() }
+    Call { arguments: request.arguments(), near, idempotency_key: None, options: ReadOptions::default() }
 }

@@ -62,7 +62,7 @@ pub fn print<L: AsRef<str>>(lines: impl IntoIterator<Item = L>) -> Result<(), Er
 /// A result as JSON: one document, indented for people, who look at it, too.
 pub fn print_json(document: &impl Serialize) -> Result<(), Error> {
     // Its members in the order of their names, as in every version so far.
-    let value: Value = serde_json::from_str(&to_json(document)).unwrap_or_default();
+    let value: Value = serde_json::from_slice(to_json(document).as_bytes()).unwrap_or_default();
     pass_on(Stream::Stdout, json(&value).as_bytes())
 }
 

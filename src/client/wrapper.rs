@@ -6,7 +6,7 @@ use super::follow::viewer::{self, Session, Viewer};
 use super::request::run_request;
 use super::{ExitCode, terminal};
 use crate::api::params::{Action, ControlRequest};
-use crate::api::{Follow, Following, IfRunning};
+use crate::api::{Follow, Following, IfRunning, RunAnswer};
 use crate::cli::{OnExit, RunOptions};
 use crate::config::Config;
 use crate::error::Error;
@@ -28,18 +28,18 @@ pub fn run(mut server: ServerConnection, options: RunOptions) -> Result<ExitCode
     let lease = take_lease(&config, terminal::is_stdout());
     request.reader = lease.as_ref().map(Lease::name);
     viewer.lease = lease;
-    let started = server.run(&request)?;
+    let RunAnswer { process, start: started } = server.run(&request)?;
     terminal::give_stdout_away();
     if !started.is_new && !config.is_quiet {
-        terminal::note(&format!("attached to '{}' (PID {})", started.label, started.pid));
+        terminal::note(&format!("attached to '{}' (PID {})", process.label, process.pid));
     }
     let start = Start::of_run(started.number, options.is_raw, request.reader);
     follow_in_thread(server, start, events)?;
     let mut wrapper = Wrapper {
         config,
-        label: started.label,
+        label: process.label,
         run: started.number,
-        pid: started.pid,
+        pid: process.pid,
         on_exit: options.on_exit,
         is_stopping: false,
     };

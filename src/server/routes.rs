@@ -7,7 +7,7 @@ use super::gate::{Gate, check_is_json};
 use crate::api::params::{self, Parameter};
 use crate::api::{
     self, Call, FOLLOWING, Follow, LEAVING, ListAnswer, ReadOptions, Refusal, RunAnswer, RunRequest, ShutdownAnswer,
-    ShutdownRequest, to_json,
+    ShutdownRequest, Start, to_json,
 };
 use crate::attributes;
 use crate::discovery::ServerInfo;
@@ -226,15 +226,17 @@ fn run(routes: &Routes, request: &Request) -> Result<Response, Error> {
     let working_directory = PathBuf::from(working_directory.0);
     let start = manager::Request { argv, working_directory, environment, label, idempotency_key, reader, attributes };
     let started = routes.manager.start(start, if_running)?;
-    Ok(answer(&RunAnswer::new(manager::describe(&started.run), started.run.id, started.is_new)))
+    let process = manager::describe(&started.run);
+    let cursor = api::start_cursor(&process.run);
+    Ok(answer(&RunAnswer { process, start: Start { number: started.run.id, is_new: started.is_new, cursor } }))
 }
 
 /// One call of a tool by our own commands: `tool` gets its parameters, checked, and what goes with them.
-fn call<T: DeserializeOwned, A>(
+fn call<T: api::Request, A>(
     routes: &Routes,
     request: &Request,
     parameters: &[Parameter],
-    tool: impl Fn(T, &ReadOptions, &Context) -> Result<A, Error>,
+    tool: fn(T, &ReadOptions, &Context) -> Result<A, Error>,
 ) -> Result<A, Error> {
     let Call { arguments, near, idempotency_key, options } = body(request)?;
     let client = Client::of(request);
