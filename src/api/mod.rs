@@ -16,10 +16,10 @@
 //! An error is a [`Refusal`] with a status that is not 200. Members are only ever added, each with a default, because a
 //! command and the server that it finds can be of different versions.
 
+pub mod members;
 pub mod output;
 pub mod params;
 pub mod process;
-pub mod request;
 
 use crate::attributes::Attributes;
 use crate::log::Stream;
@@ -29,9 +29,9 @@ use params::{ControlRequest, ListRequest, OutputRequest};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
+pub use members::Members;
 pub use output::{Follow, Following, OutputStatus, OutputSummary, ReadOptions, Unfinished, WaitOutcome};
 pub use process::{Process, State};
-pub use request::Request;
 
 pub const RUN: &str = "/run";
 pub const LIST: &str = "/list";
@@ -77,17 +77,10 @@ pub struct RunRequest {
     pub attributes: Option<Attributes>,
 }
 
-/// The run that was started or attached to. The members of `process` stand beside the others, as commands up to 0.5 have it.
-#[derive(Clone, Debug, Serialize)]
+/// The run that was started or attached to.
+#[derive(Clone, Debug)]
 pub struct RunAnswer {
-    #[serde(flatten)]
     pub process: Process,
-    #[serde(flatten)]
-    pub start: Start,
-}
-
-#[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct Start {
     /// Number of the run.
     pub number: u64,
     /// Whether this request started it.
@@ -97,17 +90,31 @@ pub struct Start {
 }
 
 impl RunAnswer {
-    /// `None` if it is not one. Read in two parts, which takes less code than flattened members do.
+    /// One object, as commands up to 0.5 expect it.
+    pub fn to_json(&self) -> String {
+        let mut members = self.process.members();
+        members.insert("number".into(), self.number.into());
+        members.insert("is_new".into(), self.is_new.into());
+        members.insert("cursor".into(), self.cursor.as_str().into());
+        to_json(&members)
+    }
+
+    /// `None` if it is not one.
     pub fn parse(body: &[u8]) -> Option<RunAnswer> {
-        let (process, start) = (serde_json::from_slice(body).ok()?, serde_json::from_slice(body).ok()?);
-        Some(RunAnswer { process, start })
+        let members: Map<String, Value> = serde_json::from_slice(body).ok()?;
+        Some(RunAnswer {
+            process: Process::from_members(&members),
+            number: members.get("number")?.as_u64()?,
+            is_new: members.get("is_new")?.as_bool()?,
+            cursor: members.get("cursor")?.as_str()?.into(),
+        })
     }
 }
 
 /// A start that is reported as what `ctrl` does is.
 impl From<RunAnswer> for ControlAnswer {
-    fn from(RunAnswer { process, start }: RunAnswer) -> ControlAnswer {
-        let (action, cursor) = (params::Action::Start, Some(start.cursor));
+    fn from(RunAnswer { process, cursor, .. }: RunAnswer) -> ControlAnswer {
+        let (action, cursor) = (params::Action::Start, Some(cursor));
         ControlAnswer { action, process, cursor, was_over: false, killed_processes: 0 }
     }
 }

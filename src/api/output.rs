@@ -1,9 +1,12 @@
 //! Reading output: selected lines, and how far the log of a run that is followed has grown.
 
+use super::members::{Member, Members, members, read, write};
 use super::params::OutputRequest;
 use super::process::State;
+use super::to_json;
 use crate::log::Stream;
 use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
 use std::time::Duration;
 
 /// What to do with a line that the program has not finished, at the end of what there is.
@@ -49,48 +52,59 @@ pub struct ReadOptions {
     pub unfinished: Unfinished,
 }
 
-/// What `--format json output` prints beside the lines. Absent members are unknown, or nothing.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-#[serde(default)]
-pub struct OutputSummary {
-    /// After all of these lines.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub cursor: Option<String>,
-    /// Of one process: its label, its newest run and that run's state.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub label: Option<String>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub run: Option<String>,
-    #[serde(rename = "status", skip_serializing_if = "Option::is_none")]
-    pub state: Option<State>,
-    /// Of several processes.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub labels: Option<Vec<String>>,
-    /// Lines of these runs before the first and after the last of the shown lines, where that is known cheaply.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub lines_before: Option<u64>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub lines_after: Option<u64>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub waited: Option<WaitOutcome>,
-    /// Restarts, and what is no longer kept.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub note: Option<String>,
+members! {
+    /// What `--format json output` prints beside the lines. Absent members are unknown, or nothing.
+    OutputSummary {
+        /// After all of these lines.
+        cursor: Option<String>,
+        /// Of one process: its label, its newest run and that run's state.
+        label: Option<String>,
+        run: Option<String>,
+        state as "status": Option<State>,
+        /// Of several processes.
+        labels: Vec<String>,
+        /// Lines of these runs before the first and after the last of the shown lines, where that is known cheaply.
+        lines_before: Option<u64>,
+        lines_after: Option<u64>,
+        waited: Option<WaitOutcome>,
+        /// Restarts, and what is no longer kept.
+        note: Option<String>,
+        /// What is missing at the end because it could not be written to disk.
+        unwritten: Option<String>,
+    }
 }
 
 /// The first line of the answer to `POST /lines`; the lines of output follow it, each with its time stamp.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-#[serde(default)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct OutputStatus {
     pub summary: OutputSummary,
-    /// What is missing at the end because it could not be written to disk.
-    pub unwritten: Option<String>,
     /// The stream of the last line, if that line is not finished.
     pub open: Option<Stream>,
     /// More lines matched the request than are in the answer.
     pub is_cut: bool,
     /// Bytes after the requested cursor that are no longer kept.
     pub gone: u64,
+}
+
+impl OutputStatus {
+    pub fn to_json(&self) -> String {
+        let mut members = self.summary.members();
+        write(&mut members, "open", self.open.write());
+        write(&mut members, "is_cut", self.is_cut.write());
+        write(&mut members, "gone", self.gone.write());
+        to_json(&members)
+    }
+
+    /// `None` if it is not one.
+    pub fn parse(text: &[u8]) -> Option<OutputStatus> {
+        let members: Map<String, Value> = serde_json::from_slice(text).ok()?;
+        Some(OutputStatus {
+            summary: OutputSummary::from_members(&members),
+            open: read(&members, "open"),
+            is_cut: read(&members, "is_cut"),
+            gone: read(&members, "gone"),
+        })
+    }
 }
 
 /// Asks how far `combined.log` of a run has grown beyond an offset, as soon as it has, and what became of the run.
@@ -144,48 +158,47 @@ impl Follow {
     }
 }
 
-/// Where a follower is, and what became of the run. Texts are percent-encoded, as the header that carries it is ASCII.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-pub struct Following {
-    /// Number of the run.
-    pub run: u64,
-    pub pid: i32,
-    pub state: State,
-    /// Offset of the first byte of the answer: later than requested if those bytes are no longer kept.
-    pub from: u64,
-    /// Offset from which to go on.
-    pub next: u64,
-    /// The leader has ended, and all that it wrote lies before `next`.
-    #[serde(default)]
-    pub is_final: bool,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub exit_code: Option<i32>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub signal: Option<i32>,
-    /// The run that replaced it in a restart.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub successor: Option<u64>,
-    /// This server is shutting down and leaves its processes running.
-    #[serde(default)]
-    pub is_leaving: bool,
-    /// Name of the directory of the run in `runs/`; servers up to 0.4 do not send it.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub directory: Option<String>,
-    /// What blocks its output.
-    #[serde(default, rename = "trouble", skip_serializing_if = "Option::is_none")]
-    pub blocked: Option<String>,
-    /// Bytes of its log that could never be written to disk, and why.
-    #[serde(default, skip_serializing_if = "is_zero")]
-    pub lost_bytes: u64,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub lost_to: Option<String>,
-    /// The server has no capacity for another wait: ask again after a pause.
-    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
-    pub is_busy: bool,
+members! {
+    /// Where a follower is, and what became of the run. Texts are percent-encoded, as the header that carries it is ASCII.
+    Following {
+        /// Number of the run.
+        run: u64,
+        pid: i32,
+        state: State,
+        /// Offset of the first byte of the answer: later than requested if those bytes are no longer kept.
+        from: u64,
+        /// Offset from which to go on.
+        next: u64,
+        /// The leader has ended, and all that it wrote lies before `next`.
+        is_final: bool,
+        exit_code: Option<i32>,
+        signal: Option<i32>,
+        /// The run that replaced it in a restart.
+        successor: Option<u64>,
+        /// This server is shutting down and leaves its processes running.
+        is_leaving: bool,
+        /// Name of the directory of the run in `runs/`; servers up to 0.4 do not send it.
+        directory: Option<String>,
+        /// What blocks its output.
+        blocked as "trouble": Option<String>,
+        /// Bytes of its log that could never be written to disk, and why.
+        lost_bytes: u64,
+        lost_to: Option<String>,
+        /// The server has no capacity for another wait: ask again after a pause.
+        is_busy: bool,
+    }
 }
 
-fn is_zero(bytes: &u64) -> bool {
-    *bytes == 0
+impl Following {
+    pub fn to_json(&self) -> String {
+        to_json(&self.members())
+    }
+
+    /// `None` if it is not one.
+    pub fn parse(text: &str) -> Option<Following> {
+        let members: Map<String, Value> = serde_json::from_slice(text.as_bytes()).ok()?;
+        (members.contains_key("run") && members.contains_key("next")).then(|| Following::from_members(&members))
+    }
 }
 
 impl OutputRequest {
@@ -221,7 +234,8 @@ mod tests {
     #[test]
     fn what_a_run_became_is_read_from_what_earlier_servers_send() {
         let old = r#"{"run":1,"pid":7,"state":"running","from":0,"next":5}"#;
-        let following: Following = serde_json::from_str(old).unwrap();
+        let following = Following::parse(old).unwrap();
+        assert_eq!(Following::parse(&following.to_json()), Some(following.clone()));
         assert_eq!((following.state, following.next, following.directory), (State::Running, 5, None));
     }
 }

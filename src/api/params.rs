@@ -4,7 +4,7 @@
 //!
 //! To add a parameter: a row in its table and a member in its request; the tests of this file fail if one is forgotten.
 
-use super::request::{Request, request};
+use super::members::{Member, Members, members};
 use crate::error::Error;
 use crate::log::Stream;
 use serde::{Deserialize, Serialize};
@@ -195,8 +195,6 @@ pub enum Action {
 }
 
 impl Action {
-    pub const ALL: [Action; 5] = [Action::Start, Action::Stop, Action::Restart, Action::Input, Action::Signal];
-
     pub fn name(self) -> &'static str {
         match self {
             Action::Start => "start",
@@ -208,7 +206,7 @@ impl Action {
     }
 }
 
-request! {
+members! {
     /// The parameters of `list`.
     ListRequest {
         pid: Option<i64>,
@@ -217,7 +215,7 @@ request! {
     }
 }
 
-request! {
+members! {
     /// The parameters of `output`.
     OutputRequest {
         pid: Option<i64>,
@@ -238,7 +236,7 @@ request! {
     }
 }
 
-request! {
+members! {
     /// The parameters of `ctrl`.
     ControlRequest {
         action: Action,
@@ -282,8 +280,8 @@ pub fn timeout(seconds: Option<u32>) -> Duration {
 }
 
 /// `output name="value" …`, in the order of the table: the call of a tool as a model writes it.
-pub fn as_call(tool: &str, parameters: &[Parameter], request: &impl Request) -> String {
-    let arguments = request.arguments();
+pub fn as_call(tool: &str, parameters: &[Parameter], request: &impl Members) -> String {
+    let arguments = request.members();
     let given = parameters.iter().filter_map(|parameter| arguments.get_key_value(parameter.name));
     given.fold(tool.into(), |call, (name, value)| {
         let value = value.as_str().map_or_else(|| value.to_string(), crate::words::quote_json);
@@ -300,8 +298,8 @@ pub fn without_empty(arguments: &Map<String, Value>) -> Map<String, Value> {
 
 /// Checks names and values of a call and returns it as a request. `null` counts as absent, and a number or flag in quotes
 /// as what it is: models write all of these. What does not fit gets a text that tells a model how to correct itself.
-pub fn parse<T: Request>(parameters: &[Parameter], arguments: &Map<String, Value>) -> Result<T, Error> {
-    check(parameters, arguments).map(T::from_arguments)
+pub fn parse<T: Members>(parameters: &[Parameter], arguments: &Map<String, Value>) -> Result<T, Error> {
+    check(parameters, arguments).map(|members| T::from_members(&members))
 }
 
 fn check(parameters: &[Parameter], arguments: &Map<String, Value>) -> Result<Map<String, Value>, Error> {

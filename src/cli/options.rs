@@ -1,6 +1,6 @@
 //! Options of the command line as data, and their values: what each takes, which commands have it, its help.
 
-use crate::api::Request;
+use crate::api::Members;
 use crate::api::params::{CTRL, Kind, OUTPUT, PID_MAX, Parameter};
 use crate::config::{Flags, Format, parse_format};
 use serde_json::{Map, Value};
@@ -178,60 +178,71 @@ enum OptionValue {
 /// The options of one command line, by their long names. Of one that is given several times the last counts, but for
 /// variables, which add up. Reading one removes it.
 #[derive(Clone, Debug, Default)]
-pub struct Options(BTreeMap<String, OptionValue>);
+pub struct Options(Vec<(String, OptionValue)>);
 
 impl Options {
     /// Adds one; an error says what is wrong with its value.
     pub fn add(&mut self, flag: &CliFlag, value: OsString) -> Result<(), String> {
-        let value = flag.takes.read(value)?;
-        match (self.0.get_mut(&flag.long), value) {
-            (Some(OptionValue::Variables(variables)), OptionValue::Variables(more)) => variables.extend(more),
-            (_, value) => drop(self.0.insert(flag.long.clone(), value)),
+        match (flag.takes.read(value)?, self.remove(&flag.long)) {
+            (OptionValue::Variables(more), Some(OptionValue::Variables(mut variables))) => {
+                variables.extend(more);
+                self.0.push((flag.long.clone(), OptionValue::Variables(variables)));
+            }
+            (value, _) => self.0.push((flag.long.clone(), value)),
         }
         Ok(())
     }
 
+    fn get(&self, name: &str) -> Option<&OptionValue> {
+        self.0.iter().find(|(known, _)| known == name).map(|(_, value)| value)
+    }
+
+    fn remove(&mut self, name: &str) -> Option<OptionValue> {
+        let at = self.0.iter().position(|(known, _)| known == name)?;
+        Some(self.0.swap_remove(at).1)
+    }
+
     pub fn switch(&mut self, name: &str) -> bool {
-        self.0.remove(name).is_some()
+        self.remove(name).is_some()
     }
 
     pub fn text(&mut self, name: &str) -> Option<String> {
-        match self.0.remove(name) {
+        match self.remove(name) {
             Some(OptionValue::Text(text)) => Some(text),
             _ => None,
         }
     }
 
     pub fn path(&mut self, name: &str) -> Option<OsString> {
-        match self.0.remove(name) {
+        match self.remove(name) {
             Some(OptionValue::Path(path)) => Some(path),
             _ => None,
         }
     }
 
     pub fn number(&mut self, name: &str) -> Option<i64> {
-        match self.0.remove(name) {
+        match self.remove(name) {
             Some(OptionValue::Number(number)) => Some(number),
             _ => None,
         }
     }
 
     pub fn variables(&mut self, name: &str) -> BTreeMap<String, String> {
-        match self.0.remove(name) {
+        match self.remove(name) {
             Some(OptionValue::Variables(variables)) => variables,
             _ => BTreeMap::new(),
         }
     }
 
     /// The request whose parameters these options set.
-    pub fn request<T: Request>(&mut self, parameters: &[Parameter]) -> T {
-        T::from_arguments(self.arguments(parameters))
+    pub fn request<T: Members>(&mut self, parameters: &[Parameter]) -> T {
+        T::from_members(&self.arguments(parameters))
     }
 
     fn arguments(&mut self, parameters: &[Parameter]) -> Map<String, Value> {
         let mut arguments = Map::new();
         for parameter in parameters.iter().filter(|parameter| parameter.option.is_some()) {
-            let value = match self.0.remove(&long_name(parameter)) {
+            let value = match self.remove(&long_name(parameter)) {
                 Some(OptionValue::On) => Value::Bool(true),
                 Some(OptionValue::Text(text)) => Value::String(text),
                 Some(OptionValue::Number(number)) => Value::from(number),
@@ -244,7 +255,7 @@ impl Options {
 
     /// How to print, if that was said.
     pub fn format(&self) -> Option<Format> {
-        match self.0.get("format") {
+        match self.get("format") {
             Some(OptionValue::Text(text)) => parse_format(text).ok(),
             _ => None,
         }
@@ -253,7 +264,7 @@ impl Options {
     /// The options that all commands have.
     pub fn flags(&mut self) -> Flags {
         let format = self.format();
-        self.0.remove("format");
+        self.remove("format");
         Flags {
             port: self.number("port").and_then(|port| u16::try_from(port).ok()),
             data_dir: self.path("data-dir").map(Into::into),
@@ -269,6 +280,6 @@ impl Options {
     /// Names that nothing has read.
     #[cfg(test)]
     pub fn unread(&self) -> Vec<&str> {
-        self.0.keys().map(String::as_str).collect()
+        self.0.iter().map(|(name, _)| name.as_str()).collect()
     }
 }

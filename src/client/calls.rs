@@ -6,7 +6,7 @@ use super::silence::Watch;
 use super::terminal;
 use crate::api::params::{ControlRequest, ListRequest, OutputRequest};
 use crate::api::{
-    self, Call, ControlAnswer, FOLLOWING, Follow, Following, ListAnswer, OutputStatus, ReadOptions, Request, RunAnswer,
+    self, Call, ControlAnswer, FOLLOWING, Follow, Following, ListAnswer, Members, OutputStatus, ReadOptions, RunAnswer,
     RunRequest, ShutdownAnswer, ShutdownRequest, WaitOutcome, to_json,
 };
 use crate::error::Error;
@@ -146,7 +146,7 @@ impl ServerConnection {
         let call = Call { options: options.clone(), ..tool_call(request) };
         let mut bytes = self.post(api::LINES, &to_json(&call), request.wait_for.is_some())?;
         let end = memchr::memchr(b'\n', &bytes).ok_or_else(unexpected)?;
-        let status = serde_json::from_slice(&bytes[..end]).map_err(|_| unexpected())?;
+        let status = OutputStatus::parse(&bytes[..end]).ok_or_else(unexpected)?;
         bytes.drain(..=end);
         Ok(Reading { bytes, status })
     }
@@ -156,7 +156,7 @@ impl ServerConnection {
     pub fn follow(&mut self, follow: &Follow) -> Result<(Following, Vec<u8>), Error> {
         let target = format!("{}?{}", api::FOLLOW, follow.query());
         let answer = self.send("GET", &target, b"", follow.wait + FOLLOW_MARGIN)?;
-        let following = answer.head.header(FOLLOWING).and_then(|text| serde_json::from_slice(text.as_bytes()).ok());
+        let following = answer.head.header(FOLLOWING).and_then(Following::parse);
         match (answer.head.status, following) {
             (200, Some(following)) => Ok((following, answer.body)),
             (status, _) => Err(refusal(status, &answer.body)),
@@ -176,7 +176,7 @@ impl ServerConnection {
 }
 
 /// A call from this directory.
-fn tool_call(request: &impl Request) -> Call {
+fn tool_call(request: &impl Members) -> Call {
     let near = std::env::current_dir().ok().map(|directory| directory.to_string_lossy().into_owned());
-    Call { arguments: request.arguments(), near, idempotency_key: None, options: ReadOptions::default() }
+    Call { arguments: request.members(), near, idempotency_key: None, options: ReadOptions::default() }
 }

@@ -5,22 +5,14 @@ use super::connection::ServerConnection;
 use super::request::absolute;
 use super::{ExitCode, NEXT_SERVER_TIMEOUT, RECONNECT_PAUSE, follow, terminal};
 use crate::api::params::{self, OutputRequest};
-use crate::api::{OutputSummary, ReadOptions, WaitOutcome};
+use crate::api::{Members, ReadOptions, WaitOutcome};
 use crate::cli::OutputOptions;
 use crate::error::Error;
 use crate::log::Stream;
 use crate::output::pattern::Pattern;
 use crate::output::wait::{LONGEST, Until};
-use serde::Serialize;
+use serde_json::{Map, Value};
 use std::time::Instant;
-
-/// The document of `--format json output`.
-#[derive(Serialize)]
-struct OutputDocument {
-    #[serde(flatten)]
-    summary: OutputSummary,
-    output: Vec<String>,
-}
 
 pub fn output(mut server: ServerConnection, options: OutputOptions, is_json: bool) -> Result<ExitCode, Error> {
     let OutputOptions { mut request, is_follow } = options;
@@ -37,17 +29,20 @@ pub fn output(mut server: ServerConnection, options: OutputOptions, is_json: boo
     }
     read.note(&server);
     terminal::pass_on(Stream::Stdout, &read.bytes)?;
-    if let Some(unwritten) = &read.status.unwritten {
+    if let Some(unwritten) = &read.status.summary.unwritten {
         terminal::note(unwritten);
     }
     verdict(read.waited(), &wanted)
 }
 
-fn document(read: &Reading) -> OutputDocument {
+/// What `--format json output` prints.
+fn document(read: &Reading) -> Map<String, Value> {
     let lines = read.bytes.strip_suffix(b"\n").unwrap_or(&read.bytes).split(|byte| *byte == b'\n');
     let output = lines.map(|line| String::from_utf8_lossy(line).into_owned());
-    let output = if read.bytes.is_empty() { Vec::new() } else { output.collect() };
-    OutputDocument { summary: read.status.summary.clone(), output }
+    let output: Vec<Value> = if read.bytes.is_empty() { Vec::new() } else { output.map(Value::from).collect() };
+    let mut document = read.status.summary.members();
+    document.insert("output".into(), output.into());
+    document
 }
 
 /// Refuses what is not a regular expression, before anything is asked for.

@@ -28,17 +28,17 @@ pub fn run(mut server: ServerConnection, options: RunOptions) -> Result<ExitCode
     let lease = take_lease(&config, terminal::is_stdout());
     request.reader = lease.as_ref().map(Lease::name);
     viewer.lease = lease;
-    let RunAnswer { process, start: started } = server.run(&request)?;
+    let RunAnswer { process, number, is_new, .. } = server.run(&request)?;
     terminal::give_stdout_away();
-    if !started.is_new && !config.is_quiet {
+    if !is_new && !config.is_quiet {
         terminal::note(&format!("attached to '{}' (PID {})", process.label, process.pid));
     }
-    let start = Start::of_run(started.number, options.is_raw, request.reader);
+    let start = Start::of_run(number, options.is_raw, request.reader);
     follow_in_thread(server, start, events)?;
     let mut wrapper = Wrapper {
         config,
         label: process.label,
-        run: started.number,
+        run: number,
         pid: process.pid,
         on_exit: options.on_exit,
         is_stopping: false,

@@ -6,8 +6,8 @@ use super::follow;
 use super::gate::{Gate, check_is_json};
 use crate::api::params::{self, Parameter};
 use crate::api::{
-    self, Call, FOLLOWING, Follow, LEAVING, ListAnswer, ReadOptions, Refusal, RunAnswer, RunRequest, ShutdownAnswer,
-    ShutdownRequest, Start, to_json,
+    self, Call, FOLLOWING, Follow, LEAVING, ListAnswer, Members, ReadOptions, Refusal, RunAnswer, RunRequest,
+    ShutdownAnswer, ShutdownRequest, to_json,
 };
 use crate::attributes;
 use crate::discovery::ServerInfo;
@@ -228,11 +228,12 @@ fn run(routes: &Routes, request: &Request) -> Result<Response, Error> {
     let started = routes.manager.start(start, if_running)?;
     let process = manager::describe(&started.run);
     let cursor = api::start_cursor(&process.run);
-    Ok(answer(&RunAnswer { process, start: Start { number: started.run.id, is_new: started.is_new, cursor } }))
+    let started = RunAnswer { process, number: started.run.id, is_new: started.is_new, cursor };
+    Ok(Response::new(200, "application/json", started.to_json()))
 }
 
 /// One call of a tool by our own commands: `tool` gets its parameters, checked, and what goes with them.
-fn call<T: api::Request, A>(
+fn call<T: Members, A>(
     routes: &Routes,
     request: &Request,
     parameters: &[Parameter],
@@ -246,7 +247,7 @@ fn call<T: api::Request, A>(
 
 fn list(routes: &Routes, request: &Request) -> Result<Response, Error> {
     let listing = call(routes, request, &params::LIST, |request, _, context| tools::list::call(&request, context))?;
-    Ok(answer(&ListAnswer { processes: listing.rows }))
+    Ok(answer(&ListAnswer { processes: listing.rows.into_iter().map(|row| row.process).collect() }))
 }
 
 fn ctrl(routes: &Routes, request: &Request) -> Result<Response, Error> {
@@ -256,7 +257,7 @@ fn ctrl(routes: &Routes, request: &Request) -> Result<Response, Error> {
 
 fn output(routes: &Routes, request: &Request) -> Result<Response, Error> {
     let output = call(routes, request, &params::OUTPUT, tools::output::call)?;
-    let mut body = to_json(&output.status()).into_bytes();
+    let mut body = output.status().to_json().into_bytes();
     body.push(b'\n');
     body.extend(stamped(&output.selection, &output.names()));
     Ok(Response::new(200, "application/octet-stream", body))
@@ -268,7 +269,7 @@ fn follow(routes: &Routes, request: &Request) -> Result<Response, Error> {
     let follow =
         follow.map_err(|(name, text)| Error::invalid(format!("'{name}' must be a whole number, not '{text}'")))?;
     let (following, bytes) = follow::follow(&routes.manager, &follow, &Client::of(request))?;
-    let status = to_json(&following);
+    let status = following.to_json();
     Ok(Response::new(200, "application/octet-stream", bytes).with(FOLLOWING, status))
 }
 

@@ -20,11 +20,11 @@ fn sample(kind: Kind) -> Value {
 
 #[test]
 fn every_parameter_is_a_member_of_its_request_and_the_other_way_round() {
-    fn check<T: Request>(parameters: &[Parameter]) {
+    fn check<T: Members>(parameters: &[Parameter]) {
         let all: Map<String, Value> =
             parameters.iter().map(|parameter| (parameter.name.to_string(), sample(parameter.kind))).collect();
         let request: T = parse(parameters, &all).unwrap_or_else(|error| panic!("{error}"));
-        assert_eq!(request.arguments(), all);
+        assert_eq!(request.members(), all);
         let names: Vec<&str> = parameters.iter().map(|parameter| parameter.name).collect();
         assert_eq!(T::MEMBERS, names, "in the order of the table");
         let call = as_call("tool", parameters, &request);

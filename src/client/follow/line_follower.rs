@@ -97,8 +97,8 @@ impl LineFollower {
             events.send(FollowEvent::Output { pieces: vec![(Stream::Stdout, bytes)], position: None }).ok()?;
         }
         // Once, and only at the end of what there is.
-        if !self.read.status.is_cut && self.read.status.unwritten != self.unwritten {
-            self.unwritten = self.read.status.unwritten.take();
+        if !self.read.status.is_cut && self.read.status.summary.unwritten != self.unwritten {
+            self.unwritten = self.read.status.summary.unwritten.take();
             if let Some(unwritten) = &self.unwritten {
                 events.send(FollowEvent::Missing(unwritten.clone())).ok()?;
             }

@@ -4,7 +4,7 @@
 use super::{dropped, lines_in_words, names, size};
 use crate::api::Process;
 use crate::manager::age;
-use crate::mcp::tools::list::Listing;
+use crate::mcp::tools::list::{Listing, Row};
 use crate::output::view::mark;
 use crate::words;
 use std::fmt::Write;
@@ -19,7 +19,7 @@ const PART: usize = 60;
 
 pub fn text(listing: &Listing) -> String {
     let rows = &listing.rows;
-    let (live, ended): (Vec<&Process>, Vec<&Process>) = rows.iter().partition(|row| row.state.is_live());
+    let (live, ended): (Vec<&Row>, Vec<&Row>) = rows.iter().partition(|row| row.process.state.is_live());
     let mut parts = vec![format!("{} running, {} ended", live.len(), ended.len())];
     if rows.is_empty() {
         parts[0].push_str(&nothing(listing));
@@ -53,11 +53,12 @@ fn nothing(listing: &Listing) -> String {
     }
 }
 
-fn line(process: &Process) -> String {
+fn line(row: &Row) -> String {
+    let process = &row.process;
     let is_live = process.state.is_live();
     let mut line = format!("{}: {}", names::bare(&process.label, LABEL), process.state.name());
     if process.start_time.is_some() && !process.run.is_empty() {
-        let _ = write!(line, " {}{}", age(process.age_ms), if is_live { "" } else { " ago" });
+        let _ = write!(line, " {}{}", age(row.age_ms), if is_live { "" } else { " ago" });
     }
     let ports: Vec<String> = process.ports.iter().take(6).map(u16::to_string).collect();
     let default_label = format!(" in {}", process.working_directory);
@@ -124,11 +125,9 @@ mod tests {
                 log_bytes: 1 << 33,
                 url: Some(format!("http://localhost:1/{}", "x".repeat(180))),
                 last_line: "ä".repeat(length),
-                hidden: 0,
-                age_ms: 5000,
                 ..Process::default()
             };
-            let line = line(&process);
+            let line = line(&Row { process, hidden: 0, age_ms: 5000 });
             assert!(line.len() < 300 && line.find(char::is_control) == Some(line.len() - 1), "{}: {line}", line.len());
         }
     }

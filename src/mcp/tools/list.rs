@@ -18,9 +18,19 @@ use std::sync::Arc;
 /// The processes that were asked for.
 #[derive(Default)]
 pub struct Listing {
-    pub rows: Vec<Process>,
+    pub rows: Vec<Row>,
     /// If those of one directory were asked for: which, and how many processes there are in others.
     pub elsewhere: Option<(String, usize)>,
+}
+
+/// One of them.
+#[derive(Default)]
+pub struct Row {
+    pub process: Process,
+    /// Invisible characters that were left out of its last line.
+    pub hidden: usize,
+    /// Milliseconds since it started, or since it ended.
+    pub age_ms: u64,
 }
 
 /// Lines that came since the status was written are counted only in so many bytes; the shim writes it once a second.
@@ -34,19 +44,21 @@ pub fn call(request: &ListRequest, context: &Context) -> Result<Listing, Error> 
     let directory = request.working_directory.as_deref();
     let target = target(request.pid, request.command_or_label.as_deref(), directory, context)?;
     if target.selector == Some(Selector::Pid(0)) {
-        return Ok(Listing { rows: vec![context.manager.own_process()], ..Listing::default() });
+        return Ok(Listing {
+            rows: vec![Row { process: context.manager.own_process(), ..Row::default() }],
+            ..Listing::default()
+        });
     }
     let runs = context.manager.list(&target)?;
     let usages = usage(&runs.iter().map(AsRef::as_ref).collect::<Vec<&Run>>());
     let now = now_ms();
-    let rows: Vec<Process> =
-        runs.iter().zip(usages).map(|(run, usage)| row(run, usage.unwrap_or_default(), now)).collect();
+    let rows: Vec<Row> = runs.iter().zip(usages).map(|(run, usage)| row(run, usage.unwrap_or_default(), now)).collect();
     let all = || context.manager.list(&Target::default()).map_or(0, |all| all.len());
     let elsewhere = target.working_directory.map(|directory| (directory, all().saturating_sub(rows.len())));
     Ok(Listing { rows, elsewhere })
 }
 
-fn row(run: &Arc<Run>, usage: Usage, now: u64) -> Process {
+fn row(run: &Arc<Run>, usage: Usage, now: u64) -> Row {
     let is_over = run.is_over();
     let status = run.status();
     let words = run.last_words.get().cloned().unwrap_or_else(|| {
@@ -57,7 +69,7 @@ fn row(run: &Arc<Run>, usage: Usage, now: u64) -> Process {
         words
     });
     let age_ms = now.saturating_sub(status.ended.unwrap_or(status.started));
-    Process {
+    let process = Process {
         url: url(run, &usage.ports),
         ports: usage.ports,
         cpu_percent: (!is_over && age_ms > 0).then(|| (usage.cpu_ms * 1000 / age_ms) as f64 / 10.0),
@@ -65,10 +77,9 @@ fn row(run: &Arc<Run>, usage: Usage, now: u64) -> Process {
         lines: words.lines,
         log_bytes: words.log_bytes,
         last_line: words.line,
-        hidden: words.hidden,
-        age_ms,
         ..describe(run)
-    }
+    };
+    Row { process, hidden: words.hidden, age_ms }
 }
 
 /// The first of the URLs in the beginning of a run's output that leads to one of `ports` on this machine.

@@ -108,6 +108,7 @@ impl Output {
             lines_after: self.selection.after,
             waited: self.waited,
             note: self.note(),
+            unwritten: self.unwritten(),
             ..OutputSummary::default()
         };
         if let [Process { label, runs, .. }] = self.processes.as_slice() {
@@ -115,7 +116,7 @@ impl Output {
             summary.run = runs.last().map(|run| run.name());
             summary.state = runs.last().map(|run| run.status().state);
         } else {
-            summary.labels = Some(self.processes.iter().map(|process| process.label.clone()).collect());
+            summary.labels = self.processes.iter().map(|process| process.label.clone()).collect();
         }
         summary
     }
@@ -158,7 +159,6 @@ impl Output {
     pub fn status(&self) -> OutputStatus {
         OutputStatus {
             summary: self.summary(),
-            unwritten: self.unwritten(),
             open: self.selection.open_stream(),
             is_cut: self.selection.is_cut,
             gone: self.selection.gone,
