@@ -6,8 +6,6 @@ use crate::support::*;
 use serde_json::{Value, json};
 use std::path::PathBuf;
 
-const ECHO: &str = "sh -c 'echo up; while read x; do echo \"$x\"; done'";
-
 fn start(sandbox: &Sandbox, directory: &PathBuf, label: &str, command: &str) -> (String, bool) {
     let arguments = json!({"action": "start", "command_or_label": command, "label": label,
         "working_directory": directory, "wait_for": "up"});
@@ -35,7 +33,7 @@ fn a_directory_without_processes_does_not_hide_those_of_others() {
     let [a, b] = directories(&sandbox);
     let empty = sandbox.tool_ok("list", json!({"working_directory": b}));
     assert_eq!(empty, "0 running, 0 ended; nothing has been started yet\n");
-    start(&sandbox, &a, "web", ECHO);
+    start(&sandbox, &a, "web", &echo_command());
     let empty = sandbox.tool_ok("list", json!({"working_directory": b}));
     let expected = "; list without working_directory shows 1 in other directories\n";
     assert_eq!(empty, format!("0 running, 0 ended in {}{expected}", b.display()));
@@ -61,7 +59,7 @@ fn a_label_that_is_taken_says_by_whom_and_a_directory_that_is_named_is_heeded() 
     let _server = sandbox.serve();
     let [a, b] = directories(&sandbox);
     start(&sandbox, &a, "web", "echo up");
-    start(&sandbox, &b, "web", ECHO);
+    start(&sandbox, &b, "web", &echo_command());
     // Nobody is to stop a process of another project because it has the same name.
     let (text, is_error) = start(&sandbox, &a, "web", "echo up");
     assert!(is_error && text.contains(&format!(") in {}: sh -c ", b.display())), "{text}");
@@ -87,17 +85,17 @@ fn a_second_process_of_the_same_command_is_told_of_the_first() {
     let sandbox = Sandbox::new();
     let _server = sandbox.serve();
     let [a, b] = directories(&sandbox);
-    let (text, _) = start(&sandbox, &a, "users", ECHO);
+    let (text, _) = start(&sandbox, &a, "users", &echo_command());
     assert!(!text.contains("the same command"), "{text}");
     let pid = sandbox.status(0)["pid"].as_i64().unwrap();
-    let (text, is_error) = start(&sandbox, &a, "mine", ECHO);
+    let (text, is_error) = start(&sandbox, &a, "mine", &echo_command());
     let note = format!(
         "; the same command runs there as 'users' r1, PID {pid}, too: if one is enough, stop this one; cursor="
     );
     assert!(!is_error && text.lines().next().unwrap().contains(&note), "{text}");
-    let (text, _) = start(&sandbox, &b, "elsewhere", ECHO);
+    let (text, _) = start(&sandbox, &b, "elsewhere", &echo_command());
     assert!(!text.contains("the same command"), "{text}");
-    let with_port = json!({"action": "start", "command_or_label": ECHO, "label": "other port", "working_directory": a,
+    let with_port = json!({"action": "start", "command_or_label": echo_command(), "label": "other port", "working_directory": a,
         "environment": {"PORT": "1"}});
     assert!(!sandbox.tool_ok("ctrl", with_port).contains("the same command"));
 }
@@ -106,7 +104,7 @@ fn a_second_process_of_the_same_command_is_told_of_the_first() {
 fn a_parameter_that_an_action_does_not_take_is_refused_before_anything_happens() {
     let sandbox = Sandbox::new();
     let _server = sandbox.serve();
-    start(&sandbox, &sandbox.work(), "web", ECHO);
+    start(&sandbox, &sandbox.work(), "web", &echo_command());
     for (action, more, expected) in [
         ("restart", json!({"environment": {"PORT": "1"}}), "restart does not take 'environment'; a process keeps what"),
         ("restart", json!({"label": "new"}), "restart does not take 'label'; name the process by command_or_label"),
@@ -131,7 +129,7 @@ fn a_parameter_that_an_action_does_not_take_is_refused_before_anything_happens()
 fn what_answers_an_input_is_found_behind_its_cursor_however_fast_it_comes() {
     let sandbox = Sandbox::new();
     let _server = sandbox.serve();
-    start(&sandbox, &sandbox.work(), "web", ECHO);
+    start(&sandbox, &sandbox.work(), "web", &echo_command());
     for i in 0..5 {
         let said = format!("answer {i}");
         let input = json!({"action": "input", "command_or_label": "web", "text": said});
@@ -209,8 +207,7 @@ fn a_list_has_one_line_a_process_and_the_address_that_still_answers() {
             && shown.ends_with(" \u{27e6}last line\u{27e7} use --host to expose"),
         "{shown}"
     );
-    let json = sandbox.run(&["--format", "json", "list"]).ok().json();
-    assert_eq!(json["processes"][0]["url"], format!("http://localhost:{port}/app/"));
+    assert_eq!(sandbox.listed()[0]["url"], format!("http://localhost:{port}/app/"));
     sandbox.tool_ok("ctrl", json!({"action": "input", "command_or_label": "web", "text": "close"}));
     wait_until("it listens no more", || line().ends_with(" closed"));
     assert!(!line().contains("http://"));

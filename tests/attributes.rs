@@ -6,23 +6,9 @@ use serde_json::json;
 use std::os::unix::fs::PermissionsExt;
 use std::process::Command;
 
-/// A shell with `words` before it runs persistproc with these arguments.
-fn from_shell(sandbox: &Sandbox, words: &str, arguments: &str) -> Command {
-    let mut shell = Command::new("sh");
-    let own = sandbox.command::<&str>(&[]);
-    shell.args(["-c", &format!("{words} {BINARY} {arguments}")]).current_dir(sandbox.work());
-    shell.stdin(std::process::Stdio::null());
-    for (name, value) in own.get_envs() {
-        match value {
-            Some(value) => shell.env(name, value),
-            None => shell.env_remove(name),
-        };
-    }
-    shell
-}
-
-fn run(sandbox: &Sandbox, words: &str, arguments: &str) -> String {
-    finish(spawn(&mut from_shell(sandbox, words, arguments)), DEADLINE).ok().out()
+/// Runs persistproc with these arguments in a shell that has run `setup` before.
+fn run(sandbox: &Sandbox, setup: &str, arguments: &str) -> String {
+    finish(spawn(&mut sandbox.shell(&format!("{setup} \"$0\" {arguments}"))), DEADLINE).ok().out()
 }
 
 /// The words behind `name` in a table of /proc.
@@ -85,7 +71,7 @@ fn a_program_of_an_older_version_is_restarted_with_the_umask_of_the_server() {
 #[test]
 fn a_program_has_the_signals_and_the_niceness_of_its_shell() {
     if !cfg!(target_os = "linux") {
-        return skipped("signals of a process are told by /proc");
+        return skip("signals of a process are told by /proc");
     }
     let sandbox = Sandbox::new();
     let _server = sandbox.serve();
@@ -105,11 +91,11 @@ fn a_program_has_the_signals_and_the_niceness_of_its_shell() {
 #[test]
 fn a_program_has_the_limits_of_its_shell_as_far_as_the_server_may_give_them() {
     if !cfg!(target_os = "linux") {
-        return skipped("limits of a process are told by /proc");
+        return skip("limits of a process are told by /proc");
     }
     let sandbox = Sandbox::new();
     // Its own soft limit is lower than that of others.
-    let mut server = from_shell(&sandbox, "ulimit -S -n 200; exec", "serve -q");
+    let mut server = sandbox.shell("ulimit -S -n 200; exec \"$0\" serve -q");
     let _server = Guard(spawn(&mut server));
     sandbox.wait_for_server();
     let words =
@@ -195,11 +181,11 @@ fn an_ordinary_user_can_use_a_data_directory_whatever_the_umask_and_is_told_what
 fn a_program_is_put_into_the_control_group_of_its_shell() {
     let roots = ["/sys/fs/cgroup", "/sys/fs/cgroup/unified"];
     let Some(root) = roots.iter().find(|root| std::path::Path::new(root).join("cgroup.procs").exists()) else {
-        return skipped("there are no control groups of version 2");
+        return skip("there are no control groups of version 2");
     };
     let group = format!("{root}/persistproc-test-{}", std::process::id());
     if let Err(error) = std::fs::create_dir(&group) {
-        return skipped(&format!("no control group can be made here: {error}"));
+        return skip(&format!("no control group can be made here: {error}"));
     }
     let sandbox = Sandbox::new();
     let _server = sandbox.serve();
@@ -226,16 +212,15 @@ fn an_environment_that_the_system_takes_is_taken_whatever_is_in_it() {
 #[test]
 fn a_server_that_cannot_live_is_not_started_again_and_again() {
     if !cfg!(target_os = "linux") {
-        return skipped("only Linux limits the address space");
+        return skip("only Linux limits the address space");
     }
     let sandbox = Sandbox::new();
-    let ended = finish(spawn(&mut from_shell(&sandbox, "ulimit -v 30000;", "echo works")), DEADLINE);
+    let ended = finish(spawn(&mut sandbox.shell("ulimit -v 30000; \"$0\" echo works")), DEADLINE);
     let started = ended.stderr.matches("started a server").count();
     assert!(started <= 3 && (ended.code == 0 || !ended.stderr.is_empty()), "{ended:?}");
     // Too little for the threads of a server, and enough for a command.
     for kilobytes in [8000, 12_000, 16_000, 20_000] {
-        let ended =
-            finish(spawn(&mut from_shell(&sandbox, &format!("ulimit -v {kilobytes};"), "echo works")), DEADLINE);
+        let ended = finish(spawn(&mut sandbox.shell(&format!("ulimit -v {kilobytes}; \"$0\" echo works"))), DEADLINE);
         assert!(ended.stderr.matches("started a server").count() <= 3, "{kilobytes}: {ended:?}");
     }
 }
@@ -243,15 +228,13 @@ fn a_server_that_cannot_live_is_not_started_again_and_again() {
 #[test]
 fn without_proc_it_is_said_what_is_missing() {
     let sandbox = Sandbox::new();
-    let mut words = Command::new("unshare");
-    words.args(["-r", "-m", "sh", "-c", &format!("mount -t tmpfs none /proc && exec {BINARY} echo works")]);
-    words.stdin(std::process::Stdio::null()).current_dir(sandbox.work());
-    words.env("PERSISTPROC_DATA_DIR", sandbox.data()).env("PERSISTPROC_PORT", sandbox.port.to_string());
-    words.stdout(std::process::Stdio::piped()).stderr(std::process::Stdio::piped());
-    let Ok(child) = words.spawn() else { return skipped("there is no unshare") };
+    let mut unshare = sandbox.program("unshare");
+    unshare.args(["-r", "-m", "sh", "-c", &format!("mount -t tmpfs none /proc && exec {BINARY} echo works")]);
+    unshare.stdout(std::process::Stdio::piped()).stderr(std::process::Stdio::piped());
+    let Ok(child) = unshare.spawn() else { return skip("there is no unshare") };
     let ended = finish(child, DEADLINE);
     if ended.stderr.contains("unshare:") || ended.stderr.contains("mount:") {
-        return skipped(&ended.stderr);
+        return skip(&ended.stderr);
     }
     assert!(ended.code == 3 && ended.stderr.contains("/proc is not mounted"), "{ended:?}");
 }

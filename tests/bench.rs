@@ -4,7 +4,7 @@
 #![allow(clippy::print_stdout)]
 
 #[allow(dead_code)]
-mod support;
+pub mod support;
 
 use std::fs;
 use std::io::{BufRead, BufReader, Write};
@@ -245,9 +245,7 @@ fn cpu(pid: i32) -> f64 {
 /// Reading a log that is larger than the default bound, so without one. [`throughput`] has the default settings.
 fn large_log(megabytes: usize) {
     let sandbox = Sandbox::new();
-    let mut server = sandbox.command(&["serve", "-q"]);
-    let _server = Guard(support::spawn(server.env("PERSISTPROC_MAX_LOG_BYTES", "0")));
-    sandbox.wait_for_server();
+    let _server = sandbox.serve_with(&[("PERSISTPROC_MAX_LOG_BYTES", "0")]);
     let line = format!("{}\n", "x".repeat(99));
     let lines = megabytes * 10_000;
     let source = sandbox.work().join("source");

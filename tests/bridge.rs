@@ -292,7 +292,7 @@ fn a_start_whose_server_is_killed_is_sent_again_and_happens_once() {
 fn a_start_that_waits_for_its_turn_goes_to_the_next_server_if_ours_leaves_meanwhile() {
     let sandbox = Sandbox::new();
     let older = of_version(&sandbox, "0.3.9");
-    let old = Guard(spawn(&mut with(&sandbox, &older, &["serve", "-q"])));
+    let old = Guard(spawn(sandbox.program(&older).args(["serve", "-q"])));
     sandbox.wait_for_server();
     // Can be restarted as far as is seen before, and cannot when it has ended: then nothing is in the way of the start.
     let program = sandbox.script(

@@ -315,7 +315,7 @@ fn fish_completes_commands_and_options() {
     ] {
         let script = format!("source {}; complete -C 'persistproc {line}'", file.display());
         let shell = std::process::Command::new("fish").args(["--no-config", "-c", &script]).output();
-        let Ok(shell) = shell else { return skipped("fish is not there") };
+        let Ok(shell) = shell else { return skip("fish is not there") };
         let text = String::from_utf8_lossy(&shell.stdout).into_owned();
         let words: Vec<&str> = text.lines().map(|line| line.split('\t').next().unwrap()).collect();
         assert_eq!(words, expected, "{line}: {}", String::from_utf8_lossy(&shell.stderr));
@@ -349,7 +349,7 @@ fn zsh_completes_commands_and_options() {
         let mut zsh = std::process::Command::new("timeout");
         let shell = zsh.args(["30", "zsh", "-f", "-c", &script]).stdin(std::process::Stdio::null()).output().unwrap();
         if matches!(shell.status.code(), Some(126 | 127)) {
-            return skipped("zsh is not there");
+            return skip("zsh is not there");
         }
         let text = String::from_utf8_lossy(&shell.stdout);
         assert!(text.contains(&format!("{expected}>")), "{line}: {text} {}", String::from_utf8_lossy(&shell.stderr));

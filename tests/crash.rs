@@ -88,8 +88,8 @@ fn a_server_killed_while_it_starts_something_leaves_no_half_run() {
     let _server = sandbox.serve();
     // Alive and known are the same; those that had an answer are among them.
     wait_until("shims that had just been born", || {
-        let listed = sandbox.run(&["--format", "json", "list"]).ok().json();
-        let processes = listed["processes"].as_array().unwrap().clone();
+        let listed = sandbox.listed();
+        let processes = listed.as_array().unwrap();
         let running = processes.iter().filter(|p| p["status"] == "running").count();
         assert!(processes.iter().all(|p| ["running", "failed"].contains(&p["status"].as_str().unwrap())), "{listed}");
         running == sandbox.leftovers().len() && running >= answered
@@ -138,9 +138,8 @@ fn a_killed_shim_makes_its_run_lost_and_disturbs_nobody_else() {
     let ended = wrapper.end(DEADLINE);
     assert_eq!(ended.code, 1);
     assert!(ended.stderr.contains("it is not known how 'victim' ended"), "{}", ended.stderr);
-    let listed = sandbox.run(&["--format", "json", "list"]).ok().json();
-    let states: Vec<&str> =
-        listed["processes"].as_array().unwrap().iter().map(|p| p["status"].as_str().unwrap()).collect();
+    let listed = sandbox.listed();
+    let states: Vec<&str> = listed.as_array().unwrap().iter().map(|p| p["status"].as_str().unwrap()).collect();
     assert_eq!(states, ["running", "lost"]);
     sandbox.run(&["stop", "victim"]).ok();
     sandbox.run(&["output", "victim", "-n", "1"]).ok();
@@ -262,7 +261,7 @@ fn a_shim_killed_before_it_could_say_that_its_command_runs_hides_no_process() {
         "lines": [0, 0, 0], "error": {"errno": 0, "text": "the shim ended before it could start the command"}});
     std::fs::write(sandbox.runs()[0].join("status.json"), unborn.to_string()).unwrap();
     let _server = sandbox.serve();
-    let listed = sandbox.run(&["--format", "json", "list"]).ok().json()["processes"][0].clone();
+    let listed = sandbox.listed()[0].clone();
     assert_eq!(listed["status"], "lost");
     assert!(listed["error"].as_str().unwrap().contains(&format!("PID {pid} of it live on")), "{listed}");
     sandbox.run(&["stop", "web"]).ok();

@@ -15,9 +15,6 @@ fn input(sandbox: &Sandbox, label: &str, text: &str) {
     sandbox.tool_ok("ctrl", json!({"action": "input", "command_or_label": label, "text": text}));
 }
 
-/// A process that says its lines once more, until `end`.
-const ECHO: &str = "echo up; while read x; do echo \"$x\"; [ \"$x\" != end ] || exit 3; done";
-
 fn start_echo(sandbox: &Sandbox, label: &str) {
     sandbox.run(&["start", "--label", label, "sh", "-c", ECHO]).ok();
 }
@@ -67,9 +64,8 @@ fn starts_and_restarts_carry_a_cursor_behind_what_they_show() {
     let sandbox = Sandbox::new();
     let _server = sandbox.serve();
     let work = sandbox.work();
-    let start = json!({"action": "start", "command_or_label": format!("sh -c '{ECHO}'"), "label": "p",
+    let start = json!({"action": "start", "command_or_label": echo_command(), "label": "p",
         "working_directory": work, "wait_for": "^up$"});
-    let cursor_of = |text: &str| text.split("cursor=").nth(1).unwrap().lines().next().unwrap().to_string();
     for arguments in [start, json!({"action": "restart", "command_or_label": "p", "wait_for": "^up$"})] {
         let text = sandbox.tool_ok("ctrl", arguments);
         assert!(text.contains("\nup\n"), "{text}");
@@ -109,9 +105,7 @@ fn two_agents_do_not_disturb_each_other() {
 #[test]
 fn an_outdated_or_unknown_cursor_says_what_is_gone_and_starts_at_what_is_kept() {
     let sandbox = Sandbox::new();
-    let mut server = sandbox.command(&["serve", "-q"]);
-    let _server = Guard(spawn(server.env("PERSISTPROC_MAX_LOG_BYTES", "100000")));
-    sandbox.wait_for_server();
+    let _server = sandbox.serve_with(&[("PERSISTPROC_MAX_LOG_BYTES", "100000")]);
     sandbox.run(&["--label", "p", "seq", "1", "50000"]).ok();
     let answer = sandbox.run(&["--format", "json", "output", "--after", "r1.combined.500", "-n", "10000"]).ok().json();
     let lines = answer["output"].as_array().unwrap();
@@ -323,7 +317,6 @@ fn a_record_that_is_just_being_written_is_not_there_until_it_is_whole() {
             arguments.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
             sandbox.tool_ok("output", arguments)
         };
-        let cursor_of = |text: &str| text.lines().next().unwrap().split("cursor=").nth(1).unwrap().to_string();
         let before = ask(json!({"lines": 1}));
         append(&format!("{name}.log"), &record[..cut]);
         let torn = ask(json!({"lines": 1}));

@@ -9,8 +9,8 @@ fn log(sandbox: &Sandbox) -> String {
 
 /// The state of each run, by number of the run.
 fn states(sandbox: &Sandbox) -> Vec<(String, String)> {
-    let listed = sandbox.run(&["--format", "json", "list"]).ok().json();
-    let processes = listed["processes"].as_array().unwrap();
+    let listed = sandbox.listed();
+    let processes = listed.as_array().unwrap();
     processes.iter().map(|p| (p["run"].as_str().unwrap().into(), p["status"].as_str().unwrap().into())).collect()
 }
 

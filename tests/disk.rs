@@ -79,13 +79,13 @@ fn on_a_disk_that_takes_nothing_any_more_the_process_waits_it_is_said_and_with_a
         let sandbox = Sandbox::new();
         let _server = sandbox.serve();
         let out = sandbox.root.join("out");
-        let mut wrapper = sandbox.command(&["--label", "web", "sh", "-c", &format!("{COUNT}; exit 42")]);
+        let mut wrapper = sandbox.command(&["--label", "web", "sh", "-c", &format!("{COUNT_UNTIL_ENOUGH}; exit 42")]);
         wrapper.stdout(fs::File::create(&out).unwrap()).stderr(Stdio::piped());
         let wrapper = Guard(wrapper.spawn().unwrap());
         let shown = || fs::read_to_string(&out).unwrap().lines().count();
         wait_until("some lines", || shown() > 20);
         let Some(bad) = break_disk(&sandbox, error) else { return };
-        let listed = || sandbox.run(&["--format", "json", "list"]).ok().json()["processes"][0].clone();
+        let listed = || sandbox.listed()[0].clone();
         wait_until("list to say so", || {
             listed()["error"].as_str().is_some_and(|e| e.contains("output is blocked") && e.contains(words))
         });
@@ -110,13 +110,19 @@ fn on_a_disk_that_takes_nothing_any_more_a_process_can_be_stopped_and_its_exit_c
     for (error, words) in BAD {
         let sandbox = Sandbox::new();
         let _server = sandbox.serve();
-        let wrapper =
-            Guard(sandbox.spawn(&["-q", "--label", "web", "sh", "-c", &format!("trap 'exit 0' TERM; {COUNT}")]));
+        let wrapper = Guard(sandbox.spawn(&[
+            "-q",
+            "--label",
+            "web",
+            "sh",
+            "-c",
+            &format!("trap 'exit 0' TERM; {COUNT_UNTIL_ENOUGH}"),
+        ]));
         wait_until("some lines", || {
             sandbox.runs().len() == 1 && sandbox.run(&["output", "web"]).out().lines().count() > 5
         });
         let Some(_bad) = break_disk(&sandbox, error) else { return };
-        let listed = || sandbox.run(&["--format", "json", "list"]).ok().json()["processes"][0].clone();
+        let listed = || sandbox.listed()[0].clone();
         wait_until("list to say so", || !listed()["error"].is_null());
         sandbox.run(&["stop", "web"]).ok();
         let listed = listed();
@@ -145,9 +151,6 @@ fn break_disk(sandbox: &Sandbox, error: &str) -> Option<Guard> {
     inject(shim, &rules.iter().map(String::as_str).collect::<Vec<&str>>())
 }
 
-/// Counts until there is a file `enough`.
-const COUNT: &str = "i=1; while [ ! -e enough ]; do echo $i; i=$((i+1)); sleep 0.002; done; echo end $i";
-
 type Spoil = fn(&Path);
 
 /// What people and logrotate(8) do to logs.
@@ -174,7 +177,7 @@ fn a_wrapper_that_keeps_up_misses_nothing_whatever_happens_to_the_log() {
     for (what, spoil) in SPOILS {
         let sandbox = Sandbox::new();
         let out = sandbox.root.join("out");
-        let mut wrapper = sandbox.command(&["-q", "--label", "web", "sh", "-c", COUNT]);
+        let mut wrapper = sandbox.command(&["-q", "--label", "web", "sh", "-c", COUNT_UNTIL_ENOUGH]);
         wrapper.stdout(fs::File::create(&out).unwrap()).stderr(Stdio::piped());
         let wrapper = Guard(wrapper.spawn().unwrap());
         let shown = || fs::read_to_string(&out).unwrap().lines().count();
@@ -201,7 +204,7 @@ fn a_wrapper_that_keeps_up_misses_nothing_whatever_happens_to_the_log() {
 fn a_reader_that_is_behind_when_the_log_is_emptied_is_told_what_is_missing() {
     let sandbox = Sandbox::new();
     // More than the pipes of the wrapper hold, so that it is behind.
-    let script = format!("seq -f %0999.0f 1 3000; echo all; {COUNT}");
+    let script = format!("seq -f %0999.0f 1 3000; echo all; {COUNT_UNTIL_ENOUGH}");
     let mut wrapper = Guard(sandbox.spawn(&["-q", "--label", "web", "sh", "-c", &script]));
     wait_until("all of it", || sandbox.runs().len() == 1 && sandbox.status(0)["lines"][0].as_u64() > Some(3001));
     fs::File::create(sandbox.runs()[0].join("combined.log")).unwrap();

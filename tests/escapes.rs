@@ -24,11 +24,7 @@ fn a_directory_with_a_hostile_name_is_shown_escaped() {
     let list = sandbox.run(&["list"]).ok().out();
     is_harmless("list", &list);
     is_harmless("list in JSON", &sandbox.run(&["--format", "json", "list"]).ok().out());
-    assert_eq!(
-        sandbox.run(&["--format", "json", "list"]).ok().json()["processes"][0]["working_directory"],
-        directory,
-        "and still says what it is"
-    );
+    assert_eq!(sandbox.listed()[0]["working_directory"], directory, "and still says what it is");
     for words in [&["output", "nothing", "--working-directory", directory][..], &["output", "web,nothing"]] {
         is_harmless("a refusal", &sandbox.run(words).stderr);
     }

@@ -7,8 +7,6 @@ use std::net::{Ipv4Addr, TcpStream};
 use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
 
-const PING: &str = r#"{"jsonrpc":"2.0","id":1,"method":"ping"}"#;
-
 #[test]
 fn web_pages_do_not_come_in_on_any_path_or_method() {
     let sandbox = Sandbox::new();
@@ -62,42 +60,6 @@ fn the_gate_is_asked_before_the_body_is_read() {
 }
 
 #[test]
-fn what_a_request_may_cost_is_bounded() {
-    let sandbox = Sandbox::new();
-    let server = sandbox.serve();
-    let port = sandbox.port;
-    let host = format!("Host: 127.0.0.1:{port}\r\nContent-Type: application/json\r\n");
-    for (what, request, status) in [
-        ("an endless head", format!("GET /health HTTP/1.1\r\n{host}X: {}", "x".repeat(20_000)), 431),
-        ("a large body", format!("POST /mcp HTTP/1.1\r\n{host}Content-Length: 70368744177664\r\n\r\n"), 413),
-        ("a length of 2^64", format!("POST /mcp HTTP/1.1\r\n{host}Content-Length: 18446744073709551616\r\n\r\n"), 413),
-        (
-            "a large chunk",
-            format!("POST /mcp HTTP/1.1\r\n{host}Transfer-Encoding: chunked\r\n\r\nFFFFFFFFFFFFFFFF\r\n"),
-            413,
-        ),
-        ("two lengths", format!("POST /mcp HTTP/1.1\r\n{host}Content-Length: 2\r\nContent-Length: 2\r\n\r\n{{}}"), 400),
-        (
-            "length and chunks",
-            format!("POST /mcp HTTP/1.1\r\n{host}Content-Length: 2\r\nTransfer-Encoding: chunked\r\n\r\n"),
-            400,
-        ),
-        ("bare newlines", format!("GET /health HTTP/1.1\nHost: 127.0.0.1:{port}\n\n"), 400),
-        ("HTTP/2", "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".into(), 505),
-        ("TLS", "\u{16}\u{3}\u{1}\u{2}\u{0}".into(), 400),
-        (
-            "another expectation",
-            format!("POST /mcp HTTP/1.1\r\n{host}Content-Length: 2\r\nExpect: coffee\r\n\r\n{{}}"),
-            417,
-        ),
-    ] {
-        assert_eq!(sandbox.http(request.as_bytes()).status, status, "{what}");
-        sandbox.wait_for_server();
-    }
-    wait_until("its threads to end", || size_of_process(server.pid()).0 <= 8);
-}
-
-#[test]
 fn connections_are_kept_and_requests_may_come_in_pieces_in_chunks_and_all_at_once() {
     let sandbox = Sandbox::new();
     let _server = sandbox.serve();
@@ -140,7 +102,7 @@ fn at_the_cap_the_longest_idle_connection_makes_room_and_nobody_else_notices() {
     let begun = Instant::now();
     sandbox.wait_for_server();
     assert!(begun.elapsed() < Duration::from_secs(5));
-    wait_until("the cap", || size_of_process(server.pid()).0 <= 140);
+    wait_until("the cap", || size_of_process(server.pid()).threads <= 140);
     // The first ones were closed, the last ones are still open.
     let mut first = &idle[0];
     first.set_read_timeout(Some(DEADLINE)).unwrap();
@@ -150,7 +112,7 @@ fn at_the_cap_the_longest_idle_connection_makes_room_and_nobody_else_notices() {
     last.write_all(&post("/mcp", sandbox.port, "", PING)).unwrap();
     assert_eq!(Http::read(&mut last).unwrap().status, 200);
     drop(idle);
-    wait_until("its threads to end", || size_of_process(server.pid()).0 <= 8);
+    wait_until("its threads to end", || size_of_process(server.pid()).threads <= 8);
 }
 
 #[test]
@@ -176,27 +138,8 @@ fn waiting_requests_do_not_hold_up_others_and_end_when_their_client_goes() {
     sandbox.run(&["list"]).ok();
     assert!(begun.elapsed() < Duration::from_secs(5));
     drop(waiting);
-    wait_until("their places to be free", || size_of_process(server.pid()).0 <= 9);
+    wait_until("their places to be free", || size_of_process(server.pid()).threads <= 9);
 }
-
-#[test]
-fn hundreds_of_resets_leave_nothing_behind() {
-    let sandbox = Sandbox::new();
-    let server = sandbox.serve();
-    let request = post("/mcp", sandbox.port, "", PING);
-    for i in 0..300 {
-        let mut stream = TcpStream::connect((Ipv4Addr::LOCALHOST, sandbox.port)).unwrap();
-        stream.write_all(&request[..i % request.len()]).unwrap();
-        linger_zero(&stream);
-    }
-    sandbox.wait_for_server();
-    wait_until("everything to be as before", || {
-        let (threads, files) = size_of_process(server.pid());
-        threads <= 8 && files <= 16
-    });
-}
-
-const TOKEN: &str = "correct-horse.battery_staple~42";
 
 /// `persistproc` with a token in its environment.
 fn with_token(sandbox: &Sandbox, words: &[&str]) -> Ended {
@@ -278,9 +221,9 @@ fn the_token_reaches_our_own_commands_and_nothing_else() {
     bridge.stdin.take().unwrap().write_all(format!("{PING}\n").as_bytes()).unwrap();
     assert_eq!(finish(bridge, DEADLINE).ok().json()["result"], json!({}));
     // An agent that starts something is given the environment of the server, which is not the token either.
-    let call = json!({"jsonrpc": "2.0", "id": 1, "method": "tools/call", "params": {"name": "ctrl", "arguments":
-        {"action": "start", "command_or_label": "sh -c 'printenv PERSISTPROC_TOKEN || echo none'", "working_directory": "/",
-         "wait_for": "none"}}});
+    let arguments = json!({"action": "start", "command_or_label": "sh -c 'printenv PERSISTPROC_TOKEN || echo none'",
+        "working_directory": "/", "wait_for": "none"});
+    let call = tool_call("ctrl", arguments);
     let headers = format!("Authorization: Bearer {TOKEN}\r\n");
     let started = sandbox.http(&post("/mcp", sandbox.port, &headers, &call.to_string()));
     let text = String::from_utf8_lossy(&started.body).into_owned();
@@ -289,16 +232,11 @@ fn the_token_reaches_our_own_commands_and_nothing_else() {
     assert!(!own.out().contains(TOKEN), "{}", own.out());
     with_token(&sandbox, &["shutdown"]).ok();
 
-    let mut todo = vec![sandbox.data()];
     let mut seen = 0;
-    while let Some(path) = todo.pop() {
-        if path.is_dir() {
-            todo.extend(std::fs::read_dir(&path).unwrap().map(|entry| entry.unwrap().path()));
-        } else if path.is_file() {
-            let bytes = std::fs::read(&path).unwrap();
-            assert!(!bytes.windows(TOKEN.len()).any(|part| part == TOKEN.as_bytes()), "{}", path.display());
-            seen += 1;
-        }
+    for path in tree(&sandbox.data()).iter().filter(|path| path.is_file()) {
+        let bytes = std::fs::read(path).unwrap();
+        assert!(!bytes.windows(TOKEN.len()).any(|part| part == TOKEN.as_bytes()), "{}", path.display());
+        seen += 1;
     }
     assert!(seen > 20, "{seen}");
     let broken = finish(spawn(sandbox.command(&["list"]).env("PERSISTPROC_TOKEN", "two words")), DEADLINE);

@@ -8,33 +8,17 @@ use std::net::{Ipv4Addr, Shutdown, TcpStream};
 use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
 
-const PING: &str = r#"{"jsonrpc":"2.0","id":1,"method":"ping"}"#;
 /// How long a good request may take, whatever others do.
 const PROMPT: Duration = Duration::from_millis(100);
 /// What the server's memory may have grown by when it is quiet again: glibc keeps the stacks of ended threads for the next
 /// ones, of which those of 128 connections have touched some 24 KB each in a debug build.
 const MEMORY: u64 = 6 << 20;
 
-/// Threads, descriptors, and resident bytes of a process.
-#[derive(Clone, Copy, Debug)]
-struct Size {
-    threads: usize,
-    files: usize,
-    bytes: u64,
-}
-
-fn size_of(pid: i32) -> Size {
-    let count = |what: &str| std::fs::read_dir(format!("/proc/{pid}/{what}")).unwrap().count();
-    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
-    let kib: u64 = status.split("VmRSS:").nth(1).unwrap().split_whitespace().next().unwrap().parse().unwrap();
-    Size { threads: count("task"), files: count("fd"), bytes: kib << 10 }
-}
-
 /// A server, and what it was like before anybody was unkind to it.
 struct Victim {
     sandbox: Sandbox,
     server: Guard,
-    before: Size,
+    before: ProcessSize,
 }
 
 impl Victim {
@@ -49,11 +33,11 @@ impl Victim {
             sandbox.http(&post("/mcp", sandbox.port, "Connection: close\r\n", PING));
         }
         // Threads that only start-up needs end first.
-        let mut before = size_of(server.pid());
+        let mut before = size_of_process(server.pid());
         wait_until("the server to be at rest", || {
             std::thread::sleep(Duration::from_millis(50));
-            let now = size_of(server.pid());
-            let rests = (now.threads, now.files) == (before.threads, before.files);
+            let now = size_of_process(server.pid());
+            let rests = (now.threads, now.descriptors) == (before.threads, before.descriptors);
             before = now;
             rests
         });
@@ -96,9 +80,10 @@ impl Victim {
         let (pid, before) = (self.server.pid(), self.before);
         let begun = Instant::now();
         loop {
-            let now = size_of(pid);
-            let is_fine =
-                now.threads <= before.threads && now.files <= before.files && now.bytes <= before.bytes + MEMORY;
+            let now = size_of_process(pid);
+            let is_fine = now.threads <= before.threads
+                && now.descriptors <= before.descriptors
+                && now.memory <= before.memory + MEMORY;
             if is_fine {
                 return;
             }
@@ -471,8 +456,8 @@ fn a_hundred_thousand_requests_of_one_who_never_reads_hold_up_nobody() {
     let sent = stuff(&mut stream, &many, 100 * many.len());
     assert!(sent > many.len(), "{sent}");
     victim.serves_others_at_once("100 000 requests");
-    let now = size_of(victim.server.pid());
-    assert!(now.bytes < victim.before.bytes + MEMORY, "{:?} has become {now:?}", victim.before);
+    let now = size_of_process(victim.server.pid());
+    assert!(now.memory < victim.before.memory + MEMORY, "{:?} has become {now:?}", victim.before);
     // They are answered in their order, as far as they were sent, as soon as somebody reads.
     stream.shutdown(Shutdown::Write).unwrap();
     let whole = sent / request.len();
@@ -508,7 +493,7 @@ fn five_thousand_connections_shut_nobody_out() {
     let victim = Victim::new();
     let most = raise_descriptor_limit(5200).saturating_sub(200).min(5000) as usize;
     if most < 5000 {
-        skipped(&format!("only {most} connections: the limit of descriptors allows no more"));
+        skip::<()>(&format!("only {most} connections: the limit of descriptors allows no more"));
     }
     let mut idle = Vec::new();
     for i in 0..most {
@@ -518,7 +503,7 @@ fn five_thousand_connections_shut_nobody_out() {
         }
     }
     victim.serves_others_at_once("5000 connections");
-    wait_until("the cap", || size_of(victim.server.pid()).threads <= 128 + victim.before.threads);
+    wait_until("the cap", || size_of_process(victim.server.pid()).threads <= 128 + victim.before.threads);
     drop(idle);
     victim.is_as_before("5000 connections");
 }
@@ -528,11 +513,8 @@ fn without_descriptors_it_waits_and_comes_back() {
     let sandbox = Sandbox::new();
     let server = {
         // Some of them are taken already, by what somebody forgot to close.
-        let words = format!("exec 7</dev/null 8</dev/null 9</dev/null; ulimit -n 20; exec {BINARY} serve -q");
-        let mut shell = std::process::Command::new("sh");
-        let command = sandbox.command(&[""; 0]);
-        shell.args(["-c", &words]).envs(command.get_envs().filter_map(|(name, value)| Some((name, value?))));
-        Guard(spawn(shell.current_dir("/")))
+        let script = "exec 7</dev/null 8</dev/null 9</dev/null; ulimit -n 20; exec \"$0\" serve -q";
+        Guard(spawn(sandbox.shell(script).current_dir("/")))
     };
     sandbox.wait_for_server();
     let victim = Victim::watch(sandbox, server);
@@ -556,7 +538,7 @@ fn clients_may_go_at_any_byte_and_in_any_way() {
             let mut stream = victim.connect();
             stream.write_all(&chunked.as_bytes()[..end]).unwrap();
             match way {
-                "with a reset" => reset_at_close(&stream),
+                "with a reset" => reset_on_close(&stream),
                 "half" => drop(stream.shutdown(Shutdown::Write)),
                 _ => {}
             }
@@ -592,10 +574,9 @@ fn the_largest_bodies_leave_no_memory_behind() {
 fn who_leaves_while_waiting_frees_the_place_within_a_second() {
     let victim = Victim::new();
     victim.sandbox.run(&["start", "--label", "silent", "sh", "-c", "read never"]).ok();
-    let before = size_of(victim.server.pid());
-    let call = json!({"jsonrpc": "2.0", "id": 1, "method": "tools/call", "params": {"name": "output",
-        "arguments": {"command_or_label": "silent", "wait_for": "never", "timeout": 45}}});
-    let waits = post("/mcp", victim.port(), "", &call.to_string());
+    let before = size_of_process(victim.server.pid());
+    let arguments = json!({"command_or_label": "silent", "wait_for": "never", "timeout": 45});
+    let waits = post_tool(victim.port(), "output", arguments);
     let clients: Vec<TcpStream> = (0..96)
         .map(|i| {
             let mut stream = victim.connect();
@@ -616,7 +597,7 @@ fn who_leaves_while_waiting_frees_the_place_within_a_second() {
     victim.serves_others_at_once("96 requests that wait");
     drop(clients);
     let begun = Instant::now();
-    wait_until("all of them to be gone", || size_of(victim.server.pid()).threads <= before.threads);
+    wait_until("all of them to be gone", || size_of_process(victim.server.pid()).threads <= before.threads);
     // Whoever waits looks around twice a second; the rest is for a loaded machine.
     assert!(begun.elapsed() < Duration::from_secs(1), "{:?}", begun.elapsed());
 }
@@ -671,28 +652,6 @@ fn answers_fit_what_was_asked() {
     let long = ask(format!("POST /mcp HTTP/1.1\r\n{expecting}Content-Length: 5000000\r\n\r\n"));
     assert!(long.starts_with("HTTP/1.1 413"), "{long}");
     victim.is_as_before("all kinds of requests");
-}
-
-/// So that closing is a reset.
-#[allow(unsafe_code)]
-fn reset_at_close(stream: &TcpStream) {
-    set_option(stream, libc::SO_LINGER, &libc::linger { l_onoff: 1, l_linger: 0 });
-}
-
-/// So that little is on its way between the two.
-fn shrink_buffers(stream: &TcpStream) {
-    set_option(stream, libc::SO_RCVBUF, &4096i32);
-    set_option(stream, libc::SO_SNDBUF, &4096i32);
-}
-
-#[allow(unsafe_code)]
-fn set_option<T>(stream: &TcpStream, option: i32, value: &T) {
-    use std::os::fd::AsRawFd;
-    let size = size_of_val(value) as libc::socklen_t;
-    let set = unsafe {
-        libc::setsockopt(stream.as_raw_fd(), libc::SOL_SOCKET, option, std::ptr::from_ref(value).cast(), size)
-    };
-    assert_eq!(set, 0);
 }
 
 /// Descriptors that this process may have, after asking for `wanted`.

@@ -2,13 +2,13 @@
 #![cfg(target_os = "linux")]
 
 use crate::support::*;
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Stdio};
 
 /// A shell in a container of its own, as far as pids go; it becomes what `script` says by `exec`. `None`, with the reason
 /// printed, where there are none.
 fn container(sandbox: &Sandbox, script: &str) -> Option<Child> {
     let unshare = |script: &str| {
-        let mut command = Command::new("unshare");
+        let mut command = sandbox.program("unshare");
         command.args([
             "--user",
             "--map-root-user",
@@ -20,8 +20,7 @@ fn container(sandbox: &Sandbox, script: &str) -> Option<Child> {
             "-c",
             script,
         ]);
-        command.current_dir(sandbox.work()).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
-        command.env("PERSISTPROC_DATA_DIR", sandbox.data()).env("PERSISTPROC_PORT", sandbox.port.to_string());
+        command.stdout(Stdio::piped()).stderr(Stdio::piped());
         command
     };
     match unshare("exit 0").output() {

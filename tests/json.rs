@@ -122,5 +122,5 @@ fn arguments_out_of_bounds_get_a_text_that_says_what_would_fit() {
         assert!(text.contains(expected), "{shown}: {text:.600}");
         assert!(text.chars().count() <= 4100, "{shown}: {} characters", text.chars().count());
     }
-    assert_eq!(sandbox.run(&["--format", "json", "list"]).json()["processes"][0]["status"], "running");
+    assert_eq!(sandbox.listed()[0]["status"], "running");
 }

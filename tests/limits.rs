@@ -33,18 +33,9 @@ impl Drop for SmallDisk<'_> {
     }
 }
 
-fn list(sandbox: &Sandbox) -> serde_json::Value {
-    sandbox.run(&["--format", "json", "list"]).ok().json()["processes"].clone()
-}
-
 /// A server for which a shell has set `limits` before.
 fn serve_within(sandbox: &Sandbox, limits: &str) -> Guard {
-    let mut shell = Command::new("sh");
-    shell.args(["-c", &format!("{limits}; exec \"$0\" serve -q"), BINARY]).current_dir(sandbox.work());
-    for (name, value) in sandbox.command(&[""; 0]).get_envs().filter_map(|(name, value)| Some((name, value?))) {
-        shell.env(name, value);
-    }
-    let server = Guard(spawn(&mut shell));
+    let server = Guard(spawn(&mut sandbox.shell(&format!("{limits}; exec \"$0\" serve -q"))));
     sandbox.wait_for_server();
     server
 }
@@ -70,20 +61,20 @@ fn on_a_full_disk_the_process_waits_and_with_room_it_goes_on_without_a_loss() {
     let server = sandbox.serve();
     sandbox.run(&["start", "--label", "web", "sh", "-c", COUNT]).ok();
     wait_until("the trouble", || {
-        list(&sandbox)[0]["error"].as_str().is_some_and(|error| error.contains("No space left"))
+        sandbox.listed()[0]["error"].as_str().is_some_and(|error| error.contains("No space left"))
     });
-    assert_eq!(list(&sandbox)[0]["status"], "running");
+    assert_eq!(sandbox.listed()[0]["status"], "running");
     // Everything else is as ever, and a new server sees the same.
     assert!(sandbox.run(&["output", "web", "--lines", "3"]).ok().out().lines().count() == 3);
     drop(server);
     let _server = sandbox.serve();
-    assert!(list(&sandbox)[0]["error"].as_str().unwrap().contains("No space left"));
+    assert!(sandbox.listed()[0]["error"].as_str().unwrap().contains("No space left"));
     let refused = sandbox.run(&["start", "--label", "next", "true"]);
     assert!(refused.code == 1 && refused.stderr.contains("No space left"), "{refused:?}");
     assert!(refused.stderr.contains("--data-dir") || refused.stderr.contains("free some room"), "{}", refused.stderr);
 
     fs::remove_file(&ballast).unwrap();
-    wait_until("it goes on", || list(&sandbox)[0]["error"].is_null());
+    wait_until("it goes on", || sandbox.listed()[0]["error"].is_null());
     fs::write(sandbox.work().join("enough"), "").unwrap();
     wait_until("its end", || sandbox.status(0)["state"] == "exited");
     assert_eq!((&sandbox.status(0)["exit_code"], &sandbox.status(0)["lost_bytes"]), (&json!(42), &json!(null)));
@@ -96,12 +87,12 @@ fn a_stop_on_a_full_disk_ends_and_tells_how_much_was_lost() {
     let Some(_disk) = SmallDisk::new(&sandbox, 1024) else { return };
     let _server = sandbox.serve();
     sandbox.run(&["start", "--label", "web", "yes"]).ok();
-    wait_until("the trouble", || !list(&sandbox)[0]["error"].is_null());
+    wait_until("the trouble", || !sandbox.listed()[0]["error"].is_null());
     sandbox.run(&["stop", "web"]).ok();
     let status = sandbox.status(0);
     assert_eq!(status["state"], "terminated");
     let lost = status["lost_bytes"].as_u64().unwrap();
-    let told = list(&sandbox)[0]["error"].as_str().unwrap().to_string();
+    let told = sandbox.listed()[0]["error"].as_str().unwrap().to_string();
     assert!(lost > 0 && told.contains(&format!("{lost} bytes of output were lost")), "{told}");
     assert!(told.contains("No space left"), "{told}");
 }
@@ -120,9 +111,9 @@ fn what_a_full_disk_did_not_take_until_the_end_is_said_to_every_reader_and_fails
         "trap 'exit 0' TERM; while :; do seq 1000 & wait $!; done",
     ]));
     let follow = |words: &[&str]| Guard(sandbox.spawn(&[&["-q", "output", "web", "--follow"], words].concat()));
-    wait_until("the process", || list(&sandbox)[0]["status"] == "running");
+    wait_until("the process", || sandbox.listed()[0]["status"] == "running");
     let followers = [follow(&[]), follow(&["--grep", "^1$"])];
-    wait_until("the trouble", || !list(&sandbox)[0]["error"].is_null());
+    wait_until("the trouble", || !sandbox.listed()[0]["error"].is_null());
     sandbox.run(&["stop", "web"]).ok();
     let lost = sandbox.status(0)["lost_bytes"].as_u64().unwrap();
     let ended = wrapper.end(DEADLINE);
@@ -154,7 +145,7 @@ fn a_file_size_limit_is_a_full_disk() {
     let server = serve_within(&sandbox, "ulimit -f 200");
     sandbox.run(&["start", "--label", "web", "sh", "-c", COUNT]).ok();
     wait_until("the trouble", || {
-        list(&sandbox)[0]["error"].as_str().is_some_and(|error| error.contains("File too large"))
+        sandbox.listed()[0]["error"].as_str().is_some_and(|error| error.contains("File too large"))
     });
     let pid = sandbox.status(0)["pid"].as_i64().unwrap() as i32;
     assert!(is_alive(pid) && is_alive(server.pid()));
@@ -207,14 +198,14 @@ fn a_run_whose_directory_is_removed_lives_is_told_and_can_be_stopped() {
     // The shim may be writing a file anew just now.
     wait_until("it to be gone", || sandbox.runs().first().is_none_or(|run| fs::remove_dir_all(run).is_ok()));
     wait_until("it is told", || {
-        list(&sandbox)[0]["error"].as_str().is_some_and(|error| error.contains("directory was removed"))
+        sandbox.listed()[0]["error"].as_str().is_some_and(|error| error.contains("directory was removed"))
     });
-    assert!(is_alive(pid) && list(&sandbox)[0]["status"] == "running");
+    assert!(is_alive(pid) && sandbox.listed()[0]["status"] == "running");
     sandbox.run(&["start", "--label", "other", "true"]).ok();
     sandbox.run(&["stop", "web"]).ok();
     // Its shim has told the server what it could write nowhere.
-    assert_eq!(list(&sandbox)[0]["status"], "terminated");
-    assert!(list(&sandbox)[0]["error"].as_str().unwrap().contains("directory was removed"));
+    assert_eq!(sandbox.listed()[0]["status"], "terminated");
+    assert!(sandbox.listed()[0]["error"].as_str().unwrap().contains("directory was removed"));
     assert!(!is_alive(pid) && sandbox.leftovers().is_empty());
 }
 
@@ -254,7 +245,7 @@ fn while_nobody_takes_the_output_the_process_waits_and_memory_stays_flat() {
         signal(shim, libc::SIGSTOP);
         std::thread::sleep(Duration::from_millis(20));
         // It answers nothing, and still everybody else is served.
-        assert_eq!(list(&sandbox)[0]["status"], "running");
+        assert_eq!(sandbox.listed()[0]["status"], "running");
         signal(shim, libc::SIGCONT);
         std::thread::sleep(Duration::from_millis(5));
         for (most, pid) in most.iter_mut().zip([shim, server.pid()]) {
@@ -317,8 +308,8 @@ fn without_descriptors_errors_are_clear_no_run_is_thought_dead_and_all_comes_bac
     fs::write(sandbox.work().join("flag"), "").unwrap();
     wait_until("the end of the first", || sandbox.status(0)["state"] == "exited");
     drop(connections);
-    wait_until("it is known", || list(&sandbox)[0]["status"] == "exited" && list(&sandbox)[0]["exit_code"] == 7);
-    let states = list(&sandbox);
+    wait_until("it is known", || sandbox.listed()[0]["status"] == "exited" && sandbox.listed()[0]["exit_code"] == 7);
+    let states = sandbox.listed();
     let states: Vec<&str> = states.as_array().unwrap()[1..].iter().map(|p| p["status"].as_str().unwrap()).collect();
     assert!(states[..started.len() - 1].iter().all(|state| *state == "running"), "{states:?}");
     for label in &started[1..6] {
@@ -362,7 +353,7 @@ fn without_room_for_processes_errors_are_clear_and_all_comes_back() {
 #[test]
 fn a_pipe_of_many_small_packets_is_read_to_its_end() {
     if Command::new("python3").arg("--version").output().is_err() {
-        return skip("python3 is not there to change a pipe").unwrap_or_default();
+        return skip("python3 is not there to change a pipe");
     }
     let sandbox = Sandbox::new();
     // More packets than a pipe has room for at first, and its reader sleeps until the writer has ended.
@@ -394,11 +385,11 @@ fn without_room_for_a_single_file_a_new_server_still_finds_and_stops_what_runs()
     assert!((0..100).any(fill), "there is room for ever");
     drop(server);
     let _server = sandbox.serve();
-    assert_eq!(list(&sandbox)[0]["status"], "running");
+    assert_eq!(sandbox.listed()[0]["status"], "running");
     let refused = sandbox.run(&["start", "--label", "next", "true"]);
     assert!(refused.code == 1 && refused.stderr.contains("No space left"), "{refused:?}");
     sandbox.run(&["stop", "web"]).ok();
-    assert_eq!(list(&sandbox)[0]["status"], "terminated");
+    assert_eq!(sandbox.listed()[0]["status"], "terminated");
 }
 
 #[test]
@@ -410,7 +401,7 @@ fn what_a_killed_shim_left_behind_is_not_forgotten_while_there_are_no_descriptor
     sandbox.run(&["start", "--label", "web", "sh", "-c", "exec sleep 5000"]).ok();
     let (pid, shim) = (sandbox.status(0)["pid"].as_i64().unwrap(), sandbox.status(0)["shim"].as_i64().unwrap());
     signal(shim as i32, libc::SIGKILL);
-    wait_until("lost", || list(&sandbox)[0]["status"] == "lost");
+    wait_until("lost", || sandbox.listed()[0]["status"] == "lost");
     // A connection that is there already is the only way in now.
     let mut stream = sandbox.connect_private().unwrap();
     let mut ask = |request: &[u8]| {
@@ -428,22 +419,18 @@ fn what_a_killed_shim_left_behind_is_not_forgotten_while_there_are_no_descriptor
         assert_eq!(unsafe { libc::prlimit(server.pid(), libc::RLIMIT_NOFILE, new, old) }, 0);
     };
     limit(std::ptr::null(), &raw mut before);
-    let call = |tool: &str, arguments: serde_json::Value| {
-        let params = json!({"name": tool, "arguments": arguments});
-        json!({"jsonrpc": "2.0", "id": 1, "method": "tools/call", "params": params}).to_string()
-    };
     // None at all, and one or two, which are enough to see that there are processes, and not who they are.
     for allowed in [3, free + 1, free + 2, free + 3] {
         limit(&libc::rlimit { rlim_cur: allowed, ..before }, std::ptr::null_mut());
-        ask(&post("/mcp", sandbox.port, "", &call("list", json!({}))));
+        ask(&post_tool(sandbox.port, "list", json!({})));
     }
     limit(&libc::rlimit { rlim_cur: 3, ..before }, std::ptr::null_mut());
     let stop = json!({"action": "stop", "command_or_label": "web"});
-    let refused = ask(&post("/mcp", sandbox.port, "", &call("ctrl", stop))).json();
+    let refused = ask(&post_tool(sandbox.port, "ctrl", stop)).json();
     limit(&before, std::ptr::null_mut());
     assert_eq!(refused["result"]["isError"], true, "{refused}");
     assert!(refused.to_string().contains("cannot see what is left of 'web'"), "{refused}");
-    assert!(list(&sandbox)[0]["error"].as_str().unwrap().contains(&format!("PID {pid} of it live on")));
+    assert!(sandbox.listed()[0]["error"].as_str().unwrap().contains(&format!("PID {pid} of it live on")));
     sandbox.run(&["stop", "web"]).ok();
     assert!(!is_alive(pid as i32));
 }

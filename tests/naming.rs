@@ -43,7 +43,7 @@ fn a_start_that_worked_says_so_also_when_another_process_has_a_label_like_its_ru
 fn a_process_with_an_old_label_like_a_run_is_listed_read_and_stopped_by_everything_else() {
     let sandbox = Sandbox::new();
     let _server = with_old_label(&sandbox, "echo old; read never");
-    let listed = sandbox.run(&["--format", "json", "list"]).ok().json()["processes"][0].clone();
+    let listed = sandbox.listed()[0].clone();
     assert_eq!((&listed["label"], &listed["run"]), (&json!("r2"), &json!("r1")));
     // There is no run 2: that name is nobody's, and the answer says what to say instead.
     for command in ["output", "stop", "restart"] {
@@ -92,9 +92,8 @@ fn a_label_that_could_be_a_run_or_that_hides_something_is_refused_with_the_way_o
     let odd = sandbox.work().join("a\u{202e}b\u{200b}");
     fs::create_dir(&odd).unwrap();
     sandbox.run(&["start", "--working-directory", odd.to_str().unwrap(), "true"]).ok();
-    let listed = sandbox.run(&["--format", "json", "list"]).ok().json();
-    let labels: Vec<&str> =
-        listed["processes"].as_array().unwrap().iter().map(|row| row["label"].as_str().unwrap()).collect();
+    let listed = sandbox.listed();
+    let labels: Vec<&str> = listed.as_array().unwrap().iter().map(|row| row["label"].as_str().unwrap()).collect();
     assert!(labels.iter().any(|label| label.ends_with("a\\u{202e}b\\u{200b}")), "{labels:?}");
 }
 

@@ -94,7 +94,7 @@ fn a_double_fork_with_a_clean_environment_is_found_after_its_leader_has_gone() {
 #[test]
 fn a_process_that_overwrote_its_environment_is_found() {
     if std::process::Command::new("perl").arg("-v").output().is_err() {
-        return skip("perl is not there to overwrite its environment").unwrap_or_default();
+        return skip("perl is not there to overwrite its environment");
     }
     let sandbox = Sandbox::new();
     let _server = sandbox.serve();
@@ -183,7 +183,7 @@ fn a_restart_that_has_begun_is_finished_before_a_server_leaves_however_long_it_t
     let (pid, shim) = (sandbox.status(0)["pid"].as_i64().unwrap(), sandbox.status(0)["shim"].as_i64().unwrap());
     // A machine that is too busy to let the shim run.
     if !halt(shim as i32, true) {
-        return skipped("one may not trace here");
+        return skip("one may not trace here");
     }
     let restart = sandbox.spawn(&["restart", "web"]);
     let log = || std::fs::read_to_string(sandbox.data().join("server.log")).unwrap();
@@ -216,7 +216,7 @@ fn is_told(sandbox: &Sandbox) -> bool {
 #[test]
 fn a_daemon_that_has_left_its_session_and_its_environment_is_found_by_its_output() {
     if !cfg!(target_os = "linux") {
-        return skipped("pipes of a process are told by /proc");
+        return skip("pipes of a process are told by /proc");
     }
     let sandbox = Sandbox::new();
     let _server = sandbox.serve();

@@ -13,9 +13,6 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-const PING: &str = r#"{"jsonrpc":"2.0","id":1,"method":"ping"}"#;
-const TOKEN: &str = "correct-horse.battery_staple~42";
-
 /// Another user, on all systems.
 const NOBODY: u32 = 65534;
 
@@ -23,7 +20,7 @@ const NOBODY: u32 = 65534;
 fn can_be_others() -> bool {
     let is_root = own_user() == 0;
     if !is_root {
-        skipped("only root can act as another user");
+        skip::<()>("only root can act as another user");
     }
     is_root
 }
@@ -58,15 +55,14 @@ enum Sight {
 }
 
 fn serve_with(sandbox: &Sandbox, sight: Sight, options: &str, token: Option<&str>) -> Guard {
-    let hide = "mount -t tmpfs none /proc && ";
-    let words = format!("{}exec {BINARY} serve -v {options}", if sight == Sight::None { hide } else { "" });
-    let mut command = if sight == Sight::None { Command::new("unshare") } else { Command::new("sh") };
-    if sight == Sight::None {
-        command.args(["-m", "sh"]);
-    }
-    command.args(["-c", &words]);
-    let own = sandbox.command(&[""; 0]);
-    command.envs(own.get_envs().filter_map(|(name, value)| Some((name, value?)))).current_dir("/");
+    let mut command = if sight == Sight::None {
+        let mut command = sandbox.program("unshare");
+        command.args(["-m", "sh", "-c", &format!("mount -t tmpfs none /proc && exec {BINARY} serve -v {options}")]);
+        command
+    } else {
+        sandbox.shell(&format!("exec \"$0\" serve -v {options}"))
+    };
+    command.current_dir("/");
     command.envs(token.map(|token| ("PERSISTPROC_TOKEN", token)));
     if sight != Sight::Full {
         forbid(&mut command, libc::SYS_socket, libc::AF_NETLINK, libc::EAFNOSUPPORT);
@@ -139,15 +135,13 @@ fn where_owners_cannot_be_told_the_port_stays_closed_without_a_token_or_the_word
 fn a_server_that_has_the_number_of_all_unknown_users_does_not_take_them_for_its_own() {
     let sandbox = Sandbox::new();
     // In a user namespace without a map everyone is the overflow user, the server and all others.
-    let mut command = Command::new("unshare");
-    command.args(["-U", BINARY, "serve"]);
-    let own = sandbox.command(&[""; 0]);
-    command.envs(own.get_envs().filter_map(|(name, value)| Some((name, value?)))).current_dir("/");
+    let mut command = sandbox.program("unshare");
+    command.args(["-U", BINARY, "serve"]).current_dir("/");
     std::fs::create_dir_all(sandbox.data().join("runs")).unwrap();
     let server = Guard(spawn(&mut command));
     wait_until("a server, or none", || sandbox.health().is_some() || !is_alive(server.pid()));
     if !is_alive(server.pid()) {
-        return skipped(&format!("no user namespace: {}", server.end(DEADLINE).stderr));
+        return skip(&format!("no user namespace: {}", server.end(DEADLINE).stderr));
     }
     assert!(TcpStream::connect((Ipv4Addr::LOCALHOST, sandbox.port)).is_err());
     let said = end(server);
@@ -157,9 +151,8 @@ fn a_server_that_has_the_number_of_all_unknown_users_does_not_take_them_for_its_
 /// A call of `ctrl` that leaves a file behind, as a request to the port.
 fn start_touch(sandbox: &Sandbox, marker: &Path) -> Vec<u8> {
     let command = format!("touch {}", marker.display());
-    let call = json!({"jsonrpc": "2.0", "id": 1, "method": "tools/call", "params": {"name": "ctrl",
-        "arguments": {"action": "start", "command_or_label": command, "working_directory": "/"}}});
-    post("/mcp", sandbox.port, "", &call.to_string())
+    let arguments = json!({"action": "start", "command_or_label": command, "working_directory": "/"});
+    post_tool(sandbox.port, "ctrl", arguments)
 }
 
 #[test]
@@ -223,7 +216,7 @@ fn a_request_of_another_user_is_not_taken_for_ours_because_we_get_its_port_next(
                 become_for_files(NOBODY);
                 let Ok(mut stream) = connect_from(own_port, sandbox.port) else { return false };
                 let sent = stream.write_all(&request).is_ok();
-                linger_zero(&stream); // the port is free again at once
+                reset_on_close(&stream); // the port is free again at once
                 sent
             };
             let is_sent = std::thread::scope(|scope| scope.spawn(attack).join().unwrap());
@@ -284,7 +277,7 @@ fn connections_of_another_user_take_no_place_of_ours() {
     kept.write_all(&ping).unwrap();
     assert_eq!(Http::read(&mut kept).unwrap().status, 200);
     drop(others);
-    wait_until("their threads to end", || size_of_process(server.pid()).0 <= 8);
+    wait_until("their threads to end", || size_of_process(server.pid()).threads <= 8);
 }
 
 /// Listens as another user at the port in turns, never longer than a moment, until it is told to stop; gives what it was

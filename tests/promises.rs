@@ -237,10 +237,9 @@ fn a_stop_during_a_restart_takes_nothing_away_from_what_the_next_server_finishes
     let asked = || sandbox.status(0)["stop"]["requests"].as_u64().unwrap_or(0);
     // Agents at the port, who send nothing again.
     let send = |action: &str| {
-        let call = json!({"jsonrpc": "2.0", "id": 1, "method": "tools/call",
-            "params": {"name": "ctrl", "arguments": {"action": action, "command_or_label": "web"}}});
         let mut stream = std::net::TcpStream::connect(("127.0.0.1", sandbox.port)).unwrap();
-        stream.write_all(&post("/mcp", sandbox.port, "", &call.to_string())).unwrap();
+        let arguments = json!({"action": action, "command_or_label": "web"});
+        stream.write_all(&post_tool(sandbox.port, "ctrl", arguments)).unwrap();
         stream
     };
     let restart = send("restart");

@@ -47,7 +47,7 @@ fn kill_three_times(sandbox: &Sandbox, starter: i32, mut need_one: impl FnMut())
 #[test]
 fn a_wrapper_reaps_the_servers_that_it_starts() {
     if !cfg!(target_os = "linux") {
-        return skipped("children are counted in /proc");
+        return skip("children are counted in /proc");
     }
     let sandbox = Sandbox::new();
     let wrapper = Guard(sandbox.spawn(&["sh", "-c", "echo up; read never"]));
@@ -58,16 +58,14 @@ fn a_wrapper_reaps_the_servers_that_it_starts() {
 #[test]
 fn a_bridge_reaps_the_servers_that_it_starts() {
     if !cfg!(target_os = "linux") {
-        return skipped("children are counted in /proc");
+        return skip("children are counted in /proc");
     }
     let sandbox = Sandbox::new();
     let mut bridge = Guard(spawn(sandbox.command(&["mcp"]).stdin(Stdio::piped())));
     let mut stdin = bridge.0.stdin.take().unwrap();
     let mut answers = BufReader::new(bridge.0.stdout.take().unwrap()).lines();
     let mut ask = move || {
-        let call =
-            json!({"jsonrpc": "2.0", "id": 1, "method": "tools/call", "params": {"name": "list", "arguments": {}}});
-        stdin.write_all(format!("{call}\n").as_bytes()).unwrap();
+        stdin.write_all(format!("{}\n", tool_call("list", json!({}))).as_bytes()).unwrap();
         assert!(answers.next().is_some_and(|answer| answer.is_ok()), "an answer");
     };
     ask();

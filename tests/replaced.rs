@@ -105,7 +105,7 @@ fn a_run_goes_on_when_another_fifo_takes_the_place_of_its_doorbell() {
     // A server that listens there hears nothing, and the lock tells that the shim lives.
     signal(pid, libc::SIGCONT);
     wait_until("its line", || sandbox.run(&["output", "web"]).ok().out().contains("done"));
-    let listed = || sandbox.run(&["--format", "json", "list"]).ok().json()["processes"][0]["status"].clone();
+    let listed = || sandbox.listed()[0]["status"].clone();
     let begun = Instant::now();
     wait_until("longer than a dying shim takes", || {
         assert_eq!(listed(), "running");

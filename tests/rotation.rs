@@ -33,9 +33,7 @@ fn gap_free(answer: &Value) -> Vec<u64> {
 #[test]
 fn half_a_gigabyte_under_a_cap_of_one_megabyte_is_gap_free_while_it_is_written() {
     let sandbox = Sandbox::new();
-    let mut server = sandbox.command(&["serve", "-q"]);
-    let _server = Guard(spawn(server.env("PERSISTPROC_MAX_LOG_BYTES", CAP.to_string())));
-    sandbox.wait_for_server();
+    let _server = sandbox.serve_with(&[("PERSISTPROC_MAX_LOG_BYTES", CAP.to_string())]);
     let lines = 500_000_000 / LINE;
     let begun = std::time::Instant::now();
     sandbox.run(&["start", "--label", "p", "sh", "-c", &numbers(lines)]).ok();
@@ -86,9 +84,7 @@ fn half_a_gigabyte_under_a_cap_of_one_megabyte_is_gap_free_while_it_is_written()
 #[test]
 fn a_slow_reader_is_told_what_it_missed_and_gets_the_rest_without_a_gap() {
     let sandbox = Sandbox::new();
-    let mut server = sandbox.command(&["serve", "-q"]);
-    let _server = Guard(spawn(server.env("PERSISTPROC_MAX_LOG_BYTES", CAP.to_string())));
-    sandbox.wait_for_server();
+    let _server = sandbox.serve_with(&[("PERSISTPROC_MAX_LOG_BYTES", CAP.to_string())]);
     sandbox
         .run(&["start", "--label", "p", "sh", "-c", &format!("{}; read x; {}", numbers(5000), numbers(50_000))])
         .ok();
@@ -106,9 +102,7 @@ fn a_slow_reader_is_told_what_it_missed_and_gets_the_rest_without_a_gap() {
 #[test]
 fn who_follows_across_rotations_misses_nothing_or_is_told() {
     let sandbox = Sandbox::new();
-    let mut server = sandbox.command(&["serve", "-q"]);
-    let _server = Guard(spawn(server.env("PERSISTPROC_MAX_LOG_BYTES", CAP.to_string())));
-    sandbox.wait_for_server();
+    let _server = sandbox.serve_with(&[("PERSISTPROC_MAX_LOG_BYTES", CAP.to_string())]);
     // 100 lines every few milliseconds, 30 000 in all: about three rotations.
     let script = "for i in $(seq 0 100 29900); do seq -f %099.0f $((i + 1)) $((i + 100)); sleep 0.01; done";
     sandbox.run(&["start", "--label", "p", "sh", "-c", script]).ok();

@@ -19,10 +19,8 @@ fn print_long_lines(sandbox: &Sandbox) {
 
 /// Sends a call and does not read its answer.
 fn send(sandbox: &Sandbox, arguments: &Value) -> TcpStream {
-    let call = json!({"jsonrpc": "2.0", "id": 1, "method": "tools/call",
-        "params": {"name": "output", "arguments": arguments}});
     let mut stream = TcpStream::connect((Ipv4Addr::LOCALHOST, sandbox.port)).unwrap();
-    stream.write_all(&post("/mcp", sandbox.port, "", &call.to_string())).unwrap();
+    stream.write_all(&post_tool(sandbox.port, "output", arguments.clone())).unwrap();
     stream
 }
 

@@ -5,8 +5,6 @@ use std::io::Read;
 use std::net::{Ipv4Addr, TcpListener};
 use std::time::Duration;
 
-const FOREVER: [&str; 4] = ["start", "sh", "-c", "echo up; read never"];
-
 #[test]
 fn a_second_server_on_the_same_data_directory_is_refused_and_the_first_is_named() {
     let sandbox = Sandbox::new();
@@ -133,7 +131,7 @@ fn without_the_server_processes_go_on_and_the_next_one_finds_them() {
     let mut wrapper = Guard(sandbox.spawn(&FOREVER[1..]));
     let mut line = [0; 3];
     wrapper.0.stdout.as_mut().unwrap().read_exact(&mut line).unwrap();
-    assert_eq!(sandbox.run(&["--format", "json", "list"]).json()["processes"][0]["pid"], pid);
+    assert_eq!(sandbox.listed()[0]["pid"], pid);
     sandbox.run(&["stop", "r1"]).ok();
     assert_eq!(wrapper.end(DEADLINE).code, 143);
 }
@@ -141,12 +139,7 @@ fn without_the_server_processes_go_on_and_the_next_one_finds_them() {
 #[test]
 fn under_nohup_a_closed_terminal_does_not_end_it() {
     let sandbox = Sandbox::new();
-    let words = format!("trap '' HUP; exec {BINARY} serve -q");
-    let mut command = sandbox.command(&[""; 0]);
-    let mut shell = std::process::Command::new("sh");
-    shell.args(["-c", &words]).envs(command.get_envs().filter_map(|(name, value)| Some((name, value?))));
-    command.current_dir("/");
-    let server = Guard(spawn(&mut shell));
+    let server = Guard(spawn(sandbox.shell("trap '' HUP; exec \"$0\" serve -q").current_dir("/")));
     sandbox.wait_for_server();
     signal(server.pid(), libc::SIGHUP);
     sandbox.run(&["start", "sh", "-c", "read never"]).ok();
@@ -212,11 +205,7 @@ fn in_the_background_it_outlives_the_command_that_started_it() {
 fn in_the_background_it_keeps_no_pipe_of_the_command_that_started_it() {
     let sandbox = Sandbox::new();
     // As in `x=$(command 3>&1 >/dev/null)`: the pipe ends when nobody has it any more.
-    let words = ["-c", "\"$0\" start sleep 1000 3>&1 >/dev/null 2>&1", BINARY];
-    let mut shell = std::process::Command::new("sh");
-    let command = sandbox.command(&[""; 0]);
-    shell.args(words).envs(command.get_envs().filter_map(|(name, value)| Some((name, value?))));
-    let mut child = spawn(shell.current_dir(sandbox.work()));
+    let mut child = spawn(&mut sandbox.shell("\"$0\" start sleep 1000 3>&1 >/dev/null 2>&1"));
     let mut pipe = child.stdout.take().unwrap();
     let ended = std::thread::spawn(move || pipe.read_to_end(&mut Vec::new()));
     assert_eq!(finish(child, DEADLINE).code, 0);
@@ -228,22 +217,13 @@ fn in_the_background_it_keeps_no_pipe_of_the_command_that_started_it() {
 fn the_files_of_a_user_are_for_that_user_whatever_the_umask() {
     use std::os::unix::fs::PermissionsExt;
     let sandbox = Sandbox::new();
-    let mut shell = std::process::Command::new("sh");
-    let command = sandbox.command(&[""; 0]);
-    shell.args(["-c", &format!("umask 0; exec {BINARY} sh -c 'echo secret'")]).current_dir(sandbox.work());
-    shell.envs(command.get_envs().filter_map(|(name, value)| Some((name, value?))));
-    finish(spawn(&mut shell), DEADLINE).ok();
-    let mut todo = vec![sandbox.data()];
-    let mut seen = 0;
-    while let Some(path) = todo.pop() {
-        let mode = std::fs::symlink_metadata(&path).unwrap().permissions().mode() & 0o777;
+    finish(spawn(&mut sandbox.shell("umask 0; exec \"$0\" sh -c 'echo secret'")), DEADLINE).ok();
+    let files = tree(&sandbox.data());
+    for path in &files {
+        let mode = std::fs::symlink_metadata(path).unwrap().permissions().mode() & 0o777;
         assert_eq!(mode, if path.is_dir() { 0o700 } else { 0o600 }, "{}", path.display());
-        seen += 1;
-        if path.is_dir() {
-            todo.extend(std::fs::read_dir(&path).unwrap().map(|entry| entry.unwrap().path()));
-        }
     }
-    assert!(seen >= 12, "{seen}");
+    assert!(files.len() >= 12, "{files:?}");
 }
 
 #[test]

@@ -64,7 +64,7 @@ fn the_socket_is_this_users_alone_and_there_is_never_more_than_one() {
 #[allow(unsafe_code)]
 fn another_user_who_gets_to_the_socket_is_refused_all_the_same() {
     if unsafe { libc::geteuid() } != 0 {
-        return skipped("only root can act as another user");
+        return skip("only root can act as another user");
     }
     let sandbox = Sandbox::new();
     let _server = sandbox.serve();
@@ -87,7 +87,7 @@ fn another_user_who_gets_to_the_socket_is_refused_all_the_same() {
 #[allow(unsafe_code)]
 fn a_command_says_nothing_to_a_socket_that_another_user_serves() {
     if unsafe { libc::geteuid() } != 0 {
-        return skipped("only root can act as another user");
+        return skip("only root can act as another user");
     }
     let sandbox = Sandbox::new();
     fs::create_dir(sandbox.data()).unwrap();
@@ -316,7 +316,7 @@ fn while_a_newer_server_takes_over_no_command_fails() {
     let sandbox = Sandbox::new();
     for version in ["0.3.8", "0.3.9"] {
         let older = of_version(&sandbox, version);
-        finish(spawn(&mut with(&sandbox, &older, &["serve", "--background", "-q"])), DEADLINE).ok();
+        finish(spawn(sandbox.program(&older).args(["serve", "--background", "-q"])), DEADLINE).ok();
         let first = sandbox.pid_of_server().unwrap();
         let is_over = std::sync::atomic::AtomicBool::new(false);
         let commands = |thread: usize| {

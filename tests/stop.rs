@@ -107,7 +107,7 @@ fn what_its_leader_left_behind_is_listed_captured_and_stopped() {
     let sandbox = Sandbox::new();
     let m = mark(&sandbox, 7);
     start(&sandbox, &format!("(setsid sh -c 'while echo alive; do sleep 0.1; done; sleep {m}' &); exit 3"), &m, 1);
-    let listed = || sandbox.run(&["--format", "json", "list"]).json()["processes"][0].clone();
+    let listed = || sandbox.listed()[0].clone();
     wait_until("detached", || listed()["status"] == "detached");
     assert_eq!(listed()["exit_code"], 3);
     let lines = || sandbox.run(&["output", "tree", "--lines", "10000"]).out().lines().count();
@@ -191,7 +191,7 @@ fn fifty_that_fork_while_they_are_stopped_all_go() {
 fn a_stop_frees_the_port_of_what_its_leader_left_behind() {
     let sandbox = Sandbox::new();
     if std::process::Command::new("python3").arg("--version").output().is_err() {
-        return skip("python3 is not there to listen on a port").unwrap_or_default();
+        return skip("python3 is not there to listen on a port");
     }
     let listen = "import socket, time; s = socket.socket(); s.bind(('127.0.0.1', 0)); s.listen(); print('port', s.getsockname()[1], flush=True); time.sleep(5000)";
     let script = format!("(setsid python3 -c \"{listen}\" &); exit 0");
@@ -291,7 +291,7 @@ fn a_storm_of_ctrl_c_at_wrapper_and_server_ends_both_and_leaves_nothing() {
 #[test]
 fn who_has_only_ended_its_first_thread_is_no_zombie_and_is_stopped() {
     if std::process::Command::new("python3").arg("--version").output().is_err() {
-        return skip("python3 is not there to end a thread").unwrap_or_default();
+        return skip("python3 is not there to end a thread");
     }
     let sandbox = Sandbox::new();
     let script = "import ctypes, signal, threading, time
@@ -412,7 +412,7 @@ fn where_a_shim_may_not_adopt_what_double_forks_it_is_stopped_all_the_same() {
     let mut server = sandbox.command(&["serve", "-q"]);
     forbid(&mut server, libc::SYS_prctl, PR_SET_CHILD_SUBREAPER, libc::EPERM);
     let Ok(server) = server.stdout(std::process::Stdio::piped()).stderr(std::process::Stdio::piped()).spawn() else {
-        return skipped("no system call may be forbidden here");
+        return skip("no system call may be forbidden here");
     };
     let _server = Guard(server);
     sandbox.wait_for_server();

@@ -477,9 +477,9 @@ fn build_0_3_0() -> Option<std::path::PathBuf> {
 #[test]
 #[ignore = "builds version 0.3.0: make torture"]
 fn live_runs_go_on_from_version_0_3_0_to_this_one_and_back() {
-    let Some(older) = build_0_3_0() else { return skipped("the history of this repository is not here") };
+    let Some(older) = build_0_3_0() else { return skip("the history of this repository is not here") };
     let sandbox = Sandbox::new();
-    let old = |words: &[&str]| finish(spawn(&mut with(&sandbox, &older, words)), DEADLINE);
+    let old = |words: &[&str]| finish(spawn(sandbox.program(&older).args(words)), DEADLINE);
     let script = "i=0; while [ ! -e enough ]; do echo line $i; i=$((i+1)); sleep 0.001; done; exit 42";
     let start = ["start", "--label", "web", "sh", "-c", script];
     old(&start).ok();

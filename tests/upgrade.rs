@@ -16,7 +16,7 @@ const TOKEN: &str = "open-sesame-open";
 fn a_newer_serve_takes_the_place_of_an_older_server_and_touches_no_process() {
     let sandbox = Sandbox::new();
     let older = of_version(&sandbox, OLDER);
-    let old = Guard(spawn(&mut with(&sandbox, &older, &["serve"])));
+    let old = Guard(spawn(sandbox.program(&older).args(["serve"])));
     sandbox.wait_for_server();
     let script = "i=0; while [ ! -e enough ]; do echo line $i; i=$((i+1)); sleep 0.001; done; exit 42";
     let wrapper = Guard(sandbox.spawn(&["sh", "-c", script]));
@@ -46,18 +46,18 @@ fn in_the_background_it_does_the_same_and_so_does_shutdown_keep_with_any_start()
     let sandbox = Sandbox::new();
     let older = of_version(&sandbox, OLDER);
     let start = ["start", "--label", "web", "sh", "-c", "read never"];
-    finish(spawn(&mut with(&sandbox, &older, &start)), DEADLINE).ok();
+    finish(spawn(sandbox.program(&older).args(start)), DEADLINE).ok();
     let first = sandbox.pid_of_server().unwrap();
     sandbox.run(&["serve", "--background"]).ok();
     let second = sandbox.pid_of_server().unwrap();
     assert!(first != second && !is_alive(first));
     sandbox.run(&["shutdown", "--keep"]).ok();
-    finish(spawn(&mut with(&sandbox, &older, &["serve", "--background"])), DEADLINE).ok();
+    finish(spawn(sandbox.program(&older).args(["serve", "--background"])), DEADLINE).ok();
     sandbox.run(&["shutdown", "--keep"]).ok();
     let started = sandbox.run(&["start", "--label", "api", "sh", "-c", "read never"]).ok();
     assert!(!started.stderr.contains(OLDER), "{}", started.stderr);
-    let listed = sandbox.run(&["--format", "json", "list"]).ok().json();
-    assert!(listed["processes"].as_array().unwrap().iter().all(|process| process["status"] == "running"), "{listed}");
+    let listed = sandbox.listed();
+    assert!(listed.as_array().unwrap().iter().all(|process| process["status"] == "running"), "{listed}");
     assert_eq!((sandbox.runs().len(), sandbox.leftovers().len()), (2, 2));
 }
 
@@ -65,7 +65,7 @@ fn in_the_background_it_does_the_same_and_so_does_shutdown_keep_with_any_start()
 fn a_server_with_a_token_leaves_its_place_to_its_own_user() {
     let sandbox = Sandbox::new();
     let older = of_version(&sandbox, OLDER);
-    let old = Guard(spawn(with(&sandbox, &older, &["serve", "-q"]).env("PERSISTPROC_TOKEN", TOKEN)));
+    let old = Guard(spawn(sandbox.program(&older).args(["serve", "-q"]).env("PERSISTPROC_TOKEN", TOKEN)));
     sandbox.wait_for_server();
     // By the socket, where no token is needed; and from then on none is asked for, because this one has none.
     let new = Guard(sandbox.spawn(&["serve", "-q"]));
@@ -79,13 +79,13 @@ fn a_server_with_a_token_leaves_its_place_to_its_own_user() {
 fn an_older_program_never_takes_the_place_of_a_newer_server_nor_does_an_equal_one() {
     let sandbox = Sandbox::new();
     let newer = of_version(&sandbox, NEWER);
-    let server = Guard(spawn(&mut with(&sandbox, &newer, &["serve", "-q"])));
+    let server = Guard(spawn(sandbox.program(&newer).args(["serve", "-q"])));
     sandbox.wait_for_server();
     for words in [&["serve"][..], &["serve", "--background"]] {
         let refused = sandbox.run(words);
         assert!(refused.code != 0 && refused.stderr.contains(&format!("version {NEWER}")), "{refused:?}");
     }
-    let refused = finish(spawn(&mut with(&sandbox, &newer, &["serve"])), DEADLINE);
+    let refused = finish(spawn(sandbox.program(&newer).args(["serve"])), DEADLINE);
     assert!(refused.code == 1 && refused.stderr.contains("has the data directory"), "{refused:?}");
     let listed = sandbox.run(&["list"]).ok();
     assert!(listed.stderr.contains(NEWER) && listed.stderr.contains("newer"), "{}", listed.stderr);
@@ -116,17 +116,17 @@ fn a_restart_that_has_begun_is_ended_before_the_server_leaves_its_place() {
 
 /// Starts `web` on a server of `program`, and has it restarted. The restart waits until there is a file `go`.
 fn begin_restart(sandbox: &Sandbox, program: &PathBuf) -> (Guard, Child) {
-    let server = Guard(spawn(&mut with(sandbox, program, &["serve"])));
+    let server = Guard(spawn(sandbox.program(program).args(["serve"])));
     sandbox.wait_for_server();
     sandbox.script(
         "web.sh",
         "trap 'echo ending; while [ ! -e go ]; do sleep 0.02; done; exit 0' TERM; echo up; while :; do sleep 0.02; done",
     );
-    finish(spawn(&mut with(sandbox, program, &["start", "--label", "web", "sh", "web.sh"])), DEADLINE).ok();
+    finish(spawn(sandbox.program(program).args(["start", "--label", "web", "sh", "web.sh"])), DEADLINE).ok();
     let says =
-        |text: &str| finish(spawn(&mut with(sandbox, program, &["output", "web"])), DEADLINE).out().contains(text);
+        |text: &str| finish(spawn(sandbox.program(program).args(["output", "web"])), DEADLINE).out().contains(text);
     wait_until("it is up", || says("up"));
-    let restart = spawn(&mut with(sandbox, program, &["restart", "web"]));
+    let restart = spawn(sandbox.program(program).args(["restart", "web"]));
     wait_until("its stop", || says("ending"));
     (server, restart)
 }
@@ -193,7 +193,7 @@ fn a_successor_that_is_killed_leaves_the_place_to_the_next_one() {
 fn a_newer_server_that_cannot_have_its_port_leaves_the_older_one_where_it_is() {
     let sandbox = Sandbox::new();
     let older = of_version(&sandbox, OLDER);
-    let old = Guard(spawn(&mut with(&sandbox, &older, &["serve", "-q"])));
+    let old = Guard(spawn(sandbox.program(&older).args(["serve", "-q"])));
     sandbox.wait_for_server();
     let taken = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
     let port = taken.local_addr().unwrap().port().to_string();

@@ -105,12 +105,8 @@ fn in_a_directory_that_is_gone_it_is_said_what_to_do_and_what_needs_none_works()
     let work = sandbox.work().display().to_string();
     let run = |words: &[&str]| {
         std::fs::create_dir(&gone).unwrap();
-        let script = "rmdir ../gone && exec \"$0\" \"$@\"";
-        let mut command = sandbox.command(&[""; 0]);
-        let variables: Vec<_> = command.get_envs().map(|(n, v)| (n.to_owned(), v.map(ToOwned::to_owned))).collect();
-        command = std::process::Command::new("sh");
-        command.args(["-c", script, BINARY]).args(words).current_dir(&gone).stdin(std::process::Stdio::null());
-        command.envs(variables.into_iter().filter_map(|(name, value)| value.map(|value| (name, value))));
+        let mut command = sandbox.shell("rmdir ../gone && exec \"$0\" \"$@\"");
+        command.args(words).current_dir(&gone);
         finish(spawn(&mut command), DEADLINE)
     };
     for words in [&["true"][..], &["start", "true"], &["start", "--working-directory", ".", "true"]] {

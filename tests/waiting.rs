@@ -26,12 +26,6 @@ fn output(sandbox: &Sandbox, arguments: Value) -> String {
     sandbox.tool_ok("output", arguments)
 }
 
-const ECHO: &str = "echo up; while read x; do echo \"$x\"; [ \"$x\" != end ] || exit 3; done";
-
-fn cursor_of(text: &str) -> String {
-    text.split("cursor=").nth(1).unwrap().lines().next().unwrap().into()
-}
-
 /// Does `act` again and again until what waits has its answer: it may begin to wait later than the first time.
 fn while_waiting(sandbox: &Sandbox, arguments: Value, mut act: impl FnMut()) -> String {
     std::thread::scope(|scope| {

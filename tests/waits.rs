@@ -83,9 +83,8 @@ fn a_waiting_call_ends_when_its_client_goes_and_leaves_the_process_alone() {
             assert!(begun.elapsed() < Duration::from_secs(20), "they did not wait until their time was over");
         }
     }
-    let listed = sandbox.run(&["list", "--format", "json"]).ok().json();
-    let states: Vec<&Value> =
-        listed["processes"].as_array().unwrap().iter().map(|process| &process["status"]).collect();
+    let listed = sandbox.listed();
+    let states: Vec<&Value> = listed.as_array().unwrap().iter().map(|process| &process["status"]).collect();
     assert!(states.contains(&&json!("running")), "{listed}");
 }
 

@@ -152,7 +152,7 @@ fn the_wrapper_ends_with_its_program_also_when_a_grandchild_holds_the_pipe() {
     assert_eq!((ended.code, ended.out().as_str()), (5, "all of it\n"));
     assert!(ended.stderr.contains("keep running"), "{}", ended.stderr);
     assert_eq!(sandbox.status(0)["state"], "detached");
-    assert_eq!(sandbox.run(&["--format", "json", "list"]).json()["processes"][0]["exit_code"], 5);
+    assert_eq!(sandbox.listed()[0]["exit_code"], 5);
     assert_eq!(sandbox.leftovers().len(), 1);
     sandbox.run(&["stop", "r1"]).ok();
     assert_eq!((sandbox.leftovers().len(), sandbox.status(0)["state"].as_str()), (0, Some("terminated")));
@@ -186,7 +186,7 @@ fn fresh_stops_what_runs_and_starts_anew() {
     let fresh = ["run", "--fresh", "sh", "-c", "echo $$; read never"];
     let second = Guard(sandbox.spawn(&fresh));
     // As the server sees it: the shim's file is there a moment before.
-    let newest = || sandbox.run(&["--format", "json", "list"]).ok().json()["processes"][0].clone();
+    let newest = || sandbox.listed()[0].clone();
     wait_until("the second one", || newest()["run"] == "r2" && newest()["status"] == "running");
     assert_eq!(sandbox.status(0)["state"], "terminated");
     sandbox.run(&["stop", "r2"]).ok();
