@@ -12,28 +12,52 @@
 //! The data directory is the truth. A server can be killed at any moment: no child notices, no byte is lost, and the next
 //! server finds everything by reading `runs/`, which is how every server begins.
 //!
-//! The rooms, and what they may know; calls go down this list and never up (`tests/rooms.rs` holds it):
+//! A few words are ours:
 //!
-//! | room | owns |
+//! | word | meaning |
+//! |---|---|
+//! | process | what users manage: a command in a directory, known by its *label* |
+//! | label | the name of a process; by default `<command> in <directory>` |
+//! | run | one execution of a process, numbered forever: `r12`; a restart is a new run |
+//! | leader | the process that a run started, beside its descendants |
+//! | shim | the small process (of this binary) that is the parent of one run, reads its pipes and writes its logs |
+//! | cursor | a position in the output of runs, as an opaque string: "everything after this" |
+//! | doorbell | the FIFO by which a shim wakes the server; it says only that something has changed |
+//! | lease | the file by which a reader says how far it has read, so that nothing before that is rotated away |
+//! | wrapper | the command `persistproc npm run dev` in a terminal, which shows a run and ends as it does |
+//! | bridge | the command `persistproc mcp`, for agents that speak MCP on stdin and stdout |
+//!
+//! The layers: each module imports only modules below it in this table (`tests/rooms.rs` has the exact list).
+//!
+//! | module | owns |
 //! |---|---|
 //! | `init` | PID 1 of a container: reaps, passes signals on, ends the rest |
-//! | `client` | finding and starting the server, the wrapper, the bridge for agents on stdio, what is printed |
-//! | `cli` | commands and options as a table; the command line → what to do |
-//! | `server` | data directory, socket and port, signals, paths → handlers, which clients may come in |
+//! | `client` | the commands: finding and starting the server, the wrapper, the bridge, what is printed |
+//! | `cli` | commands and options as tables; the command line → what to do |
+//! | `server` | data directory, socket and port, signals, paths → handlers, which clients are let in |
 //! | `mcp` | the protocol and the three tools; knows no sockets |
-//! | `output` | which lines, until when to wait, how they are shown |
+//! | `output` | which lines, how long to wait, how they are shown |
 //! | `manager` | start, stop, restart, list; knows neither sockets nor protocol |
-//! | `shim` | one run, from spawn to status; the only one that signals children |
+//! | `shim` | one run, from spawn to status; the only module that signals children |
+//! | `api` | the contract between commands and server: requests, answers, parameters |
+//! | `discovery` | how the server of a data directory is found and recognised |
 //! | `http` | HTTP/1.1, server and client; knows no JSON |
 //! | `config` | port, paths, limits |
 //! | `rundir` | the directory of a run: the contract between shims and servers |
 //! | `log` | how logs are written, rotated and read |
-//! | `lease` | how far readers are: what must not be rotated away or removed yet |
-//! | `agents`, `attributes` | which variables tell that an AI agent is at work; umask, limits and the like of the caller |
-//! | `procs`, `fault`, `words` | processes of the machine, why something failed, words as bytes |
+//! | `lease` | how far readers have read |
+//! | `agents`, `attributes` | the variables that identify an AI agent; umask, limits and the like of the caller |
+//! | `procs`, `error`, `words` | processes of the machine, what went wrong, text and bytes |
 //! | `sys` | system calls: the only `unsafe` |
 //!
-//! No lock is held across I/O, every wait has an end, and news goes up only as an event or a condition variable.
+//! Invariants:
+//!
+//! * `client` and `server` know nothing of each other but `api` and `discovery`.
+//! * A server keeps nothing that is not on disk; what it is about to do to a run is recorded there before it does it.
+//! * A status is on disk before any reader is told of it. Events and condition variables say only "look again".
+//! * No lock is held across I/O. Every wait has an end, every buffer a bound.
+//! * Bytes of programs reach the terminal only through the few functions that `tests/rooms.rs` lists; text of our own is
+//!   escaped.
 
 mod agents;
 mod api;
@@ -79,7 +103,7 @@ fn main() -> std::process::ExitCode {
     code.into()
 }
 
-/// `--umask N` behind the other words of `__serve`.
+/// `--umask N` after the other arguments of `__serve`.
 fn umask_of_starter(words: &[OsString]) -> Option<u32> {
     let at = words.iter().position(|word| word == "--umask").filter(|_| words[0] == "__serve")?;
     words.get(at + 1)?.to_str()?.parse().ok()
@@ -132,7 +156,7 @@ fn start_in_background(config: &Config) -> Result<ExitCode, Error> {
 }
 
 /// `__serve PORT|none DATA_DIR [--trust-all-users] [--umask N]`: a server without a terminal. Its starter reads one line, `ok PORT` (0
-/// if there is none) with a warning behind it if there is one, or `err TEXT`.
+/// if there is none) then a warning if there is one, or `err TEXT`.
 fn serve_in_background(words: &[OsString]) -> u8 {
     // It lives for days: a pipe of its starter that it kept would never end for its reader.
     sys::close_inherited();

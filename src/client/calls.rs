@@ -134,7 +134,7 @@ impl ServerConnection {
             let answer = self.post(api::RUN, &to_json(request), true);
             match answer.and_then(|body| RunAnswer::parse(&body).ok_or_else(unexpected)) {
                 Err(_) if self.is_gone() && is_patient => {}
-                // A busy server closes connections to make room, also after a long wait for a place.
+                // A busy server closes idle connections, also one that has waited long for its turn.
                 Err(_) if self.is_cut && cuts < CUTS_MAX => cuts += 1,
                 answer => return answer,
             }

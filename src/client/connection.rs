@@ -1,5 +1,5 @@
 //! The connection to the server: finding it by the socket in the data directory, starting it when none answers, sending a
-//! request again when that is safe, and telling what became of one that got no answer.
+//! request again when that is safe, and knowing what became of one that got no answer.
 
 use super::launch::{HANDOVER_TIMEOUT, start_server};
 use super::silence::{Watch, silence};
@@ -44,13 +44,13 @@ const STARTS_MAX: u32 = 3;
 pub struct ServerConnection {
     pub config: Config,
     client: Client,
-    /// As of the last call: no server took it, so it was not carried out.
-    pub is_nobody_there: bool,
-    /// As of the last call: there was a server that took the connection, whatever became of it.
+    /// As of the last call: no server accepted it, so it was not carried out.
+    pub was_not_sent: bool,
+    /// As of the last call: a server accepted the connection, whatever became of it.
     pub was_reached: bool,
-    /// As of the last call: the connection was cut, as when a server ends; whether it was obeyed cannot be known.
+    /// As of the last call: the connection was cut, as when a server ends; whether the request was carried out is unknown.
     pub is_cut: bool,
-    /// As of the last call: it was sent, and nothing came back.
+    /// As of the last call: it was sent, and no answer came.
     pub is_unanswered: bool,
     /// Version of the server that answered, if that is older than ours.
     pub older_version: Option<String>,
@@ -64,7 +64,7 @@ impl ServerConnection {
         ServerConnection {
             config,
             client,
-            is_nobody_there: false,
+            was_not_sent: false,
             was_reached: false,
             is_cut: false,
             is_unanswered: false,
@@ -73,12 +73,12 @@ impl ServerConnection {
         }
     }
 
-    /// What ends the calls of this link from another thread.
+    /// Cancels the calls of this connection from another thread.
     pub fn hangup(&self) -> Hangup {
         self.client.hangup()
     }
 
-    /// Posts a message of MCP as somebody else wrote it.
+    /// Posts an MCP message as its client wrote it.
     pub fn forward(&mut self, headers: Vec<Header>, body: &[u8], patience: Duration) -> Result<Answer, Error> {
         self.send_with(headers, "POST", "/mcp", body, patience)
     }
@@ -119,9 +119,9 @@ impl ServerConnection {
         let is_cut = failure
             .is_some_and(|kind| matches!(kind, BrokenPipe | ConnectionAborted | ConnectionReset | UnexpectedEof));
         self.was_reached = !failure.is_some_and(|kind| matches!(kind, ConnectionRefused | NotFound));
-        self.is_nobody_there = !self.was_reached || is_cut && !self.client.was_sent();
-        self.is_cut = is_cut && !self.is_nobody_there;
-        self.is_unanswered = failure.is_some() && !self.is_nobody_there;
+        self.was_not_sent = !self.was_reached || is_cut && !self.client.was_sent();
+        self.is_cut = is_cut && !self.was_not_sent;
+        self.is_unanswered = failure.is_some() && !self.was_not_sent;
         let answer = answer.map_err(|error| self.unreachable(&error))?;
         if is_persistproc(&answer.head) {
             let version = answer.head.header("server").and_then(|name| name.split_once('/'));
@@ -138,7 +138,8 @@ impl ServerConnection {
         )))
     }
 
-    /// Says once if the server does not listen where it was asked for: the data directory decides which server it is.
+    /// Reports once if the server does not listen on the port that was asked for: the data directory decides which server it
+    /// is.
     fn compare_ports(&self) {
         static IS_TOLD: AtomicBool = AtomicBool::new(false);
         let Config { port, is_port_given, tcp, is_quiet, data_dir, .. } = &self.config;
@@ -153,7 +154,7 @@ impl ServerConnection {
         }
     }
 
-    /// Says once if the server is of another version. What it has in common with us works all the same.
+    /// Reports once if the server is of another version. What both have in common works all the same.
     fn compare_versions(&mut self, version: &str) {
         static IS_TOLD: AtomicBool = AtomicBool::new(false);
         let order = discovery::compare(version);
@@ -173,7 +174,7 @@ impl ServerConnection {
 
     /// Whether the last call failed because the server has gone. Another one may come.
     pub fn is_gone(&self) -> bool {
-        self.is_cut || self.is_nobody_there
+        self.is_cut || self.was_not_sent
     }
 
     fn unreachable(&self, error: &io::Error) -> Error {
@@ -243,10 +244,10 @@ impl ServerConnection {
             match answer {
                 Ok(answer) if answer.head.status == 200 => return Ok(()),
                 Ok(answer) => return Err(refusal(answer.head.status, &answer.body)),
-                Err(_) if self.config.autostart && self.is_nobody_there => return self.start_server(),
-                // One that is just ending still took the connection: a moment later nobody is there.
+                Err(_) if self.config.autostart && self.was_not_sent => return self.start_server(),
+                // One that is just ending still accepted the connection: a moment later there is none.
                 Err(_) if self.is_cut && begun.elapsed() < STARTUP_TIMEOUT => std::thread::sleep(RETRY_PAUSE),
-                // A busy one closes connections to make room, also after a long wait for a place.
+                // A busy one closes idle connections, also one that has waited long for its turn.
                 Err(_) if self.is_cut && cuts < CUTS_MAX => cuts += 1,
                 Err(trouble) => return Err(trouble),
             }
@@ -272,8 +273,8 @@ impl ServerConnection {
     }
 }
 
-/// For how long a request is to be sent again that was certainly not carried out: the server leaves its place to another
-/// one, which has its socket already, or it has no place for another request or connection.
+/// For how long to send a request again that certainly was not carried out: the server hands over to another one, which has
+/// its socket already, or it has no capacity for another request or connection.
 fn retried_for(answer: &io::Result<Answer>, was_sent: bool) -> Option<Duration> {
     match answer {
         Ok(answer) if answer.head.header(LEAVING).is_some() => Some(TAKEOVER_TIMEOUT),

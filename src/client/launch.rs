@@ -21,19 +21,19 @@ const REAPER_STACK: usize = 64 << 10;
 pub struct Started {
     /// `None` if it does not listen on TCP.
     pub port: Option<u16>,
-    /// What its starter should know about that.
+    /// What the user should know about that.
     pub warning: Option<String>,
 }
 
 impl Started {
-    /// From the line that it said: `8947`, or `0`, and behind it what is to be told.
+    /// From the line that it wrote: `8947`, or `0`, then a warning if there is one.
     fn parse(line: &str) -> Option<Started> {
         let (port, warning) = line.split_once(' ').unwrap_or((line, ""));
         let port: u16 = port.parse().ok()?;
         Some(Started { port: (port > 0).then_some(port), warning: (!warning.is_empty()).then(|| warning.into()) })
     }
 
-    /// Says on one line that it was started, and where it is.
+    /// Reports on one line that it was started, and where it is.
     pub fn report(&self, config: &Config) {
         if config.is_quiet {
             return;
@@ -58,11 +58,11 @@ pub fn start_server(config: &Config) -> Result<Started, Error> {
     let umask = attributes::inherited().umask;
     command.args(umask.iter().flat_map(|umask| ["--umask".to_string(), umask.to_string()]));
     command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null());
-    // It serves everybody and outlives the agent whose shell this may be.
+    // It serves all agents and outlives the one whose shell this may be.
     for (name, _) in std::env::vars_os().filter(|(name, value)| is_agent_variable(name, value)) {
         command.env_remove(name);
     }
-    // It lives on: a pipe of our caller that it kept would never end for whoever reads it.
+    // It outlives us: a pipe of our caller that it inherited would never end for its reader.
     sys::close_on_exec_all();
     let no_program = |error: io::Error| failed(procs::missing().map_or(error.to_string(), String::from));
     let mut server = command.spawn().map_err(no_program)?;

@@ -4,17 +4,15 @@
 mod bridge;
 mod calls;
 mod connection;
-mod errand;
 mod exit_code;
 mod follow;
 mod launch;
-mod lines;
 mod output;
-mod ready;
 mod render;
 mod request;
 mod silence;
 mod terminal;
+mod wait_ready;
 mod wrapper;
 
 use crate::api::IfRunning;
@@ -92,21 +90,21 @@ pub fn main(command: Command, config: Config) -> Result<ExitCode, Error> {
 
 fn start(server: &mut ServerConnection, options: StartOptions, is_json: bool) -> Result<ExitCode, Error> {
     let StartOptions { program, environment, working_directory, wait } = options;
-    ready::check(&wait)?;
+    wait_ready::check(&wait)?;
     let request = run_request(program, &environment, working_directory.as_ref(), IfRunning::Refuse)?;
     let answer = server.run(&request)?.into();
-    ready::report(server, &answer, &wait, is_json)
+    wait_ready::report(server, &answer, &wait, is_json)
 }
 
 fn control(server: &mut ServerConnection, options: ControlOptions, is_json: bool) -> Result<ExitCode, Error> {
     let ControlOptions { mut request, wait } = options;
-    ready::check(&wait)?;
+    wait_ready::check(&wait)?;
     absolute(&mut request.working_directory)?;
     if wait.wait_for.is_some() {
         request.timeout = Some(0); // the wait comes afterwards
     }
     let answer = server.control(&request)?;
-    ready::report(server, &answer, &wait, is_json)
+    wait_ready::report(server, &answer, &wait, is_json)
 }
 
 fn list(server: &mut ServerConnection, mut request: ListRequest, is_json: bool) -> Result<ExitCode, Error> {

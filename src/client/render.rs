@@ -74,7 +74,7 @@ pub fn control(answer: &ControlAnswer) -> String {
     }
 }
 
-/// Columns of the table where no terminal tells, if labels are not too long.
+/// Width of the table where stdout is not a terminal, unless a label is longer.
 pub const WIDTH: usize = 100;
 const HEADER: [&str; 6] = ["PID", "STATUS", "SINCE", "CPU", "MEM", "PORT"];
 
@@ -96,7 +96,7 @@ pub fn list(answer: &ListAnswer, is_narrowed: bool, width: usize) -> Vec<String>
             *width = (*width).max(cell.chars().count());
         }
     }
-    // A column that nobody fills is not there.
+    // A column that is empty in every row is left out.
     let is_used: [bool; 6] = std::array::from_fn(|i| i < 3 || rows.iter().any(|row| !row[i].is_empty()));
     let columns = |cells: &[String; 6]| -> String {
         let columns = cells.iter().zip(widths).zip(is_used).filter(|(_, is_used)| *is_used);
@@ -143,7 +143,7 @@ fn name(process: &Process, room: usize) -> String {
     name
 }
 
-/// Two blanks and `text` in `most` columns, if at least its beginning fits.
+/// Appends two spaces and `text` in at most `most` columns, if at least its beginning fits.
 fn push_clipped(name: &mut String, text: &str, before: &str, most: usize, left: &mut usize) {
     const LEAST: usize = 8;
     let room = most.saturating_sub(2 + before.len());

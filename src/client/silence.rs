@@ -1,4 +1,4 @@
-//! A server that lives and does not answer: what is waited for is said, and what helps.
+//! A server that is alive and does not answer: says what is waited for, and what helps.
 
 use super::terminal;
 use crate::config::Config;
@@ -7,34 +7,36 @@ use crate::procs;
 use crossbeam_channel::{RecvTimeoutError, Sender, bounded};
 use std::time::Duration;
 
-/// A call that takes longer than this is said to.
-const LONG: Duration = Duration::from_secs(3);
+/// How long a call may take before that is reported.
+const SILENCE_LIMIT: Duration = Duration::from_secs(3);
 
-/// What is known of the silence of a server.
+/// Why the server does not answer, as far as that is known.
 pub fn silence(config: &Config) -> String {
     let Some(server_info) = discovery::find(&config.data_dir) else { return "the server does not answer".into() };
     let pid = server_info.pid;
     match state(pid) {
         Some(b'T') => format!("the server (PID {pid}) is stopped: `kill -CONT {pid}` continues it"),
         // No signal continues it.
-        Some(b't') => format!("the server (PID {pid}) is halted by a debugger, which has to continue it or let it go"),
-        _ => format!("the server (PID {pid}) does not answer; it may be starved, or its control group frozen"),
+        Some(b't') => {
+            format!("the server (PID {pid}) is stopped by a debugger, which has to continue or detach from it")
+        }
+        _ => format!("the server (PID {pid}) does not answer; it may get no CPU time, or its control group is frozen"),
     }
 }
 
-/// As ps(1) shows it.
+/// The state letter of ps(1).
 fn state(pid: u32) -> Option<u8> {
     procs::look_up(pid as i32).map(|process| process.state)
 }
 
-/// Says once, after a while, what is waited for, unless the answer comes before: until this is dropped.
+/// Reports once, after a while, what is waited for, unless it is dropped before because the answer has come.
 pub struct Watch {
-    /// Its end is what the thread waits for.
+    /// The thread waits until this is dropped.
     _answered: Sender<()>,
 }
 
 impl Watch {
-    /// `may_take_long`: the request may take its time, so that only a stopped server is worth a word.
+    /// `may_take_long`: the request may take its time, so that only a stopped server is reported.
     pub fn start(config: &Config, may_take_long: bool) -> Option<Watch> {
         if config.is_quiet {
             return None;
@@ -42,7 +44,7 @@ impl Watch {
         let (answered, waiting) = bounded(0);
         let config = config.clone();
         let watch = move || {
-            if waiting.recv_timeout(LONG) != Err(RecvTimeoutError::Timeout) {
+            if waiting.recv_timeout(SILENCE_LIMIT) != Err(RecvTimeoutError::Timeout) {
                 return;
             }
             let server_info = discovery::find(&config.data_dir);
@@ -51,7 +53,7 @@ impl Watch {
                 terminal::note(&format!("{}; waiting for it", silence(&config)));
             }
         };
-        // Without a thread it is waited for in silence.
+        // Without a thread the wait is silent.
         std::thread::Builder::new().name("watch".into()).spawn(watch).ok()?;
         Some(Watch { _answered: answered })
     }

@@ -2,7 +2,7 @@
 //!
 //! Our own text goes out line by line, escaped: labels, directories and errors come from repositories, agents and files,
 //! and what they hold must not be obeyed by the terminal. Only the output of programs goes out as it is, through
-//! [`write`] and [`pass_on`], which take bytes and no text (`tests/rooms.rs` knows who may call them).
+//! [`write`] and [`pass_on`], which take bytes and no text (`tests/rooms.rs` lists the callers).
 #![allow(clippy::print_stderr)]
 
 use crate::api::to_json;
@@ -16,8 +16,8 @@ use std::os::fd::AsRawFd;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-/// A terminal or pipe that takes nothing for this long is given another chance; there is no hurry.
-const STUCK: Duration = Duration::from_secs(3600);
+/// How long to wait for a terminal or pipe that accepts nothing; there is no hurry.
+const WRITE_TIMEOUT: Duration = Duration::from_secs(3600);
 
 /// Whether something was printed on stdout, or it was given away.
 static STDOUT_IS_USED: AtomicBool = AtomicBool::new(false);
@@ -51,7 +51,7 @@ fn write_to(out: &mut (impl Write + AsRawFd), mut bytes: &[u8]) -> io::Result<()
 }
 
 fn wait_writable(out: &impl AsRawFd) -> io::Result<()> {
-    if sys::poll_writable(out.as_raw_fd(), STUCK) { Ok(()) } else { Err(io::ErrorKind::TimedOut.into()) }
+    if sys::poll_writable(out.as_raw_fd(), WRITE_TIMEOUT) { Ok(()) } else { Err(io::ErrorKind::TimedOut.into()) }
 }
 
 /// A result in our own words. Each of `lines` becomes one line, whatever is in it, see [`words::one_line`].
@@ -59,7 +59,7 @@ pub fn print<L: AsRef<str>>(lines: impl IntoIterator<Item = L>) -> Result<(), Er
     pass_on(Stream::Stdout, escaped(lines).as_bytes())
 }
 
-/// A result as JSON: one document, indented for people, who look at it, too.
+/// A result as JSON: one document, indented, because people read it, too.
 pub fn print_json(document: &impl Serialize) -> Result<(), Error> {
     // Its members in the order of their names, as in every version so far.
     let value: Value = serde_json::from_slice(to_json(document).as_bytes()).unwrap_or_default();
@@ -138,12 +138,12 @@ pub fn complain(text: &str) {
     note(&on_one_line(text));
 }
 
-/// An error as it is told: with a blank for each newline, and escaped.
+/// An error on one line: with a space for each newline, and escaped.
 pub fn on_one_line(text: &str) -> String {
     words::one_line(&text.replace('\n', " "))
 }
 
-/// Whether somebody is there who can be asked.
+/// Whether there is a user who can be asked.
 pub fn can_ask() -> bool {
     io::stdin().is_terminal() && io::stderr().is_terminal()
 }

@@ -9,7 +9,7 @@ use crate::log::record::{PREFIX_LEN, Part, is_stamped, next_stamped, parse, shar
 pub enum Show {
     /// Byte for byte.
     Bytes,
-    /// Each line behind its stamp; of both streams, or of one.
+    /// Each line after its time stamp; of both streams, or of one.
     Stamped(Stream),
 }
 
@@ -177,7 +177,7 @@ impl Frames {
     }
 }
 
-/// The stream of whole lines behind this prefix; `None` of parts of lines.
+/// The stream of whole lines that share this prefix; `None` for parts of lines.
 fn whole_lines_of(prefix: &[u8]) -> Option<Stream> {
     match (prefix[PREFIX_LEN - 2], prefix[PREFIX_LEN - 1]) {
         (b'Z', b' ') => Some(Stream::Stdout),

@@ -164,7 +164,7 @@ fn follow_lines(
     viewer.run(&mut session).map(|code| viewer.complete(code))
 }
 
-/// Whoever only looks on: a signal ends it, and the process does not notice.
+/// A command that only watches: a signal ends it, and the process does not notice.
 struct Observer {
     run: u64,
     /// What is waited for: then it is a failure if following is over before that comes.

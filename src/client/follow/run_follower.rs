@@ -33,18 +33,18 @@ pub const RECONNECT_PAUSE: Duration = Duration::from_millis(20);
 const BUSY_PAUSES: [Duration; 2] = [Duration::from_millis(50), Duration::from_secs(1)];
 /// Bytes that are read at once. More than the caches of a processor hold would be slower.
 const CHUNK: usize = 128 << 10;
-/// After so many bytes without a pause it is a flood: then a look at the file comes before the next question, so that the
+/// After this many bytes without a pause it is a flood: then the file is checked before the next question, so that the
 /// server is not asked for each write.
 const FLOOD: u64 = 128 << 10;
 const FLOOD_PAUSE: Duration = Duration::from_millis(2);
-/// After so many bytes the server is asked all the same what became of the process.
+/// After this many bytes the server is asked all the same what became of the process.
 const ASK_AFTER: u64 = 64 << 20;
 /// What the server has said of the log is to be found in it within this.
 const LOG_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// The server as a follower needs it, which may go at any moment.
 trait Server {
-    /// How far a log reaches behind an offset, as soon as it does.
+    /// How far a log has grown beyond an offset, as soon as it has.
     fn follow(&mut self, ask: &Follow) -> Result<(Following, Vec<u8>), Error>;
     /// Makes sure that there is one.
     fn ensure_server(&mut self) -> Result<(), Error>;

@@ -1,5 +1,5 @@
-//! Messages on stdin, one per line, within a bound. Of a line that is too long the id is found on the way, so that its
-//! sender gets an answer and does not wait for ever.
+//! Messages on stdin, one per line, within a bound. A line that is too long is searched for its id while it is skipped, so
+//! that its sender gets an answer and does not wait forever.
 
 use crate::sys;
 use serde::Deserialize;
@@ -10,8 +10,8 @@ use std::os::fd::AsRawFd;
 
 /// The longest message, in bytes: what the server takes as a body.
 pub const LINE_MAX: usize = 4 << 20;
-/// So much of a longer line is searched for its id, in bytes.
-const SEARCHED: u64 = 64 << 20;
+/// How much of a longer line is searched for its id, in bytes.
+const ID_SEARCH_MAX: u64 = 64 << 20;
 
 /// What one line was.
 #[derive(Debug, PartialEq)]
@@ -26,15 +26,15 @@ pub struct Lines<R> {
     reader: R,
 }
 
-impl Lines<BufReader<Patient>> {
+impl Lines<BufReader<BlockingReader>> {
     /// Reads `file`, which may be non-blocking.
-    pub fn of(file: File) -> Lines<BufReader<Patient>> {
-        Lines { reader: BufReader::new(Patient(file)) }
+    pub fn of(file: File) -> Lines<BufReader<BlockingReader>> {
+        Lines { reader: BufReader::new(BlockingReader(file)) }
     }
 }
 
 impl<R: BufRead> Lines<R> {
-    /// The next line; `None` at the end. What stands behind the last newline counts.
+    /// The next line; `None` at the end. Text after the last newline is a line, too.
     pub fn next(&mut self) -> io::Result<Option<Line>> {
         let mut line = Vec::new();
         (&mut self.reader).take(LINE_MAX as u64 + 1).read_until(b'\n', &mut line)?;
@@ -56,14 +56,14 @@ impl<R: BufRead> Lines<R> {
             id: Option<Value>,
         }
         let mut rest = Rest { reader: &mut self.reader, is_over: false };
-        let whole = BufReader::new(start.chain(rest.by_ref()).take(SEARCHED));
+        let whole = BufReader::new(start.chain(rest.by_ref()).take(ID_SEARCH_MAX));
         let found: Option<Identified> = serde_json::from_reader(whole).ok();
         io::copy(&mut rest, &mut io::sink())?;
         Ok(found.and_then(|found| found.id).unwrap_or(Value::Null))
     }
 }
 
-/// A reader up to the next newline, which it takes along.
+/// A reader up to and including the next newline.
 struct Rest<'a, R> {
     reader: &'a mut R,
     is_over: bool,
@@ -84,10 +84,10 @@ impl<R: BufRead> Read for Rest<'_, R> {
     }
 }
 
-/// A file that is waited for if whoever shares it has made it non-blocking.
-pub struct Patient(File);
+/// A file that blocks also if another process that shares it has made it non-blocking.
+pub struct BlockingReader(File);
 
-impl Read for Patient {
+impl Read for BlockingReader {
     fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
         loop {
             match self.0.read(out) {
