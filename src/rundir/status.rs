@@ -41,7 +41,10 @@ impl State {
     }
     /// Whether processes of the run may still be alive.
     pub fn is_live(self) -> bool {
-        matches!(self, State::Running | State::Detached)
+        match self {
+            State::Running | State::Detached => true,
+            State::Exited | State::Terminated | State::Failed | State::Lost => false,
+        }
     }
 }
 
