@@ -132,9 +132,9 @@ fn dispatch(parsed: Parsed) -> Result<ExitCode, Error> {
 
 fn serve(config: Config) -> Result<ExitCode, Error> {
     let is_quiet = config.is_quiet;
-    let ready = server::Ready::new(config)?;
+    let ready = server::BoundServer::new(config)?;
     if !is_quiet {
-        client::print(&ready.welcome());
+        client::print(&ready.connect_help());
     }
     let mut say = |text: &str| {
         if !is_quiet {
@@ -171,7 +171,7 @@ fn serve_in_background(words: &[OsString]) -> u8 {
         ..Flags::default()
     };
     let ready =
-        config::resolve(flags, |name| std::env::var_os(name)).map_err(Error::usage).and_then(server::Ready::new);
+        config::resolve(flags, |name| std::env::var_os(name)).map_err(Error::usage).and_then(server::BoundServer::new);
     match ready {
         Ok(ready) => {
             let warning = ready.warning().map_or(String::new(), |warning| format!(" {warning}"));

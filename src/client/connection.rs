@@ -8,7 +8,7 @@ use crate::api::{HEALTH, LEAVING, Refusal};
 use crate::config::Config;
 use crate::discovery::{self, SOCKET, is_persistproc, verify_user};
 use crate::error::Error;
-use crate::http::client::{Answer, Call, Client, Endpoint, Hangup};
+use crate::http::client::{Answer, Call, CancelHandle, Client, Endpoint};
 use serde_json::Value;
 use std::cmp::Ordering;
 use std::io;
@@ -74,8 +74,8 @@ impl ServerConnection {
     }
 
     /// Cancels the calls of this connection from another thread.
-    pub fn hangup(&self) -> Hangup {
-        self.client.hangup()
+    pub fn cancel_handle(&self) -> CancelHandle {
+        self.client.cancel_handle()
     }
 
     /// Posts an MCP message as its client wrote it.

@@ -53,43 +53,43 @@ pub struct Client {
     endpoint: Endpoint,
     verify: Verify,
     kept: Option<Connection>,
-    hangup: Hangup,
+    cancel_handle: CancelHandle,
     /// As of the last call: the whole request was handed to the system. If not, it was not carried out.
     was_sent: bool,
 }
 
 /// Ends the call of a client from another thread: the server sees the connection close.
 #[derive(Clone, Default)]
-pub struct Hangup(Arc<Mutex<Line>>);
+pub struct CancelHandle(Arc<Mutex<Line>>);
 
 #[derive(Default)]
 struct Line {
-    is_hung_up: bool,
+    is_cancelled: bool,
     stream: Weak<Socket>,
 }
 
-impl Hangup {
+impl CancelHandle {
     fn line(&self) -> MutexGuard<'_, Line> {
         // Two fields that are set one by one: whole whatever happens to a thread.
         self.0.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
     }
 
     /// Closes the connection of the present call, and of every later one.
-    pub fn hang_up(&self) {
+    pub fn cancel(&self) {
         let mut line = self.line();
-        line.is_hung_up = true;
+        line.is_cancelled = true;
         if let Some(stream) = line.stream.upgrade() {
             let _ = stream.shutdown(Shutdown::Both);
         }
     }
 
-    pub fn is_hung_up(&self) -> bool {
-        self.line().is_hung_up
+    pub fn is_cancelled(&self) -> bool {
+        self.line().is_cancelled
     }
 
     fn hold(&self, stream: &Arc<Socket>) -> io::Result<()> {
         let mut line = self.line();
-        if line.is_hung_up {
+        if line.is_cancelled {
             return Err(io::ErrorKind::ConnectionAborted.into());
         }
         line.stream = Arc::downgrade(stream);
@@ -106,7 +106,7 @@ struct Connection {
 impl Client {
     /// A client of the server at `endpoint`.
     pub fn new(endpoint: Endpoint, verify: Verify) -> Client {
-        Client { endpoint, verify, kept: None, hangup: Hangup::default(), was_sent: false }
+        Client { endpoint, verify, kept: None, cancel_handle: CancelHandle::default(), was_sent: false }
     }
 
     /// The server on 127.0.0.1 at `port`, whatever it is: nothing secret may be said to it.
@@ -115,8 +115,8 @@ impl Client {
     }
 
     /// What ends the calls of this client.
-    pub fn hangup(&self) -> Hangup {
-        self.hangup.clone()
+    pub fn cancel_handle(&self) -> CancelHandle {
+        self.cancel_handle.clone()
     }
 
     /// Whether the last call was sent as a whole. One that was not was not carried out either.
@@ -137,7 +137,7 @@ impl Client {
         self.was_sent = false;
         if let Some(kept) = self.kept.take().filter(Connection::is_usable) {
             let answer = self.exchange(kept, call, end);
-            if answer.is_ok() || self.was_sent || self.hangup.is_hung_up() {
+            if answer.is_ok() || self.was_sent || self.cancel_handle.is_cancelled() {
                 return answer;
             }
         }
@@ -155,7 +155,7 @@ impl Client {
     }
 
     fn exchange(&mut self, mut connection: Connection, call: &Call, end: Instant) -> io::Result<Answer> {
-        self.hangup.hold(&connection.stream)?;
+        self.cancel_handle.hold(&connection.stream)?;
         let host = match &self.endpoint {
             Endpoint::Tcp(address) => address.to_string(),
             Endpoint::Unix(_) => "localhost".into(),

@@ -3,9 +3,9 @@
 
 pub mod buffer;
 pub mod client;
-mod conversation;
+mod connection;
 pub mod head;
-pub mod intake;
+pub mod request_reader;
 pub mod server;
 mod shared;
 pub mod socket;

@@ -7,7 +7,7 @@
 //! there. Nothing a client sends or leaves out ends the accept loop: when the system has no descriptors or threads left,
 //! it lets somebody go, waits a moment and goes on.
 
-use super::conversation::{Conversation, FOR_BROWSERS};
+use super::connection::{Connection, FOR_BROWSERS};
 use super::head::Head;
 use super::shared::{Admission, Entry, Phase, Shared};
 use super::socket::{Listener, Socket};
@@ -122,9 +122,9 @@ pub struct Request<'a> {
 }
 
 /// One of the places for requests that wait.
-pub struct Waiting<'a>(&'a AtomicUsize);
+pub struct WaitSlot<'a>(&'a AtomicUsize);
 
-impl Drop for Waiting<'_> {
+impl Drop for WaitSlot<'_> {
     fn drop(&mut self) {
         self.0.fetch_sub(1, Ordering::SeqCst);
     }
@@ -138,9 +138,9 @@ impl Request<'_> {
     }
 
     /// A place to wait; `None` if there are too many who do.
-    pub fn may_wait(&self) -> Option<Waiting<'_>> {
+    pub fn may_wait(&self) -> Option<WaitSlot<'_>> {
         let places = &self.shared.waiting;
-        let place = Waiting(places);
+        let place = WaitSlot(places);
         (places.fetch_add(1, Ordering::SeqCst) < self.shared.limits.waiting).then_some(place)
     }
 }
@@ -191,7 +191,7 @@ impl Server {
         self.stop_accepting();
         let connections = self.shared.connections();
         for connection in connections.values().filter(|connection| connection.phase == Phase::Idle) {
-            let _ = connection.stream.shutdown(Shutdown::Read); // wakes its thread, see `Conversation::run`
+            let _ = connection.stream.shutdown(Shutdown::Read); // wakes its thread, see `Connection::run`
         }
         let waited = self.shared.one_ended.wait_timeout_while(connections, grace, |all| !all.is_empty());
         drop(waited);
@@ -246,7 +246,7 @@ fn take_in(socket: Socket, id: u64, shared: &Arc<Shared>) {
     }
     let for_thread = socket.clone();
     let serve = move || {
-        let _ = Conversation::new(&for_thread, &entry, is_verified).run(); // an error means that the client has gone
+        let _ = Connection::new(&for_thread, &entry, is_verified).run(); // an error means that the client has gone
     };
     // If there is no thread, the closure is gone, and with it the entry.
     if thread::Builder::new().name("http".into()).stack_size(STACK).spawn(serve).is_err() {

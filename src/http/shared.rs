@@ -29,7 +29,7 @@ pub(super) struct Shared {
     pub(super) waiting: AtomicUsize,
     /// Bytes that connections have taken, roughly, since memory was last given back.
     used: AtomicUsize,
-    connections: Mutex<BTreeMap<u64, Connection>>,
+    connections: Mutex<BTreeMap<u64, ConnectionState>>,
     pub(super) one_ended: Condvar,
     /// Large bodies at present.
     pub(super) large: Mutex<usize>,
@@ -46,7 +46,7 @@ impl Drop for Large<'_> {
     }
 }
 
-pub(super) struct Connection {
+pub(super) struct ConnectionState {
     pub(super) stream: Arc<Socket>,
     pub(super) phase: Phase,
     /// When a byte went through it last.
@@ -68,7 +68,7 @@ pub(super) enum Phase {
     Writing,
 }
 
-impl Connection {
+impl ConnectionState {
     /// Whether it may be closed to make room: never while its request is carried out, and while the answer is written
     /// only if the client has stopped reading it.
     fn may_be_evicted(&self) -> bool {
@@ -107,7 +107,7 @@ impl Shared {
         }
     }
 
-    pub(super) fn connections(&self) -> MutexGuard<'_, BTreeMap<u64, Connection>> {
+    pub(super) fn connections(&self) -> MutexGuard<'_, BTreeMap<u64, ConnectionState>> {
         // Insertions, removals and plain fields: whole whatever happens to a thread.
         self.connections.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
     }
@@ -124,11 +124,11 @@ impl Shared {
     /// not let in compete with each other alone; the one that came first makes room.
     pub(super) fn insert(&self, id: u64, stream: Arc<Socket>) {
         let mut connections = self.connections();
-        let is_unverified = |connection: &Connection| connection.phase == Phase::Unverified;
+        let is_unverified = |connection: &ConnectionState| connection.phase == Phase::Unverified;
         if connections.values().filter(|connection| is_unverified(connection)).count() >= self.limits.unverified {
             evict(&mut connections, is_unverified);
         }
-        connections.insert(id, Connection { stream, phase: Phase::Unverified, moved: Instant::now() });
+        connections.insert(id, ConnectionState { stream, phase: Phase::Unverified, moved: Instant::now() });
     }
 
     /// Gives a verified connection one of the places for such, if need be that of another one.
@@ -137,10 +137,10 @@ impl Shared {
         if !connections.contains_key(&id) {
             return Admission::Evicted;
         }
-        let is_verified = |connection: &Connection| connection.phase != Phase::Unverified;
+        let is_verified = |connection: &ConnectionState| connection.phase != Phase::Unverified;
         let is_full =
             connections.values().filter(|connection| is_verified(connection)).count() >= self.limits.connections;
-        let may_go = |connection: &Connection| is_verified(connection) && connection.may_be_evicted();
+        let may_go = |connection: &ConnectionState| is_verified(connection) && connection.may_be_evicted();
         if is_full && !evict(&mut connections, may_go) {
             return Admission::Full;
         }
@@ -181,12 +181,12 @@ impl Shared {
     }
     /// Closes the connection that has been silent the longest. False if there is none but such as are being answered.
     pub(super) fn evict_one(&self) -> bool {
-        evict(&mut self.connections(), Connection::may_be_evicted)
+        evict(&mut self.connections(), ConnectionState::may_be_evicted)
     }
 }
 
 /// Closes the connection that has been silent the longest among those that `may_go`; false if there is none.
-fn evict(connections: &mut BTreeMap<u64, Connection>, may_go: impl Fn(&Connection) -> bool) -> bool {
+fn evict(connections: &mut BTreeMap<u64, ConnectionState>, may_go: impl Fn(&ConnectionState) -> bool) -> bool {
     let candidates = connections.iter().filter(|(_, connection)| may_go(connection));
     let Some((_, longest)) = candidates.map(|(id, connection)| (connection.moved, *id)).min() else { return false };
     // Out of the table at once: its thread needs a moment to see it, and the next newcomer must find another one.

@@ -1,7 +1,7 @@
 //! One run as the server sees it: a cache of its status, refreshed when the doorbell rings, and a place to wait at.
 //!
 //! A live run has a thread that sleeps in a read of the `events` FIFO. End of file there means that the shim is gone.
-//! The cache is only ever behind the files by a doorbell; whoever waits looks again twice a second, so a bell that
+//! The cache is only ever behind the files by a doorbell; whoever waits looks again twice a second, so a notifier that
 //! somebody else swallowed (`cat events`) costs half a second and not the answer.
 
 use crate::log::Stream;
@@ -41,14 +41,14 @@ pub struct Run {
     /// Its shim, if this server started it and has not reaped it yet.
     shim: Mutex<Option<Child>>,
     changed: Condvar,
-    bells: Mutex<Vec<Weak<Bell>>>,
+    bells: Mutex<Vec<Weak<ChangeNotifier>>>,
     /// Of a run that is over, once somebody has looked.
-    pub last_words: OnceLock<LastWords>,
+    pub log_tail: OnceLock<LogTail>,
 }
 
 /// The end of the logs of a run, as `list` shows it.
 #[derive(Clone, Debug, Default)]
-pub struct LastWords {
+pub struct LogTail {
     pub line: String,
     /// Invisible characters that were dropped from it.
     pub hidden: usize,
@@ -58,12 +58,12 @@ pub struct LastWords {
 
 /// Rings when something happens to any of the runs at which it hangs: for those who wait for several at once.
 #[derive(Default)]
-pub struct Bell {
+pub struct ChangeNotifier {
     rung: Mutex<u64>,
     changed: Condvar,
 }
 
-impl Bell {
+impl ChangeNotifier {
     /// To be asked for before looking, and then given to [`wait`](Self::wait), as with a run.
     pub fn generation(&self) -> u64 {
         *self.rung.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
@@ -119,7 +119,7 @@ impl Run {
             shim: Mutex::default(),
             changed: Condvar::new(),
             bells: Mutex::default(),
-            last_words: OnceLock::new(),
+            log_tail: OnceLock::new(),
         }
     }
 
@@ -222,9 +222,9 @@ impl Run {
 
     /// Until the shim is gone, whose end of the FIFO closes with it, or there is nothing to listen to.
     fn listen(&self) {
-        let mut bell = loop {
+        let mut notifier = loop {
             match sys::open_fifo_reader(&self.dir.events()) {
-                Ok(bell) => break bell,
+                Ok(notifier) => break notifier,
                 Err(error) if sys::is_exhaustion(&error) => std::thread::sleep(EXHAUSTED),
                 Err(_) => return,
             }
@@ -234,7 +234,7 @@ impl Run {
         // What rang before the FIFO was open is caught up with here.
         let _ = self.refresh(false);
         loop {
-            match bell.read(&mut tones) {
+            match notifier.read(&mut tones) {
                 Ok(0) => return,
                 Ok(n) => {
                     let heard = told.hear(&tones[..n]);
@@ -370,14 +370,14 @@ impl Run {
     fn wake(&self) {
         self.changed.notify_all();
         let bells = self.bells.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).clone();
-        bells.iter().filter_map(Weak::upgrade).for_each(|bell| bell.ring());
+        bells.iter().filter_map(Weak::upgrade).for_each(|notifier| notifier.ring());
     }
 
-    /// Lets `bell` ring when something happens to this run, as long as somebody holds it.
-    pub fn hang_up(&self, bell: &Arc<Bell>) {
+    /// Lets `notifier` ring when something happens to this run, as long as somebody holds it.
+    pub fn subscribe(&self, notifier: &Arc<ChangeNotifier>) {
         let mut bells = self.bells.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
-        bells.retain(|other| other.strong_count() > 0 && !std::ptr::eq(other.as_ptr(), Arc::as_ptr(bell)));
-        bells.push(Arc::downgrade(bell));
+        bells.retain(|other| other.strong_count() > 0 && !std::ptr::eq(other.as_ptr(), Arc::as_ptr(notifier)));
+        bells.push(Arc::downgrade(notifier));
     }
 
     /// Looks at the status file, in case that a doorbell was swallowed.

@@ -5,7 +5,7 @@
 //! to be had unless it was shown behind an earlier match, which is at most `context` lines further back.
 
 use super::lines::{Assembler, Line};
-use super::pattern::Around;
+use super::pattern::ContextWindow;
 use super::query::Query;
 use super::reader::open_before;
 use super::search::matches;
@@ -15,7 +15,7 @@ use crate::log::scan::Scanner;
 use std::io;
 
 /// The context of a search as it stands at `at`, told by lines that are not before `floor`.
-pub fn at(log: &Log, query: &Query, floor: u64, at: u64) -> io::Result<Around<Line>> {
+pub fn at(log: &Log, query: &Query, floor: u64, at: u64) -> io::Result<ContextWindow<Line>> {
     let needed = 2 * query.context;
     // A line may stand in several records, so that it may take more of them.
     let mut records = needed + 2;
@@ -32,7 +32,7 @@ pub fn at(log: &Log, query: &Query, floor: u64, at: u64) -> io::Result<Around<Li
 
 /// What was seen before the cursor.
 struct Back {
-    around: Around<Line>,
+    around: ContextWindow<Line>,
     lines: usize,
     /// A line that began before `start` ended behind it.
     lacks_start: bool,
@@ -40,7 +40,7 @@ struct Back {
 
 /// Goes through the lines that end in `start..end`; `is_whole`: also with what stands of them before it.
 fn look(log: &Log, query: &Query, start: u64, end: u64, is_whole: bool) -> io::Result<Back> {
-    let mut back = Back { around: Around::new(query.context), lines: 0, lacks_start: false };
+    let mut back = Back { around: ContextWindow::new(query.context), lines: 0, lacks_start: false };
     let mut lines =
         if is_whole { open_before(log, query, start)? } else { Assembler::new(query.stream, query.longest) };
     let mut scan = Scanner::new(log, start, end, query.longest + PREFIX_LEN);

@@ -142,16 +142,16 @@ fn holds(text: &[u8], word: &[u8], ignores_case: bool) -> bool {
 }
 
 /// Matches, and so many lines around each.
-pub struct Around<T> {
+pub struct ContextWindow<T> {
     most: usize,
     /// The lines before the present one, and how many behind a match are still wanted.
     before: VecDeque<T>,
     wanted: usize,
 }
 
-impl<T> Around<T> {
-    pub fn new(most: usize) -> Around<T> {
-        Around { most, before: VecDeque::new(), wanted: 0 }
+impl<T> ContextWindow<T> {
+    pub fn new(most: usize) -> ContextWindow<T> {
+        ContextWindow { most, before: VecDeque::new(), wanted: 0 }
     }
 
     /// Takes the next line, and gives back those that are wanted now, each with whether it matched.

@@ -4,7 +4,7 @@
 use super::cursor::{Cursor, Place};
 use super::lines::Line;
 use super::pattern::Pattern;
-use super::reader::{self, PieceRead};
+use super::reader::{self, SliceRead};
 use super::scope::{Parts, Source};
 use super::search::Budget;
 use super::unreadable;
@@ -195,7 +195,7 @@ fn read_source(
         let piece = &source.pieces[i];
         let is_over = piece.run.is_over();
         let part = reader::read(piece, query, wanted, floor, budget).map_err(|error| unreadable(&piece.run, &error))?;
-        let PieceRead { lines, is_cut, end, last, is_at_end, gone, total, later, stopped } = part;
+        let SliceRead { lines, is_cut, end, last, is_at_end, gone, total, later, stopped } = part;
         wanted -= lines.iter().filter(|line| !line.is_context).count().min(wanted);
         read.gone += gone;
         read.is_cut |= is_cut;
@@ -298,7 +298,7 @@ mod tests {
     use crate::log::stamp::Stamper;
     use crate::log::writer::LogWriter;
     use crate::manager::watch::Run;
-    use crate::output::scope::Piece;
+    use crate::output::scope::RunSlice;
     use crate::output::tests::{Random, cases};
     use crate::output::wait::Unattended;
     use crate::rundir::{FORMAT_VERSION, Meta, RunDir};
@@ -378,7 +378,7 @@ mod tests {
 
         fn select(&self, cursors: [Option<&Cursor>; 2], query: &Query) -> Selection {
             let [after, before] = cursors.map(|cursor| cursor.map(|cursor| cursor.places[0]));
-            let pieces = vec![Piece { run: self.run.clone(), after, before }];
+            let pieces = vec![RunSlice { run: self.run.clone(), after, before }];
             let parts = Parts {
                 sources: vec![Source { label: "p".into(), pieces }],
                 known: None,

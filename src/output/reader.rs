@@ -6,9 +6,9 @@
 use super::context;
 use super::cursor::Place;
 use super::lines::{Assembler, Line};
-use super::pattern::Around;
+use super::pattern::ContextWindow;
 use super::query::{Query, Unfinished};
-use super::scope::Piece;
+use super::scope::RunSlice;
 use super::search::{self, Budget, Found, Known};
 use crate::log::Stream;
 use crate::log::read::Log;
@@ -23,7 +23,7 @@ const COUNTED: u64 = 64 << 20;
 const REACH: u64 = 1 << 20;
 
 /// What there is to read in one part.
-pub struct PieceRead {
+pub struct SliceRead {
     /// Oldest first; unfinished ones last.
     pub lines: Vec<Line>,
     /// Lines of the part were left out.
@@ -45,12 +45,12 @@ pub struct PieceRead {
 /// Reads the newest `wanted` lines (or matches, with their context) of a part; nothing from before `floor`, in
 /// milliseconds since 1970, because those would not be among the newest of all parts.
 pub fn read(
-    piece: &Piece,
+    piece: &RunSlice,
     query: &Query,
     wanted: usize,
     floor: Option<u64>,
     budget: &mut Budget,
-) -> io::Result<PieceRead> {
+) -> io::Result<SliceRead> {
     let is_over = piece.run.is_over(); // before the log, so that it is never ahead of it
     let own_open = open_in_own_logs(piece, query)?;
     let (log, counted) = log_and_count(piece, query)?;
@@ -96,12 +96,12 @@ pub fn read(
     let last = Place { open: [Stream::Stdout, Stream::Stderr].map(|stream| begin(&open, stream)), ..end };
     let (lines, was_cut) = reader.finish(at, open);
     let is_cut = was_cut || !found.is_whole || floor > range.from;
-    Ok(PieceRead { lines, is_cut, end, last, is_at_end, gone: range.gone, total, later, stopped })
+    Ok(SliceRead { lines, is_cut, end, last, is_at_end, gone: range.gone, total, later, stopped })
 }
 
 /// The log, and how many bytes and lines it had a moment before: `None` if it has been rotated past that since, as under a
 /// flood, so that it cannot be known.
-fn log_and_count(piece: &Piece, query: &Query) -> io::Result<(Log, Option<(u64, u64)>)> {
+fn log_and_count(piece: &RunSlice, query: &Query) -> io::Result<(Log, Option<(u64, u64)>)> {
     let read = || -> io::Result<(Log, Option<(u64, u64)>)> {
         let (status, i) = (piece.run.status(), query.stream.index());
         let log = piece.run.log(query.stream)?;
@@ -122,7 +122,7 @@ fn count(log: &Log, from: u64, to: u64) -> io::Result<Option<u64>> {
 }
 
 /// Which streams have a line open, told by the logs of each alone, where it is the last byte.
-fn open_in_own_logs(piece: &Piece, query: &Query) -> io::Result<[bool; 2]> {
+fn open_in_own_logs(piece: &RunSlice, query: &Query) -> io::Result<[bool; 2]> {
     let mut open = [false; 2];
     if query.stream == Stream::Combined && piece.before.is_none() {
         for stream in [Stream::Stdout, Stream::Stderr] {
@@ -145,7 +145,7 @@ struct Range {
 }
 
 impl Range {
-    fn of(log: &Log, piece: &Piece, query: &Query) -> io::Result<Range> {
+    fn of(log: &Log, piece: &RunSlice, query: &Query) -> io::Result<Range> {
         let mut range = Range { from: log.start(), to: log.end(), gone: 0, open: None };
         if let Some(after) = piece.after {
             // A place behind the end is of a log that was here before: then all of this one came later.
@@ -210,9 +210,9 @@ struct Reader<'a> {
     is_cut: bool,
     /// A line without its beginning was seen.
     lacks_start: bool,
-    around: Around<Line>,
+    around: ContextWindow<Line>,
     /// What `around` holds where a forward search goes on.
-    primed: Option<Around<Line>>,
+    primed: Option<ContextWindow<Line>>,
     /// Lines in `kept` that count.
     counted: usize,
     /// Where the next record is, and where the last span began.
@@ -223,7 +223,7 @@ struct Reader<'a> {
 }
 
 impl<'a> Reader<'a> {
-    fn new(log: &'a Log, query: &'a Query, most: usize, piece: &Piece, known: &'a Known) -> Reader<'a> {
+    fn new(log: &'a Log, query: &'a Query, most: usize, piece: &RunSlice, known: &'a Known) -> Reader<'a> {
         Reader {
             log,
             query,
@@ -236,7 +236,7 @@ impl<'a> Reader<'a> {
             bytes: 0,
             is_cut: false,
             lacks_start: false,
-            around: Around::new(query.context),
+            around: ContextWindow::new(query.context),
             primed: None,
             counted: 0,
             at: log.start(),
@@ -255,7 +255,7 @@ impl<'a> Reader<'a> {
         self.at = range.from;
         for &(start, end) in spans {
             self.assembler = Assembler::new(self.query.stream, self.query.longest);
-            self.around = self.primed.take().unwrap_or_else(|| Around::new(self.query.context));
+            self.around = self.primed.take().unwrap_or_else(|| ContextWindow::new(self.query.context));
             (self.span_start, self.has_spoken) = (start, [false; 2]);
             match range.open.filter(|_| start == range.from) {
                 Some(open) => recall(self.log, &mut self.assembler, start, open)?,
@@ -269,7 +269,7 @@ impl<'a> Reader<'a> {
     }
 
     /// Finds out, for a search that goes on behind a cursor, what the lines before it mean for its context.
-    fn prime(&mut self, range: &Range, piece: &Piece) -> io::Result<()> {
+    fn prime(&mut self, range: &Range, piece: &RunSlice) -> io::Result<()> {
         let query = self.query;
         if !query.is_forward || query.grep.is_none() || query.context == 0 || range.open.is_none() {
             return Ok(());

@@ -12,7 +12,7 @@ use std::sync::Arc;
 
 /// A part of what one run said.
 #[derive(Clone)]
-pub struct Piece {
+pub struct RunSlice {
     pub run: Arc<Run>,
     /// Only behind this.
     pub after: Option<Place>,
@@ -24,7 +24,7 @@ pub struct Piece {
 pub struct Source {
     pub label: String,
     /// Oldest first.
-    pub pieces: Vec<Piece>,
+    pub pieces: Vec<RunSlice>,
 }
 
 /// What to read, as of a moment.
@@ -42,10 +42,10 @@ pub struct Parts {
 /// Whose output is meant.
 pub struct Scope<'a> {
     manager: &'a Manager,
-    whom: Whom,
+    processes: Processes,
 }
 
-enum Whom {
+enum Processes {
     /// Processes, by their labels.
     Labels(Vec<String>),
     /// All processes of a directory, also those that are still to come.
@@ -57,7 +57,7 @@ enum Whom {
 impl<'a> Scope<'a> {
     /// This run and no other.
     pub fn of_run(manager: &'a Manager, run: Arc<Run>) -> Scope<'a> {
-        Scope { manager, whom: Whom::Runs(vec![run]) }
+        Scope { manager, processes: Processes::Runs(vec![run]) }
     }
 
     /// `run` is the number of a run, or, counted backwards from -1, one before the newest. Cursors say by themselves
@@ -70,32 +70,32 @@ impl<'a> Scope<'a> {
     ) -> Result<Scope<'a>, Error> {
         let is_named = target.selector.is_some();
         let run = run.filter(|run| *run != 0);
-        let whom = match (is_named, run) {
-            (false, Some(id @ 1..)) => Whom::Runs(vec![run_of(manager, id)?]),
-            (true, Some(run)) => Whom::Runs(numbered(manager, &manager.find_all(target)?, run)?),
+        let processes = match (is_named, run) {
+            (false, Some(id @ 1..)) => Processes::Runs(vec![run_of(manager, id)?]),
+            (true, Some(run)) => Processes::Runs(numbered(manager, &manager.find_all(target)?, run)?),
             (true, None) if target.name() == Some(EVERYTHING) => {
                 manager.find_all(target)?;
-                Whom::Everything(target.clone())
+                Processes::Everything(target.clone())
             }
             (true, None) => named(manager, manager.find_all(target)?, after.is_some()),
             // A cursor of several processes does not name those that had ended, and that may have begun again since. One
             // that was given to go back with does: it names whoever has lines above it.
             (false, _) => match before.filter(|before| before.known.is_some()).or(after).or(before) {
-                Some(cursor) => Whom::Labels(labels_of(manager, cursor)?),
+                Some(cursor) => Processes::Labels(labels_of(manager, cursor)?),
                 None => named(manager, vec![manager.find(target)?], false), // which says what is missing
             },
         };
-        let scope = Scope { manager, whom };
+        let scope = Scope { manager, processes };
         [after, before].into_iter().flatten().try_for_each(|cursor| scope.check(cursor))?;
         Ok(scope)
     }
 
     /// A cursor of other processes than the ones that were named is a mistake.
     fn check(&self, cursor: &Cursor) -> Result<(), Error> {
-        let labels = match &self.whom {
-            Whom::Labels(labels) => labels.clone(),
-            Whom::Runs(runs) => runs.iter().map(|run| run.meta.label.clone()).collect(),
-            Whom::Everything(_) => return Ok(()),
+        let labels = match &self.processes {
+            Processes::Labels(labels) => labels.clone(),
+            Processes::Runs(runs) => runs.iter().map(|run| run.meta.label.clone()).collect(),
+            Processes::Everything(_) => return Ok(()),
         };
         let runs: Vec<Arc<Run>> = cursor.places.iter().filter_map(|place| self.manager.get(place.run)).collect();
         match runs.first().filter(|_| !runs.iter().any(|run| labels.contains(&run.meta.label))) {
@@ -110,18 +110,18 @@ impl<'a> Scope<'a> {
 
     /// Whether lines of several processes may come together, and so must say whose they are.
     pub fn is_merged(&self) -> bool {
-        match &self.whom {
-            Whom::Labels(labels) => labels.len() > 1,
-            Whom::Everything(_) => true,
-            Whom::Runs(runs) => runs.len() > 1,
+        match &self.processes {
+            Processes::Labels(labels) => labels.len() > 1,
+            Processes::Everything(_) => true,
+            Processes::Runs(runs) => runs.len() > 1,
         }
     }
 
     /// Labels of processes that somebody is just starting again: their end is not the end.
     pub fn is_being_started(&self) -> bool {
-        match &self.whom {
-            Whom::Labels(labels) => labels.iter().any(|label| self.manager.is_being_started(label)),
-            Whom::Everything(_) | Whom::Runs(_) => false,
+        match &self.processes {
+            Processes::Labels(labels) => labels.iter().any(|label| self.manager.is_being_started(label)),
+            Processes::Everything(_) | Processes::Runs(_) => false,
         }
     }
 
@@ -131,14 +131,14 @@ impl<'a> Scope<'a> {
         let known = self.is_merged().then(|| all.last().map_or(0, |run| run.id));
         let gone = after.into_iter().flat_map(|cursor| &cursor.places).map(|place| place.run);
         let gone: Vec<u64> = gone.filter(|id| !all.iter().any(|run| run.id == *id)).collect();
-        let (runs, labels) = match &self.whom {
-            Whom::Labels(labels) => (all, labels.clone()),
-            Whom::Everything(target) => {
+        let (runs, labels) = match &self.processes {
+            Processes::Labels(labels) => (all, labels.clone()),
+            Processes::Everything(target) => {
                 let runs = lookup::in_directory(&all, target);
                 let labels = lookup::newest_per_label(&runs).iter().map(|run| run.meta.label.clone()).collect();
                 (runs, labels)
             }
-            Whom::Runs(runs) => (runs.clone(), runs.iter().map(|run| run.meta.label.clone()).collect()),
+            Processes::Runs(runs) => (runs.clone(), runs.iter().map(|run| run.meta.label.clone()).collect()),
         };
         let source = |label: String| {
             let own: Vec<&Arc<Run>> = runs.iter().filter(|run| run.meta.label == label).collect();
@@ -152,9 +152,9 @@ impl<'a> Scope<'a> {
         {
             // Of this cursor nothing is known, so all that there is came later.
             let own: Vec<&Arc<Run>> = runs.iter().filter(|run| run.meta.label == only.label).collect();
-            only.pieces = pieces_until(&own, None, before);
+            only.pieces = slices_until(&own, None, before);
         }
-        Parts { sources, known, is_everything: matches!(self.whom, Whom::Everything(_)), gone }
+        Parts { sources, known, is_everything: matches!(self.processes, Processes::Everything(_)), gone }
     }
 }
 
@@ -187,7 +187,7 @@ fn numbered(manager: &Manager, found: &[Arc<Run>], run: i64) -> Result<Vec<Arc<R
 }
 
 /// By pid or number an older run may be named; then it alone is meant, unless a cursor is to go on from.
-fn named(manager: &Manager, found: Vec<Arc<Run>>, has_cursor: bool) -> Whom {
+fn named(manager: &Manager, found: Vec<Arc<Run>>, has_cursor: bool) -> Processes {
     let newest = lookup::newest_per_label(&manager.runs());
     let is_newest = |run: &Arc<Run>| newest.iter().any(|other| other.id == run.id);
     if has_cursor || found.iter().all(is_newest) {
@@ -197,9 +197,9 @@ fn named(manager: &Manager, found: Vec<Arc<Run>>, has_cursor: bool) -> Whom {
                 labels.push(run.meta.label.clone());
             }
         }
-        Whom::Labels(labels)
+        Processes::Labels(labels)
     } else {
-        Whom::Runs(found)
+        Processes::Runs(found)
     }
 }
 
@@ -221,17 +221,17 @@ fn labels_of(manager: &Manager, cursor: &Cursor) -> Result<Vec<String>, Error> {
 }
 
 /// The parts of the runs of one process, oldest first, that lie between the cursors.
-fn pieces(own: &[&Arc<Run>], after: Option<&Cursor>, before: Option<&Cursor>, gone: &[u64]) -> Vec<Piece> {
-    let Some(after) = after else { return pieces_until(own, None, before) };
+fn pieces(own: &[&Arc<Run>], after: Option<&Cursor>, before: Option<&Cursor>, gone: &[u64]) -> Vec<RunSlice> {
+    let Some(after) = after else { return slices_until(own, None, before) };
     if let Some(place) = own.iter().rev().find_map(|run| after.place(run.id)) {
-        return pieces_until(own, Some((place.run, Some(*place))), before);
+        return slices_until(own, Some((place.run, Some(*place))), before);
     }
     let known = after.known.or(after.places.first().map(|place| place.run).filter(|run| gone.contains(run)));
     // A cursor of another process says nothing about this one.
-    pieces_until(own, known.map(|known| (known + 1, None)), before)
+    slices_until(own, known.map(|known| (known + 1, None)), before)
 }
 
-fn pieces_until(own: &[&Arc<Run>], from: Option<(u64, Option<Place>)>, before: Option<&Cursor>) -> Vec<Piece> {
+fn slices_until(own: &[&Arc<Run>], from: Option<(u64, Option<Place>)>, before: Option<&Cursor>) -> Vec<RunSlice> {
     let named = before.and_then(|before| own.iter().rev().find_map(|run| before.place(run.id)));
     let to = match (named, before) {
         (Some(place), _) => place.run,
@@ -243,7 +243,7 @@ fn pieces_until(own: &[&Arc<Run>], from: Option<(u64, Option<Place>)>, before: O
     let is_meant = |run: &&&Arc<Run>| (first..=to).contains(&run.id);
     own.iter()
         .filter(is_meant)
-        .map(|run| Piece {
+        .map(|run| RunSlice {
             run: Arc::clone(run),
             after: after.filter(|place| place.run == run.id),
             before: named.filter(|place| place.run == run.id).copied(),

@@ -252,7 +252,7 @@ mod tests {
             (b"abcdef\x1b[3G\x1b[1Kx", " xdef"),
             (b"spin\x08\x08in", "spin"),
             (b"line\r", "line"),
-            (b"bell\x07 nul\0 del\x7f end", "bell nul del end"),
+            (b"notifier\x07 nul\0 del\x7f end", "notifier nul del end"),
             (b"\x1b(Bascii \x1b=keypad\x1b>", "ascii keypad"),
             ("C1: \u{9b}31mred\u{9d}title\u{9c} end".as_bytes(), "C1: red end"),
             (b"bad \xff\xfe utf8 \xc3", "bad \u{fffd}\u{fffd} utf8 \u{fffd}"),

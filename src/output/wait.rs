@@ -8,7 +8,7 @@ use super::cursor::{Cursor, Place};
 use super::lines::{Assembler, Line};
 use super::pattern::Pattern;
 use super::reader::recall;
-use super::scope::{Parts, Piece, Scope};
+use super::scope::{Parts, RunSlice, Scope};
 use super::search::Budget;
 use super::unreadable;
 pub use crate::api::WaitOutcome;
@@ -16,7 +16,7 @@ use crate::api::params::TIMEOUT_MAX;
 use crate::error::Error;
 use crate::log::Stream;
 use crate::log::scan::Scanner;
-use crate::manager::watch::{Bell, LOOK};
+use crate::manager::watch::{ChangeNotifier, LOOK};
 use std::collections::BTreeMap;
 use std::io;
 use std::sync::Arc;
@@ -118,14 +118,14 @@ pub fn wait(
     admit(caller)?;
     let end = Instant::now() + limit.min(LONGEST);
     let mut budget = Budget::new(end.max(Instant::now() + CATCH_UP), caller);
-    let bell = Arc::new(Bell::default());
+    let notifier = Arc::new(ChangeNotifier::default());
     let mut seen: BTreeMap<u64, Seen> = BTreeMap::new();
     let mut news_at = None;
     loop {
         // All before looking, so that nothing between looking and waiting is missed.
         let parts = scope.parts(Some(from), None);
-        let pieces: Vec<&Piece> = parts.sources.iter().flat_map(|source| &source.pieces).collect();
-        let generation = listen(&bell, &pieces, &seen);
+        let pieces: Vec<&RunSlice> = parts.sources.iter().flat_map(|source| &source.pieces).collect();
+        let generation = listen(&notifier, &pieces, &seen);
         let is_over = is_over(scope, from, &parts, with_leader);
         for piece in pieces {
             let own = seen.entry(piece.run.id).or_insert_with(|| Seen::new(stream, piece.after));
@@ -153,22 +153,22 @@ pub fn wait(
             return Ok(WaitOutcome::Abandoned);
         }
         let wake = quiet_at.map_or(end, |quiet| quiet.min(end)).saturating_duration_since(now);
-        if !bell.wait(generation, wake) && wake >= LOOK {
+        if !notifier.wait(generation, wake) && wake >= LOOK {
             parts.sources.iter().flat_map(|source| &source.pieces).for_each(|piece| piece.run.look());
         }
     }
 }
 
-/// Hangs the bell at runs that are new, and tells its generation as of before that.
-fn listen(bell: &Arc<Bell>, pieces: &[&Piece], seen: &BTreeMap<u64, Seen>) -> u64 {
-    pieces.iter().filter(|piece| !seen.contains_key(&piece.run.id)).for_each(|piece| piece.run.hang_up(bell));
-    bell.generation()
+/// Hangs the notifier at runs that are new, and tells its generation as of before that.
+fn listen(notifier: &Arc<ChangeNotifier>, pieces: &[&RunSlice], seen: &BTreeMap<u64, Seen>) -> u64 {
+    pieces.iter().filter(|piece| !seen.contains_key(&piece.run.id)).for_each(|piece| piece.run.subscribe(notifier));
+    notifier.generation()
 }
 
 /// Whether nothing more can come from any of these runs, and nobody is about to start another of the same process.
 fn is_over(scope: &Scope, from: &Cursor, parts: &Parts, with_leader: bool) -> bool {
     // That it has ended is told at once; that all it wrote has been read, a moment later.
-    let ended = |piece: &Piece| piece.run.is_over() || with_leader && piece.run.status().leader_bytes.is_some();
+    let ended = |piece: &RunSlice| piece.run.is_over() || with_leader && piece.run.status().leader_bytes.is_some();
     let all = |parts: &Parts| parts.sources.iter().flat_map(|source| &source.pieces).all(ended);
     // In this order: who restarts holds the turn until the new run can be seen.
     all(parts) && !scope.is_being_started() && all(&scope.parts(Some(from), None))
@@ -194,7 +194,7 @@ impl Seen {
 
     /// Goes through what is new: whether there was something, and whether it matches. A line that is not finished counts
     /// as far as it is there. Ends with `budget` in any case.
-    fn look(&mut self, piece: &Piece, until: &Until, budget: &mut Budget) -> io::Result<(bool, bool)> {
+    fn look(&mut self, piece: &RunSlice, until: &Until, budget: &mut Budget) -> io::Result<(bool, bool)> {
         if self.is_done {
             return Ok((false, false));
         }

@@ -1,4 +1,4 @@
-//! Who runs on this machine: pid, parent, group and start time of processes, and who is below whom.
+//! Who runs on this machine: pid, parent, group and start time of processes, and who is below processes.
 //!
 //! Linux reads /proc (proc(5)); elsewhere ps(1) is asked, which is slower and is used only when something is to be
 //! stopped. Reads only: signals are sent by the shim.
@@ -79,12 +79,12 @@ pub fn below(root: i32, skip: impl Fn(&Process) -> bool) -> Vec<Process> {
 /// That holds for processes, and numbers are used again: after some looks everybody is looked at anew. (Linux; elsewhere
 /// start times have no order, and every look is a whole one.)
 #[derive(Debug, Default)]
-pub struct Strangers {
+pub struct NonDescendants {
     pids: BTreeSet<i32>,
     looks: u32,
 }
 
-impl Strangers {
+impl NonDescendants {
     const LOOKS: u32 = 16;
 
     /// As [`below`]. `see` gets each of them in the moment in which it is seen, most of them at least: a look takes longer
@@ -276,16 +276,16 @@ mod tests {
     #[test]
     fn strangers_become_known_and_whoever_is_born_later_is_seen_in_every_look() {
         let own = std::process::id() as i32;
-        let mut strangers = Strangers::default();
-        for _ in 0..2 * Strangers::LOOKS {
+        let mut non_descendants = NonDescendants::default();
+        for _ in 0..2 * NonDescendants::LOOKS {
             let mut child = std::process::Command::new("sleep").arg("600").spawn().unwrap();
             let mut seen = Vec::new();
-            let found = strangers.below(own, |_| false, |process| seen.push(process.clone()));
+            let found = non_descendants.below(own, |_| false, |process| seen.push(process.clone()));
             let is_seen = seen.iter().any(|process| process.pid == child.id() as i32 && process.parent == own);
             child.kill().unwrap();
             child.wait().unwrap();
             assert!(is_seen && seen.len() == found.len(), "{seen:?}, {found:?}");
-            assert!(strangers.pids.contains(&1) && !strangers.pids.contains(&own));
+            assert!(non_descendants.pids.contains(&1) && !non_descendants.pids.contains(&own));
         }
     }
 

@@ -1,7 +1,7 @@
 //! The main loop of the server: everything that is not a request. Log lines, signals, the wish to end, and the end itself.
 
-use super::journal::Journal;
-use super::listeners::Servers;
+use super::listeners::Listeners;
+use super::server_log::ServerLog;
 use crate::error::Error;
 use crate::manager::watch::Run;
 use crate::manager::{GRACE, Manager};
@@ -37,18 +37,18 @@ pub enum Event {
 
 pub struct EventLoop {
     pub manager: Arc<Manager>,
-    pub journal: Journal,
+    pub log: ServerLog,
     pub events: Sender<Event>,
     pub received: Receiver<Event>,
     pub signals: Receiver<i32>,
-    pub servers: Servers,
+    pub servers: Listeners,
     /// The person at the terminal hears every line of the log.
     pub is_verbose: bool,
 }
 
 impl EventLoop {
     fn file(&mut self, text: &str, say: &mut dyn FnMut(&str)) {
-        self.journal.write(text);
+        self.log.write(text);
         if self.is_verbose {
             say(text);
         }
@@ -75,7 +75,7 @@ impl EventLoop {
         self.file_notices(say);
         self.received = never(); // others that ask for the end are told at once that it is near
         self.servers.stop();
-        self.journal.write("ended");
+        self.log.write("ended");
     }
 
     fn wait_for_end(&mut self, say: &mut dyn FnMut(&str)) -> Leave {
@@ -104,7 +104,7 @@ impl EventLoop {
 
     fn accept(&mut self, leave: Leave, say: &mut dyn FnMut(&str)) -> Leave {
         let what = if leave.keep { "asked to leave; the processes go on" } else { "asked to shut down" };
-        self.journal.write(what);
+        self.log.write(what);
         if leave.keep || self.is_verbose {
             say(what);
         }
@@ -122,7 +122,7 @@ impl EventLoop {
 
     fn exchange_sockets(&mut self, successor: &str) {
         if let Err(error) = self.servers.exchange(successor) {
-            self.journal.write(&format!("cannot put {successor} in the place of our socket: {error}"));
+            self.log.write(&format!("cannot put {successor} in the place of our socket: {error}"));
         }
     }
 

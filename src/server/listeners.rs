@@ -1,8 +1,8 @@
 //! The HTTP servers of this process: one behind the socket in the data directory, and one behind the port.
 
 use super::LAST_REQUESTS;
+use super::data_dir::{HeldFiles, OwnedDataDir};
 use super::gate::{Gate, TcpGate};
-use super::place::{Held, Place};
 use super::routes::Routes;
 use crate::discovery::PRODUCT;
 use crate::http::server::{Limits, Server};
@@ -16,8 +16,8 @@ use std::time::{Duration, Instant};
 /// How long answers that are on their way may take at the end.
 const LAST_ANSWERS: Duration = Duration::from_secs(3);
 
-pub struct Servers {
-    held: Held,
+pub struct Listeners {
+    held: HeldFiles,
     private: Server,
     tcp: Option<Server>,
     /// Of the private one.
@@ -25,8 +25,8 @@ pub struct Servers {
     limits: Limits,
 }
 
-impl Servers {
-    pub fn start(place: Place, tcp: Option<(Listener, TcpGate)>, routes: Routes) -> io::Result<Servers> {
+impl Listeners {
+    pub fn start(place: OwnedDataDir, tcp: Option<(Listener, TcpGate)>, routes: Routes) -> io::Result<Listeners> {
         let descriptors = sys::descriptor_limit().saturating_sub(procs::open_descriptors());
         let limits = Limits::within(descriptors / if tcp.is_some() { 2 } else { 1 });
         let (socket, held) = place.split();
@@ -34,7 +34,7 @@ impl Servers {
         let tcp = tcp.map(|(listener, gate)| {
             serve(listener, &limits, Routes { gate: Arc::new(Gate::Tcp(gate)), ..routes.clone() })
         });
-        Ok(Servers { held, private, tcp: tcp.transpose()?, routes, limits })
+        Ok(Listeners { held, private, tcp: tcp.transpose()?, routes, limits })
     }
 
     /// Serves a new socket, if ours was removed. True if that was so.

@@ -1,16 +1,16 @@
 //! The process behind `serve`: takes the data directory and the port, answers, and ends in order. It holds nothing that
 //! is not on disk; processes belong to their shims.
 
+mod connect_help;
+mod data_dir;
 mod event_loop;
 mod follow;
 mod gate;
 mod handover;
-mod journal;
 mod listeners;
-mod place;
 mod routes;
-mod token_forms;
-mod welcome;
+mod server_log;
+mod token_help;
 
 use crate::config::{self, Config};
 use crate::discovery::{self, ServerInfo, is_persistproc};
@@ -21,12 +21,12 @@ use crate::log::stamp::now_ms;
 use crate::manager::{About, Manager};
 use crate::{procs, sys};
 use crossbeam_channel::bounded;
+use data_dir::{OwnedDataDir, PATIENCE};
 use event_loop::{Event, EventLoop, log_panics};
 use gate::{Gate, Owners, TcpGate};
-use journal::Journal;
-use listeners::Servers;
-use place::{PATIENCE, Place};
+use listeners::Listeners;
 use routes::Routes;
+use server_log::ServerLog;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 use std::io;
@@ -50,21 +50,21 @@ PERSISTPROC_TOKEN, or with --trust-all-users";
 const TRUSTED: &str = "they are trusted, as --trust-all-users says";
 
 /// A server that has its data directory and its port, and does not serve yet.
-pub struct Ready {
+pub struct BoundServer {
     config: Config,
     server_info: Arc<ServerInfo>,
-    place: Place,
+    place: OwnedDataDir,
     /// Listener and gate of the port, if it is opened.
     tcp: Option<(Listener, TcpGate)>,
-    journal: Journal,
+    log: ServerLog,
     signals: Signals,
     /// What is to be said about the port.
     warning: Option<String>,
 }
 
-impl Ready {
+impl BoundServer {
     /// Takes directory and port. Errors name who has them.
-    pub fn new(config: Config) -> Result<Ready, Error> {
+    pub fn new(config: Config) -> Result<BoundServer, Error> {
         sys::close_on_exec_all();
         sys::share_heap();
         // Ours, and not for what we start: a token lets its bearer run anything as this user, and programs show their
@@ -76,7 +76,7 @@ impl Ready {
             discovery::find(&config.data_dir).filter(discovery::is_older).map(|server_info| server_info.port);
         let is_free = older_port.is_some_and(|port| config.tcp && port != config.port);
         let mut early = is_free.then(|| bind(config.port)).transpose()?;
-        let place = Place::take(&config.data_dir, config.token.as_ref())?;
+        let place = OwnedDataDir::take(&config.data_dir, config.token.as_ref())?;
         let (owners, warning) = owners(&config)?;
         let tcp = owners.map(|owners| {
             let listener = early.take().map_or_else(|| bind(config.port), Ok)?;
@@ -87,9 +87,9 @@ impl Ready {
         let port = tcp.as_ref().and_then(|(listener, _)| listener.port()).unwrap_or(0);
         let (version, data_dir) = (discovery::VERSION.to_string(), place.data_dir.clone());
         let unusable = |error: io::Error| Error::failed(format!("cannot use {}: {error}", data_dir.display()));
-        let journal = data_dir.join("server.log");
-        let journal = Journal::open(journal.clone())
-            .map_err(|error| Error::failed(format!("cannot open {}: {error}", journal.display())))?;
+        let log = data_dir.join("server.log");
+        let log = ServerLog::open(log.clone())
+            .map_err(|error| Error::failed(format!("cannot open {}: {error}", log.display())))?;
         let server_info = ServerInfo { pid: std::process::id(), port, version, data_dir: data_dir.clone() };
         place.sign(&server_info).map_err(unusable)?;
         // Before anything says that we are up, so that no signal finds us unprepared. Under nohup the closing of the
@@ -99,7 +99,7 @@ impl Ready {
             .map_err(unusable)?;
         // At a file size limit (`ulimit -f`) server.log stops growing; that is no reason to die.
         signal_hook::flag::register(sys::SIGXFSZ, Arc::default()).map_err(unusable)?;
-        Ok(Ready { config, server_info: Arc::new(server_info), place, tcp, journal, signals, warning })
+        Ok(BoundServer { config, server_info: Arc::new(server_info), place, tcp, log, signals, warning })
     }
 
     pub fn server_info(&self) -> &ServerInfo {
@@ -112,15 +112,15 @@ impl Ready {
     }
 
     /// How to connect agents, for the one who started it.
-    pub fn welcome(&self) -> String {
+    pub fn connect_help(&self) -> String {
         let binary = std::env::current_exe().unwrap_or_else(|_| "persistproc".into());
         let data_dir = self.config.is_data_dir_given.then_some(self.server_info.data_dir.as_path());
-        welcome::text(&self.server_info, &binary, data_dir, self.config.token.is_some())
+        connect_help::text(&self.server_info, &binary, data_dir, self.config.token.is_some())
     }
 
     /// Serves until a signal or a request ends it. `say` tells the one at the terminal what it waits for.
     pub fn serve(self, say: &mut dyn FnMut(&str)) -> Result<(), Error> {
-        let Ready { config, server_info, place, tcp, mut journal, mut signals, warning } = self;
+        let BoundServer { config, server_info, place, tcp, mut log, mut signals, warning } = self;
         let (events, received) = bounded(EVENTS);
         log_panics(events.clone());
         let about = About {
@@ -145,15 +145,15 @@ impl Ready {
             is_replaced: Arc::new(AtomicBool::new(false)),
         };
         let predecessor = place.predecessor.clone();
-        let servers = Servers::start(place, tcp, routes).map_err(|error| failed("cannot start the server", error))?;
-        journal.write(&format!(
+        let servers = Listeners::start(place, tcp, routes).map_err(|error| failed("cannot start the server", error))?;
+        log.write(&format!(
             "persistproc {} serves {}, PID {}",
             server_info.version,
             server_info.port_in_words(),
             server_info.pid
         ));
-        for text in [warning, predecessor.map(|older| took_place_of(&older))].into_iter().flatten() {
-            journal.write(&text);
+        for text in [warning, predecessor.map(|older| took_over_from(&older))].into_iter().flatten() {
+            log.write(&text);
             say(&text);
         }
         let (signalled, pending) = bounded(SIGNALS);
@@ -162,12 +162,12 @@ impl Ready {
             .spawn(move || signals.forever().try_for_each(|number| signalled.send(number)))
             .map_err(|error| failed("cannot start the server", error))?;
         let is_verbose = config.is_verbose;
-        EventLoop { manager, journal, events, received, signals: pending, servers, is_verbose }.run(say);
+        EventLoop { manager, log, events, received, signals: pending, servers, is_verbose }.run(say);
         Ok(())
     }
 }
 
-fn took_place_of(older: &ServerInfo) -> String {
+fn took_over_from(older: &ServerInfo) -> String {
     format!("took the place of the server of version {} (PID {}); its processes go on", older.version, older.pid)
 }
 

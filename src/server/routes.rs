@@ -13,7 +13,7 @@ use crate::attributes;
 use crate::discovery::ServerInfo;
 use crate::error::{Error, ErrorKind};
 use crate::http::head::{Head, decode};
-use crate::http::server::{Request, Response, Service, Waiting};
+use crate::http::server::{Request, Response, Service, WaitSlot};
 use crate::http::socket::Socket;
 use crate::manager::{self, Manager};
 use crate::mcp::protocol;
@@ -159,7 +159,7 @@ impl Service for Routes {
 /// The client of a request, and the places that its calls have taken to wait.
 struct Client<'a> {
     request: &'a Request<'a>,
-    places: Mutex<Vec<Waiting<'a>>>,
+    places: Mutex<Vec<WaitSlot<'a>>>,
 }
 
 impl<'a> Client<'a> {

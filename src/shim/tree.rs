@@ -6,7 +6,7 @@
 //! run's mark, are in its session or hold its pipes, see [`family`](crate::procs::family).
 
 use crate::procs::family::{self, Family, Session};
-use crate::procs::{self, Process, Strangers};
+use crate::procs::{self, NonDescendants, Process};
 use crate::rundir::{Pipes, RunDir, Status, StopReport};
 use crate::sys;
 use std::cell::Cell;
@@ -72,15 +72,19 @@ impl Tree {
     ///
     /// The system lacks the resources to look for processes.
     pub fn look(&self) -> io::Result<Vec<Process>> {
-        self.visit_alive(&mut Strangers::default(), |_| ())
+        self.visit_alive(&mut NonDescendants::default(), |_| ())
     }
 
-    /// Like [`look`](Self::look), for callers that look repeatedly: `strangers` remembers processes that are not part of the
+    /// Like [`look`](Self::look), for callers that look repeatedly: `non_descendants` remembers processes that are not part of the
     /// run. `see` is called for each process as soon as it is found.
-    fn visit_alive(&self, strangers: &mut Strangers, mut see: impl FnMut(&Process)) -> io::Result<Vec<Process>> {
+    fn visit_alive(
+        &self,
+        non_descendants: &mut NonDescendants,
+        mut see: impl FnMut(&Process),
+    ) -> io::Result<Vec<Process>> {
         let is_foreign = |process: &Process| self.is_foreign(process);
         let mut all = match self.is_ancestor {
-            true => strangers.below(std::process::id() as i32, is_foreign, &mut see),
+            true => non_descendants.below(std::process::id() as i32, is_foreign, &mut see),
             false => Vec::new(),
         };
         if !(self.is_ancestor && self.is_exact) {
@@ -154,7 +158,7 @@ pub enum Stop {
         rounds: u32,
         /// Pids found in the previous round.
         before: Vec<i32>,
-        strangers: Strangers,
+        non_descendants: NonDescendants,
     },
     /// Survivors have been reported. A new request starts over.
     Failed,
@@ -185,7 +189,13 @@ impl Stop {
     }
 
     fn killing(now: Instant) -> Stop {
-        Stop::Killing { begun: now, next: now, rounds: 0, before: Vec::new(), strangers: Strangers::default() }
+        Stop::Killing {
+            begun: now,
+            next: now,
+            rounds: 0,
+            before: Vec::new(),
+            non_descendants: NonDescendants::default(),
+        }
     }
 
     /// When [`tick`](Self::tick) has something to do.
@@ -205,12 +215,12 @@ impl Stop {
         {
             *self = Stop::killing(now);
         }
-        let Stop::Killing { begun, next, rounds, before, strangers } = self else { return false };
+        let Stop::Killing { begun, next, rounds, before, non_descendants } = self else { return false };
         if now < *next {
             return false;
         }
         let mut refused = 0;
-        let seen = tree.visit_alive(strangers, |process| match tree.signal(process, sys::SIGKILL) {
+        let seen = tree.visit_alive(non_descendants, |process| match tree.signal(process, sys::SIGKILL) {
             // Counted once per process, however many rounds it takes to die.
             Ok(()) => report.killed += usize::from(!before.contains(&process.pid)),
             Err(error) if error.raw_os_error() == Some(sys::EPERM) => refused += 1,

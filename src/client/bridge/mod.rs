@@ -19,7 +19,7 @@ use super::connection::{ServerConnection, refusal};
 use super::{ExitCode, terminal};
 use crate::config::Config;
 use crate::error;
-use crate::http::client::{Answer, Hangup};
+use crate::http::client::{Answer, CancelHandle};
 use crate::log::Stream;
 use crate::mcp::rpc::{self, Body, Message, RpcError, code};
 use crate::sys;
@@ -140,7 +140,7 @@ struct Bridge {
 struct InFlight {
     /// The id by which it can be cancelled.
     id: Option<Value>,
-    hangup: Hangup,
+    cancel_handle: CancelHandle,
 }
 
 impl Bridge {
@@ -191,14 +191,14 @@ impl Bridge {
     fn cancel(&self, id: &Value) {
         let in_flight = self.in_flight();
         for cancelled in in_flight.values().filter(|request| request.id.as_ref() == Some(id)) {
-            cancelled.hangup.hang_up();
+            cancelled.cancel_handle.cancel();
         }
     }
 
     /// Sends a request, in a thread of its own.
     fn send_out(self: &Arc<Self>, pending: PendingRequest, number: u64) {
         let server = ServerConnection::new(self.config.clone());
-        let hangup = server.hangup();
+        let cancel_handle = server.cancel_handle();
         let mut in_flight = self.in_flight();
         if in_flight.len() >= IN_FLIGHT_MAX {
             drop(in_flight);
@@ -206,14 +206,14 @@ impl Bridge {
             pending.failed(&what).into_iter().for_each(|answer| self.answer(answer));
             return;
         }
-        in_flight.insert(number, InFlight { id: pending.cancelled_by(), hangup: hangup.clone() });
+        in_flight.insert(number, InFlight { id: pending.cancelled_by(), cancel_handle: cancel_handle.clone() });
         drop(in_flight);
         let refused = pending.failed("the system allows no more threads; try again in a moment");
         let broken = pending.failed("internal error (a bug), please report it; the bridge's stderr says more");
         let bridge = self.clone();
         let carry = move || {
             let answer = catch_unwind(AssertUnwindSafe(|| bridge.exchange(pending, server))).unwrap_or(broken);
-            bridge.finish(number, answer.filter(|_| !hangup.is_hung_up()));
+            bridge.finish(number, answer.filter(|_| !cancel_handle.is_cancelled()));
         };
         if thread::Builder::new().name("request".into()).stack_size(STACK).spawn(carry).is_err() {
             self.finish(number, refused);
@@ -244,7 +244,7 @@ impl Bridge {
                 }
                 Err(error) => error.to_string(),
             };
-            if server.hangup().is_hung_up() {
+            if server.cancel_handle().is_cancelled() {
                 return None;
             }
             if server.was_not_sent && starts < 2 {

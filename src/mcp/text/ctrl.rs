@@ -4,7 +4,7 @@ use super::lines::{self, Body};
 use super::{ERROR, LABEL, answer, lines_in_words, name, names, state, told};
 use crate::api::params::Action;
 use crate::manager::describe_end;
-use crate::mcp::tools::ctrl::{Control, Verdict};
+use crate::mcp::tools::ctrl::{Control, StartOutcome};
 use crate::output::query::Selected;
 use crate::output::wait::WaitOutcome;
 use crate::rundir::Status;
@@ -46,14 +46,14 @@ fn end(status: &Status) -> String {
 }
 
 /// `ready`, `exited` or `running`.
-fn word(control: &Control, verdict: &Verdict) -> &'static str {
+fn word(control: &Control, verdict: &StartOutcome) -> &'static str {
     if control.run.status().leader_ended.is_some() || control.run.is_over() {
         return "exited";
     }
     if verdict.outcome == WaitOutcome::Matched { "ready" } else { "running" }
 }
 
-fn started(control: &Control, verdict: &Verdict) -> String {
+fn started(control: &Control, verdict: &StartOutcome) -> String {
     let word = word(control, verdict);
     let (body, rows) = if word == "exited" { ended_lines(verdict) } else { first_lines(verdict) };
     let mut parts =
@@ -69,8 +69,8 @@ fn started(control: &Control, verdict: &Verdict) -> String {
         let ports: Vec<String> = verdict.ports.iter().map(u16::to_string).collect();
         parts.push(format!("listens on {}", ports.join(" ")));
     }
-    if let Some(twin) = &control.twin {
-        let (name, pid) = (name(twin, LABEL), twin.status().pid);
+    if let Some(duplicate) = &control.duplicate {
+        let (name, pid) = (name(duplicate, LABEL), duplicate.status().pid);
         parts.push(format!("the same command runs there as {name}, PID {pid}, too: if one is enough, stop this one"));
     }
     parts.extend(rows);
@@ -85,7 +85,7 @@ fn started(control: &Control, verdict: &Verdict) -> String {
     answer(&parts, &body.text)
 }
 
-fn outcome(control: &Control, verdict: &Verdict, word: &str) -> String {
+fn outcome(control: &Control, verdict: &StartOutcome, word: &str) -> String {
     let (took, status) = (seconds(verdict.took), control.run.status());
     match (word, verdict.outcome) {
         ("exited", WaitOutcome::Matched) => format!("exited: wait_for matched, but it {} after {took}", end(&status)),
@@ -97,7 +97,7 @@ fn outcome(control: &Control, verdict: &Verdict, word: &str) -> String {
 }
 
 /// The last lines of what has ended, and which rows are whose: what it said on stderr is most often why.
-fn ended_lines(verdict: &Verdict) -> (Body, Option<String>) {
+fn ended_lines(verdict: &StartOutcome) -> (Body, Option<String>) {
     let mut body = Body::default();
     let mut rows: Vec<String> = Vec::new();
     for (stream, lines) in [("stderr", &verdict.errors), ("stdout", &verdict.lines)] {
@@ -113,7 +113,7 @@ fn ended_lines(verdict: &Verdict) -> (Body, Option<String>) {
 }
 
 /// The first lines of what runs and the last ones, and how many there are between.
-fn first_lines(verdict: &Verdict) -> (Body, Option<String>) {
+fn first_lines(verdict: &StartOutcome) -> (Body, Option<String>) {
     let lines = lines::selected(verdict.lines.iter().chain(&verdict.last));
     let whole = lines::body_of(&lines, ROOM);
     if verdict.last.is_empty() && whole.count == lines.len() {

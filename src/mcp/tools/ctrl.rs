@@ -13,7 +13,7 @@ use crate::manager::{self, GRACE, IfRunning, Request, Stopped, usage};
 use crate::output::cursor::{Cursor, Place};
 use crate::output::lines::Line;
 use crate::output::query::{Query, Selection, Unfinished, select};
-use crate::output::scope::{Parts, Piece, Scope, Source};
+use crate::output::scope::{Parts, RunSlice, Scope, Source};
 use crate::output::wait::{self, LONGEST, Unattended, Until, WaitOutcome};
 use crate::sys;
 use crate::words::{self, Word};
@@ -39,15 +39,15 @@ pub struct Control {
     /// Of a stop, also as part of a restart.
     pub stopped: Option<Stopped>,
     /// Of a start.
-    pub verdict: Option<Verdict>,
+    pub verdict: Option<StartOutcome>,
     /// Of input and signals: behind all that was there before, so that no answer to them is missed.
     pub cursor: Option<Cursor>,
     /// Of a start: another process that runs the same command in the same directory.
-    pub twin: Option<Arc<Run>>,
+    pub duplicate: Option<Arc<Run>>,
 }
 
 /// What came out of a start so far.
-pub struct Verdict {
+pub struct StartOutcome {
     pub outcome: WaitOutcome,
     /// What was waited for.
     pub wait_for: Option<String>,
@@ -90,8 +90,14 @@ pub fn call(request: &ControlRequest, context: &Context) -> Result<Control, Erro
     let grace = if request.force { Duration::ZERO } else { GRACE };
     let key = context.idempotency_key.as_deref();
     let found = || context.manager.find(&meant(request, context)?);
-    let done =
-        |run: Arc<Run>| Control { action: request.action, run, stopped: None, verdict: None, cursor: None, twin: None };
+    let done = |run: Arc<Run>| Control {
+        action: request.action,
+        run,
+        stopped: None,
+        verdict: None,
+        cursor: None,
+        duplicate: None,
+    };
     Ok(match request.action {
         Action::Start => start(request, context)?,
         Action::Stop => {
@@ -191,12 +197,12 @@ fn until(request: &ControlRequest) -> Result<Option<Until>, Error> {
 fn start(request: &ControlRequest, context: &Context) -> Result<Control, Error> {
     let until = until(request)?;
     let start = start_request(request, context)?;
-    let twin = if request.environment.is_empty() { context.manager.running(&start) } else { None };
+    let duplicate = if request.environment.is_empty() { context.manager.running(&start) } else { None };
     let started = context.manager.start(start, IfRunning::Refuse).map_err(|error| with_cursor(error, context))?;
-    let twin = twin.filter(|twin| twin.id != started.run.id); // this call may have come before
+    let duplicate = duplicate.filter(|duplicate| duplicate.id != started.run.id); // this call may have come before
     let verdict = verdict(&started.run, until, request, context)?;
     let action = Action::Start;
-    Ok(Control { action, run: started.run, stopped: None, verdict: Some(verdict), cursor: None, twin })
+    Ok(Control { action, run: started.run, stopped: None, verdict: Some(verdict), cursor: None, duplicate })
 }
 
 /// What the manager is to start.
@@ -250,7 +256,7 @@ fn end(run: &Arc<Run>) -> Option<Cursor> {
 
 /// All that a run said.
 pub fn whole(run: &Arc<Run>) -> Parts {
-    let piece = Piece { run: run.clone(), after: None, before: None };
+    let piece = RunSlice { run: run.clone(), after: None, before: None };
     let source = Source { label: run.meta.label.clone(), pieces: vec![piece] };
     Parts { sources: vec![source], known: None, is_everything: false, gone: Vec::new() }
 }
@@ -260,7 +266,7 @@ fn verdict(
     until: Option<Until>,
     request: &ControlRequest,
     context: &Context,
-) -> Result<Verdict, Error> {
+) -> Result<StartOutcome, Error> {
     let begun = Instant::now();
     let is_told = until.is_some() || request.timeout.is_some();
     let limit = if is_told { request.timeout().min(LONGEST) } else { SETTLING };
@@ -286,7 +292,7 @@ fn verdict(
     let urls = urls::find(head.lines.iter().chain(&tail.lines).map(|selected| selected.line.text.as_slice()));
     let ports = usage(&[run]).remove(0).map_or(Vec::new(), |usage| usage.ports);
     let cursor = tail.cursor.clone().unwrap_or(start);
-    let mut verdict = Verdict {
+    let mut verdict = StartOutcome {
         outcome,
         wait_for: request.wait_for.clone(),
         took,
@@ -314,7 +320,7 @@ fn lines_of(selection: Selection) -> Vec<Line> {
 }
 
 /// The beginning and the end of the output may be the same lines; and both shall be short.
-fn join(verdict: &mut Verdict, total: Option<u64>) {
+fn join(verdict: &mut StartOutcome, total: Option<u64>) {
     let behind = verdict.lines.last().map_or(0, |line| line.last + u64::from(line.is_finished));
     verdict.last.retain(|line| line.last >= behind);
     verdict.lines.append(&mut verdict.last);

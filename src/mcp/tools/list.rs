@@ -8,7 +8,7 @@ use crate::log::Stream;
 use crate::log::read::Log;
 use crate::log::stamp::now_ms;
 use crate::manager::lookup::{Selector, Target};
-use crate::manager::watch::{LastWords, Run};
+use crate::manager::watch::{LogTail, Run};
 use crate::manager::{Usage, describe, usage};
 use crate::output::query::{Query, select};
 use crate::output::view;
@@ -61,10 +61,10 @@ pub fn call(request: &ListRequest, context: &Context) -> Result<Listing, Error> 
 fn row(run: &Arc<Run>, usage: Usage, now: u64) -> Row {
     let is_over = run.is_over();
     let status = run.status();
-    let words = run.last_words.get().cloned().unwrap_or_else(|| {
-        let words = last_words(run);
+    let words = run.log_tail.get().cloned().unwrap_or_else(|| {
+        let words = log_tail(run);
         if is_over {
-            let _ = run.last_words.set(words.clone());
+            let _ = run.log_tail.set(words.clone());
         }
         words
     });
@@ -101,7 +101,7 @@ fn port_of(url: &str) -> Option<u16> {
 }
 
 /// The end of the logs of a run. Reads its last line and no more.
-fn last_words(run: &Arc<Run>) -> LastWords {
+fn log_tail(run: &Arc<Run>) -> LogTail {
     let status = run.status();
     let i = Stream::Combined.index();
     let log = run.log(Stream::Combined);
@@ -115,7 +115,7 @@ fn last_words(run: &Arc<Run>) -> LastWords {
     let lines = select(&ctrl::whole(run), &query, &Unattended).map_or(Vec::new(), |selection| selection.lines);
     // The very last one is often empty.
     let said = lines.iter().rev().map(|selected| view::shown(&selected.line.text)).find(|shown| !shown.text.is_empty());
-    LastWords {
+    LogTail {
         line: said.as_ref().map_or(String::new(), |shown| shorten(shown.text.trim_start())),
         hidden: said.map_or(0, |shown| shown.hidden),
         lines: recent.map(|recent| recent + status.lines[i]),

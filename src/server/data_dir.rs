@@ -31,10 +31,10 @@ pub const PATIENCE: Duration = Duration::from_millis(500);
 const HANDOVER: Duration = Duration::from_secs(10);
 
 /// A data directory that this process has to itself, with a socket at which nothing is accepted yet.
-pub struct Place {
+pub struct OwnedDataDir {
     /// Without links, because processes of a run are known by it.
     pub data_dir: PathBuf,
-    socket: PlacedSocket,
+    socket: OwnSocket,
     /// The older server whose place this one took.
     pub predecessor: Option<ServerInfo>,
     lock: File,
@@ -42,9 +42,9 @@ pub struct Place {
     runs: Option<File>,
 }
 
-impl Place {
+impl OwnedDataDir {
     /// Takes a data directory, if need be from an older server, which is asked to leave. Errors name who has it.
-    pub fn take(data_dir: &Path, token: Option<&Token>) -> Result<Place, Error> {
+    pub fn take(data_dir: &Path, token: Option<&Token>) -> Result<OwnedDataDir, Error> {
         let unusable = |error: io::Error| {
             Error::failed(format!(
                 "cannot use the data directory {}: {error}; choose another with --data-dir",
@@ -59,7 +59,7 @@ impl Place {
         if lock_within(&lock, PATIENCE).map_err(failed)? {
             let runs = lock_runs(&data_dir)?;
             let socket = NewSocket::bind_as_holder(&data_dir).and_then(NewSocket::place).map_err(unusable)?;
-            return Ok(Place { data_dir, socket, predecessor: None, lock, runs });
+            return Ok(OwnedDataDir { data_dir, socket, predecessor: None, lock, runs });
         }
         let server_info = read_server_info(&lock);
         let Some(older) = server_info.as_ref().filter(|server_info| discovery::is_older(server_info)) else {
@@ -72,7 +72,7 @@ impl Place {
         }
         let runs = lock_runs(&data_dir)?;
         let socket = socket.place().map_err(unusable)?;
-        Ok(Place { data_dir, socket, predecessor: server_info, lock, runs })
+        Ok(OwnedDataDir { data_dir, socket, predecessor: server_info, lock, runs })
     }
 
     /// Writes into the lock which server has it.
@@ -81,14 +81,14 @@ impl Place {
     }
 
     /// What is left of the place while its socket is served.
-    pub fn split(self) -> (Listener, Held) {
-        let PlacedSocket { listener, identity } = self.socket;
-        (listener, Held { data_dir: self.data_dir, identity: Some(identity), lock: self.lock, _runs: self.runs })
+    pub fn split(self) -> (Listener, HeldFiles) {
+        let OwnSocket { listener, identity } = self.socket;
+        (listener, HeldFiles { data_dir: self.data_dir, identity: Some(identity), lock: self.lock, _runs: self.runs })
     }
 }
 
 /// A data directory while its server lives.
-pub struct Held {
+pub struct HeldFiles {
     data_dir: PathBuf,
     /// Of our socket; `None` if it is not served.
     identity: Option<Identity>,
@@ -97,7 +97,7 @@ pub struct Held {
     _runs: Option<File>,
 }
 
-impl Held {
+impl HeldFiles {
     /// A new socket, if ours was removed: a server that no command can reach could not even be ended in order. `None` if
     /// it is there, or another server has put its own there.
     pub fn restore(&mut self) -> Option<Listener> {
@@ -180,7 +180,7 @@ fn identity(path: &Path) -> io::Result<Identity> {
 }
 
 /// A socket that is found under its name.
-struct PlacedSocket {
+struct OwnSocket {
     listener: Listener,
     identity: Identity,
 }
@@ -225,7 +225,7 @@ impl NewSocket {
 
     /// Puts it where commands look for it, unless the server before did so; and removes what killed servers left. Only
     /// for the holder of the lock.
-    fn place(self) -> io::Result<PlacedSocket> {
+    fn place(self) -> io::Result<OwnSocket> {
         let NewSocket { path, listener, identity } = self;
         let data_dir = path.parent().unwrap_or(&path).to_path_buf();
         match fs::rename(&path, data_dir.join(SOCKET)) {
@@ -239,7 +239,7 @@ impl NewSocket {
                 let _ = fs::remove_file(entry.path());
             }
         }
-        Ok(PlacedSocket { listener, identity })
+        Ok(OwnSocket { listener, identity })
     }
 }
 

@@ -3,7 +3,7 @@
 //! Commands where the vendor has one (they know their file and keep its comments), else the entry for the file. Written
 //! as user scope: project files need an approval in most agents. `make clients` runs the commands of this page.
 
-use super::token_forms::with_token;
+use super::token_help::with_token;
 use crate::config::DEFAULT_PORT;
 use crate::discovery::ServerInfo;
 use crate::words;

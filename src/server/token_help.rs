@@ -40,7 +40,7 @@ pub fn with_token(agent: &str, line: &str) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::super::welcome::{COMMANDS, FILES};
+    use super::super::connect_help::{COMMANDS, FILES};
     use super::*;
 
     #[test]

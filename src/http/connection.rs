@@ -3,7 +3,7 @@
 
 use super::buffer::Buffer;
 use super::head::{Body, Head, reason};
-use super::intake::{Halt, Intake, Source};
+use super::request_reader::{ReadError, RequestReader, Source};
 use super::server::{Request, Response};
 use super::shared::{Admission, Entry, Large, Phase, Shared};
 use super::socket::Socket;
@@ -31,47 +31,47 @@ enum End {
     Refused(Response),
 }
 
-impl From<Halt> for End {
-    fn from(halt: Halt) -> End {
+impl From<ReadError> for End {
+    fn from(halt: ReadError) -> End {
         match halt {
-            Halt::Closed => End::Closed,
-            Halt::Status(status) => End::Refused(Response::text(status, reason(status))),
+            ReadError::Closed => End::Closed,
+            ReadError::Status(status) => End::Refused(Response::text(status, reason(status))),
         }
     }
 }
 
-pub(super) struct Conversation<'a> {
-    wire: Wire<'a>,
-    intake: Intake,
+pub(super) struct Connection<'a> {
+    wire: TimedStream<'a>,
+    intake: RequestReader,
     is_verified: bool,
     /// Of the last request: what the client can understand as an answer.
-    form: Form,
+    form: Framing,
 }
 
 /// What the request says about how it can be answered.
 #[derive(Clone, Copy)]
-struct Form {
+struct Framing {
     /// An answer to HEAD has no body.
     has_body: bool,
     /// HTTP/1.0 has to be told that its connection is kept.
     is_old: bool,
 }
 
-impl Form {
-    const USUAL: Form = Form { has_body: true, is_old: false };
+impl Framing {
+    const USUAL: Framing = Framing { has_body: true, is_old: false };
 
-    fn of(head: &Head) -> Form {
-        Form { has_body: head.method != "HEAD", is_old: head.version == 0 }
+    fn of(head: &Head) -> Framing {
+        Framing { has_body: head.method != "HEAD", is_old: head.version == 0 }
     }
 }
 
-impl<'a> Conversation<'a> {
+impl<'a> Connection<'a> {
     /// `is_verified`: its client is known to be one that may talk to us, and it has its place.
-    pub(super) fn new(stream: &'a Socket, entry: &'a Entry, is_verified: bool) -> Conversation<'a> {
+    pub(super) fn new(stream: &'a Socket, entry: &'a Entry, is_verified: bool) -> Connection<'a> {
         let Entry { shared, id } = entry;
         let (phase, deadline) = (Phase::Unverified, Instant::now());
-        let wire = Wire { stream, shared, id: *id, phase, deadline, large: None };
-        Conversation { wire, intake: Intake::default(), is_verified, form: Form::USUAL }
+        let wire = TimedStream { stream, shared, id: *id, phase, deadline, large: None };
+        Connection { wire, intake: RequestReader::default(), is_verified, form: Framing::USUAL }
     }
 
     /// Until the client has gone (which is an error as often as not), is refused, or the server stops.
@@ -121,19 +121,19 @@ impl<'a> Conversation<'a> {
 
     fn read_request(&mut self) -> Result<Request<'a>, End> {
         let (stream, shared) = (self.wire.stream, self.wire.shared);
-        self.form = Form::USUAL;
+        self.form = Framing::USUAL;
         self.wire.large = None;
         self.wire.begin(Phase::Idle, shared.limits.idle);
         shared.give_back();
         self.intake.skip_empty_lines(&mut self.wire)?;
         self.wire.begin(Phase::Reading, shared.limits.request);
         let head = self.intake.head(&mut self.wire)?;
-        self.form = Form::of(&head);
+        self.form = Framing::of(&head);
         shared.service.admit(&head).map_err(End::Refused)?;
         let most = shared.service.longest_body(&head, shared.limits.body_bytes);
-        let framing = head.request_body().map_err(Halt::from)?;
+        let framing = head.request_body().map_err(ReadError::from)?;
         if matches!(framing, Body::Sized(length) if length > most) {
-            return Err(Halt::Status(413).into());
+            return Err(ReadError::Status(413).into());
         }
         self.meet_expectation(&head)?;
         let body = self.intake.body(framing, most, &mut self.wire)?;
@@ -149,7 +149,7 @@ impl<'a> Conversation<'a> {
             Some(value) if value.eq_ignore_ascii_case("100-continue") => {
                 self.wire.write(b"HTTP/1.1 100 Continue\r\n\r\n").map_err(|_| End::Closed)
             }
-            Some(_) => Err(Halt::Status(417).into()),
+            Some(_) => Err(ReadError::Status(417).into()),
         }
     }
 
@@ -179,7 +179,7 @@ impl<'a> Conversation<'a> {
 }
 
 /// The socket with its time limits. The table of connections hears of everything that moves on it.
-struct Wire<'a> {
+struct TimedStream<'a> {
     stream: &'a Socket,
     shared: &'a Shared,
     id: u64,
@@ -190,7 +190,7 @@ struct Wire<'a> {
     large: Option<Large<'a>>,
 }
 
-impl Wire<'_> {
+impl TimedStream<'_> {
     /// False if the connection was closed to make room for others.
     fn note(&mut self, phase: Phase) -> bool {
         self.phase = phase;
@@ -241,35 +241,35 @@ impl Wire<'_> {
     }
 }
 
-impl Source for Wire<'_> {
+impl Source for TimedStream<'_> {
     /// What the client could not send in the meantime, it has its time for afterwards.
-    fn wait_for_room(&mut self) -> Result<(), Halt> {
+    fn wait_for_room(&mut self) -> Result<(), ReadError> {
         let limit = self.shared.limits.request;
-        self.large = Some(self.shared.wait_for_room(limit).ok_or(Halt::Status(503))?);
+        self.large = Some(self.shared.wait_for_room(limit).ok_or(ReadError::Status(503))?);
         self.begin(Phase::Reading, limit);
         Ok(())
     }
 
     /// Past the deadline it is a 408.
-    fn fill(&mut self, buffer: &mut Buffer) -> Result<(), Halt> {
+    fn fill(&mut self, buffer: &mut Buffer) -> Result<(), ReadError> {
         let left = self.deadline.saturating_duration_since(Instant::now());
         if left.is_zero() {
-            return Err(Halt::Status(408));
+            return Err(ReadError::Status(408));
         }
-        self.stream.set_read_timeout(Some(left)).map_err(|_| Halt::Closed)?;
+        self.stream.set_read_timeout(Some(left)).map_err(|_| ReadError::Closed)?;
         let mut stream = self.stream;
         let read = buffer.fill(BLOCK, |room| stream.read(room));
         match read {
-            Ok(0) => Err(Halt::Closed),
+            Ok(0) => Err(ReadError::Closed),
             Ok(_) => {
                 self.note(self.phase);
                 Ok(())
             }
             Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut) => {
-                Err(Halt::Status(408))
+                Err(ReadError::Status(408))
             }
             Err(error) if error.kind() == io::ErrorKind::Interrupted => Ok(()),
-            Err(_) => Err(Halt::Closed),
+            Err(_) => Err(ReadError::Closed),
         }
     }
 }

@@ -9,17 +9,17 @@ use std::path::PathBuf;
 
 const MAX: u64 = 1 << 20;
 
-pub struct Journal {
+pub struct ServerLog {
     path: PathBuf,
     file: File,
     size: u64,
 }
 
-impl Journal {
-    pub fn open(path: PathBuf) -> io::Result<Journal> {
+impl ServerLog {
+    pub fn open(path: PathBuf) -> io::Result<ServerLog> {
         let file = open_own(OpenOptions::new().append(true).create(true), &path)?;
         let size = file.metadata()?.len();
-        Ok(Journal { path, file, size })
+        Ok(ServerLog { path, file, size })
     }
 
     /// Adds a line. That it cannot be written, on a full disk, is no reason to do anything else.
@@ -39,7 +39,7 @@ impl Journal {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
             _ => {}
         }
-        *self = Journal::open(self.path.clone())?;
+        *self = ServerLog::open(self.path.clone())?;
         Ok(())
     }
 }
@@ -50,11 +50,11 @@ mod tests {
 
     #[test]
     fn two_files_of_a_mebibyte_hold_the_newest_lines() {
-        let dir = std::env::temp_dir().join(format!("persistproc-journal-{}", std::process::id()));
+        let dir = std::env::temp_dir().join(format!("persistproc-log-{}", std::process::id()));
         std::fs::create_dir_all(&dir).unwrap();
-        let mut journal = Journal::open(dir.join("server.log")).unwrap();
+        let mut log = ServerLog::open(dir.join("server.log")).unwrap();
         for i in 0..3000 {
-            journal.write(&format!("line {i}\n{}", "x".repeat(1000)));
+            log.write(&format!("line {i}\n{}", "x".repeat(1000)));
         }
         let read = |name: &str| std::fs::read_to_string(dir.join(name)).unwrap();
         let (old, new) = (read("server.log.1"), read("server.log"));
@@ -62,7 +62,7 @@ mod tests {
         assert!(new.lines().last().unwrap().contains("line 2999 x"));
         // Without room for a new one, or removed by somebody: there is one again as soon as there can be.
         std::fs::remove_file(dir.join("server.log")).unwrap();
-        (3000..6000).for_each(|i| journal.write(&format!("line {i} {}", "x".repeat(1000))));
+        (3000..6000).for_each(|i| log.write(&format!("line {i} {}", "x".repeat(1000))));
         assert!(read("server.log").lines().last().unwrap().contains("line 5999 x"));
         std::fs::remove_dir_all(dir).unwrap();
     }
