@@ -183,3 +183,38 @@ fn no_file_outgrows_its_room() {
         assert!(lines <= 500, "{file} has {lines} lines: which room does it hide?");
     }
 }
+
+/// Files of one module import each other in one direction: none reaches itself again.
+#[test]
+fn files_of_a_module_do_not_import_each_other_in_a_circle() {
+    let files = code();
+    let mut problems = Vec::new();
+    let names = |text: &str| -> Vec<String> {
+        let words = text.split("super::").skip(1);
+        let name = |used: &str| used.chars().take_while(|c| c.is_alphanumeric() || *c == '_').collect::<String>();
+        words.map(name).filter(|name| !name.is_empty()).collect()
+    };
+    for module in ["api", "client/follow", "http", "log", "output", "server"] {
+        let prefix = format!("{module}/");
+        let imports: Vec<(String, Vec<String>)> = files
+            .iter()
+            .filter_map(|(_, file, text)| Some((file.strip_prefix(&prefix)?.strip_suffix(".rs")?.to_string(), text)))
+            .filter(|(name, _)| name != "mod" && !name.contains('/'))
+            .map(|(name, text)| (name, names(text)))
+            .collect();
+        let of = |name: &str| imports.iter().find(|(known, _)| known == name).map_or(&[][..], |(_, used)| used);
+        for (start, used) in &imports {
+            let (mut seen, mut next) = (Vec::new(), used.clone());
+            while let Some(name) = next.pop() {
+                if !seen.contains(&name) {
+                    next.extend(of(&name).iter().cloned());
+                    seen.push(name);
+                }
+            }
+            if seen.contains(start) {
+                problems.push(format!("{module}/{start}.rs imports itself through others"));
+            }
+        }
+    }
+    assert!(problems.is_empty(), "{problems:#?}");
+}

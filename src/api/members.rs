@@ -1,11 +1,7 @@
 //! Structs as JSON objects, member by member. Not by serde's derive: its visitors for the three requests and the row of
 //! `list` cost 60 KB of code, a thirtieth of the binary.
 
-use super::output::WaitOutcome;
-use super::params::Action;
-use super::process::State;
 use crate::log::Stream;
-use serde::Deserialize;
 use serde_json::{Map, Value};
 use std::collections::BTreeMap;
 
@@ -45,7 +41,7 @@ macro_rules! members {
             }
 
             fn members(&self) -> serde_json::Map<String, serde_json::Value> {
-                use crate::api::members::{name, write};
+                use crate::api::members::{Member, name, write};
                 let mut members = serde_json::Map::new();
                 $(write(&mut members, name!($member $($name)?), self.$member.write());)*
                 members
@@ -94,37 +90,37 @@ integer!(i32 i64 u32 u64);
 /// Members that are always there.
 macro_rules! required {
     ($($type:ty: $read:expr, $write:expr;)*) => {
-        $(impl Member for $type {
-            fn read(value: &Value) -> Option<Self> {
+        $(impl crate::api::members::Member for $type {
+            fn read(value: &serde_json::Value) -> Option<Self> {
                 $read(value)
             }
-            fn write(&self) -> Option<Value> {
+            fn write(&self) -> Option<serde_json::Value> {
                 Some($write(self))
             }
         })*
     };
 }
+pub(super) use required;
 required! {
     i32: |value: &Value| value.as_i64().and_then(|number| number.try_into().ok()), |number: &i32| Value::from(*number);
     u64: Value::as_u64, |number: &u64| Value::from(*number);
-    Action: |value: &Value| Action::deserialize(value).ok(), |action: &Action| action.name().into();
-    State: |value: &Value| State::deserialize(value).ok(), |state: &State| state.name().into();
 }
 
 /// Enums whose names serde knows.
 macro_rules! named {
     ($($type:ty)*) => {
-        $(impl Member for Option<$type> {
-            fn read(value: &Value) -> Option<Self> {
-                <$type>::deserialize(value).ok().map(Some)
+        $(impl crate::api::members::Member for Option<$type> {
+            fn read(value: &serde_json::Value) -> Option<Self> {
+                serde::Deserialize::deserialize(value).ok().map(Some)
             }
-            fn write(&self) -> Option<Value> {
+            fn write(&self) -> Option<serde_json::Value> {
                 self.and_then(|value| serde_json::to_value(value).ok())
             }
         })*
     };
 }
-named!(State Stream WaitOutcome);
+pub(super) use named;
+named!(Stream);
 
 impl Member for Option<String> {
     fn read(value: &Value) -> Option<Self> {

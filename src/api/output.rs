@@ -1,7 +1,6 @@
 //! Reading output: selected lines, and how far the log of a run that is followed has grown.
 
-use super::members::{Member, Members, members, read, write};
-use super::params::OutputRequest;
+use super::members::{Member, Members, members, named, read, write};
 use super::process::State;
 use super::to_json;
 use crate::log::Stream;
@@ -51,6 +50,8 @@ pub struct ReadOptions {
     pub context_from: Option<String>,
     pub unfinished: Unfinished,
 }
+
+named!(WaitOutcome);
 
 members! {
     /// What `--format json output` prints beside the lines. Absent members are unknown, or nothing.
@@ -198,13 +199,6 @@ impl Following {
     pub fn parse(text: &str) -> Option<Following> {
         let members: Map<String, Value> = serde_json::from_slice(text.as_bytes()).ok()?;
         (members.contains_key("run") && members.contains_key("next")).then(|| Following::from_members(&members))
-    }
-}
-
-impl OutputRequest {
-    /// What is waited for, or nothing.
-    pub fn wanted(&self) -> &str {
-        self.wait_for.as_deref().unwrap_or_default()
     }
 }
 

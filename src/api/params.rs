@@ -4,7 +4,7 @@
 //!
 //! To add a parameter: a row in its table and a member in its request; the tests of this file fail if one is forgotten.
 
-use super::members::{Member, Members, members};
+use super::members::{Members, members, required};
 use crate::error::Error;
 use crate::log::Stream;
 use serde::{Deserialize, Serialize};
@@ -206,6 +206,10 @@ impl Action {
     }
 }
 
+required! {
+    Action: |value: &Value| Action::deserialize(value).ok(), |action: &Action| action.name().into();
+}
+
 members! {
     /// The parameters of `list`.
     ListRequest {
@@ -254,6 +258,10 @@ members! {
 }
 
 impl OutputRequest {
+    /// What is waited for, or nothing.
+    pub fn wanted(&self) -> &str {
+        self.wait_for.as_deref().unwrap_or_default()
+    }
     pub fn lines(&self) -> usize {
         self.lines.unwrap_or(LINES as u32) as usize
     }

@@ -1,9 +1,14 @@
 //! A process and its newest run, as `list` shows it.
 
-use super::members::{Member, Members, members};
+use super::members::{Members, members, named, required};
 pub use crate::rundir::State;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use serde_json::{Map, Value};
+
+required! {
+    State: |value: &Value| State::deserialize(value).ok(), |state: &State| state.name().into();
+}
+named!(State);
 
 members! {
     /// A run in the words of `list`, with the member names of the Python program. Absent members are unknown, or nothing;

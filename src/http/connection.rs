@@ -4,7 +4,7 @@
 use super::buffer::Buffer;
 use super::head::{Body, Head, reason};
 use super::request_reader::{ReadError, RequestReader, Source};
-use super::server::{Request, Response};
+use super::service::{Request, Response};
 use super::shared::{Admission, Entry, Large, Phase, Shared};
 use super::socket::Socket;
 use std::io::{self, Read, Write};
@@ -80,7 +80,7 @@ impl<'a> Connection<'a> {
         shared.count_used(4 * BLOCK); // a stack, a head, a buffer
         // Once for the connection: a client that hands its socket on to another user could as well hand on the bytes.
         if !self.is_verified {
-            if let Err(refused) = shared.service.receive(self.wire.stream) {
+            if let Err(refused) = shared.service.check_client(self.wire.stream) {
                 self.respond(&refused, false)?;
                 return self.wire.linger();
             }
@@ -129,7 +129,7 @@ impl<'a> Connection<'a> {
         self.wire.begin(Phase::Reading, shared.limits.request);
         let head = self.intake.head(&mut self.wire)?;
         self.form = Framing::of(&head);
-        shared.service.admit(&head).map_err(End::Refused)?;
+        shared.service.check_request(&head).map_err(End::Refused)?;
         let most = shared.service.longest_body(&head, shared.limits.body_bytes);
         let framing = head.request_body().map_err(ReadError::from)?;
         if matches!(framing, Body::Sized(length) if length > most) {
@@ -138,7 +138,7 @@ impl<'a> Connection<'a> {
         self.meet_expectation(&head)?;
         let body = self.intake.body(framing, most, &mut self.wire)?;
         shared.count_used(body.len());
-        Ok(Request { head, body, stream, shared })
+        Ok(Request { head, body, stream, waiting: &shared.waiting })
     }
 
     /// RFC 9110, 10.1.1. HTTP/1.0 knows no expectations.

@@ -7,6 +7,7 @@ mod connection;
 pub mod head;
 pub mod request_reader;
 pub mod server;
+pub mod service;
 mod shared;
 pub mod socket;
 

@@ -8,7 +8,7 @@
 //! it lets somebody go, waits a moment and goes on.
 
 use super::connection::{Connection, FOR_BROWSERS};
-use super::head::Head;
+use super::service::{Limits, Service};
 use super::shared::{Admission, Entry, Phase, Shared};
 use super::socket::{Listener, Socket};
 use crate::sys;
@@ -16,50 +16,9 @@ use std::io::{self, Write};
 use std::net::Shutdown;
 use std::os::fd::AsRawFd;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::Ordering;
 use std::thread;
 use std::time::{Duration, Instant};
-
-/// What one client, and all of them, may cost.
-#[derive(Clone, Debug)]
-pub struct Limits {
-    pub connections: usize,
-    /// Connections beside these whose client has not been verified yet, or was refused.
-    pub unverified: usize,
-    /// Requests that wait for something at the same time.
-    pub waiting: usize,
-    pub body_bytes: usize,
-    /// Large bodies that are read and answered at the same time: what is made of one can be twenty times its size.
-    pub large: usize,
-    /// From the first byte of a request to the last one of its body.
-    pub request: Duration,
-    /// How long a connection may sit idle.
-    pub idle: Duration,
-    /// How long one write may make no progress, and how long a whole answer may take.
-    pub write: Duration,
-    pub answer: Duration,
-}
-
-impl Limits {
-    /// The usual ones, as far as `descriptors`, the number that this process may still open, allows: half of them are for
-    /// what else an answer needs, such as files.
-    pub fn within(descriptors: u64) -> Limits {
-        let all = usize::try_from(descriptors / 2).unwrap_or(usize::MAX).clamp(5, 160);
-        let unverified = all / 5;
-        let connections = all - unverified;
-        Limits {
-            connections,
-            unverified,
-            waiting: connections / 4 * 3,
-            body_bytes: 4 << 20,
-            large: 4,
-            request: Duration::from_secs(10),
-            idle: Duration::from_secs(60),
-            write: Duration::from_secs(10),
-            answer: Duration::from_secs(60),
-        }
-    }
-}
 
 const STACK: usize = 256 << 10;
 /// Pause of the accept loop when the system has nothing left to give.
@@ -71,79 +30,6 @@ const DRAIN: Duration = Duration::from_millis(500);
 const DRAIN_LOOK: Duration = Duration::from_millis(5);
 /// How often to look whether this is the end, where closing a listener does not wake its thread.
 const LOOK: Duration = Duration::from_millis(250);
-
-/// What the server is for.
-pub trait Service: Send + Sync {
-    /// Whether this client is known at once to be one that may talk to us. Asked in the accepting thread.
-    fn knows(&self, socket: &Socket) -> bool;
-    /// Whether this client may talk to us at all. Asked once for each connection that is not known, before anything is
-    /// read from it; may take a while.
-    fn receive(&self, socket: &Socket) -> Result<(), Response>;
-    /// Whether a request may come in. Asked when its head is there and before its body is read. Here as there, a refusal
-    /// is sent and the connection closed.
-    fn admit(&self, head: &Head) -> Result<(), Response>;
-    /// The longest body of a request, in bytes; `usual` is what [`Limits`] say.
-    fn longest_body(&self, _: &Head, usual: usize) -> usize {
-        usual
-    }
-    /// The answer. A panic becomes a 500 and ends only this request.
-    fn answer(&self, request: &Request) -> Response;
-}
-
-pub struct Response {
-    pub status: u16,
-    pub headers: Vec<(&'static str, String)>,
-    pub body: Vec<u8>,
-}
-
-impl Response {
-    pub fn new(status: u16, content_type: &str, body: impl Into<Vec<u8>>) -> Response {
-        Response { status, headers: vec![("Content-Type", content_type.into())], body: body.into() }
-    }
-    /// A status with one line of text.
-    pub fn text(status: u16, text: &str) -> Response {
-        Response::new(status, "text/plain; charset=utf-8", format!("{text}\n"))
-    }
-    pub fn empty(status: u16) -> Response {
-        Response { status, headers: Vec::new(), body: Vec::new() }
-    }
-    pub fn with(mut self, name: &'static str, value: impl Into<String>) -> Response {
-        self.headers.push((name, value.into()));
-        self
-    }
-}
-
-/// A request whose body has been read.
-pub struct Request<'a> {
-    pub head: Head,
-    pub body: Vec<u8>,
-    pub(super) stream: &'a Socket,
-    pub(super) shared: &'a Shared,
-}
-
-/// One of the places for requests that wait.
-pub struct WaitSlot<'a>(&'a AtomicUsize);
-
-impl Drop for WaitSlot<'_> {
-    fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::SeqCst);
-    }
-}
-
-impl Request<'_> {
-    /// Whether the client has closed the connection, or at least its sending side. To be asked now and then while
-    /// waiting, so that those who left free their place.
-    pub fn client_is_gone(&self) -> bool {
-        sys::is_hung_up(self.stream)
-    }
-
-    /// A place to wait; `None` if there are too many who do.
-    pub fn may_wait(&self) -> Option<WaitSlot<'_>> {
-        let places = &self.shared.waiting;
-        let place = WaitSlot(places);
-        (places.fetch_add(1, Ordering::SeqCst) < self.shared.limits.waiting).then_some(place)
-    }
-}
 
 /// A running server.
 pub struct Server {
@@ -178,7 +64,7 @@ impl Server {
         let is_busy = |shared: &Shared| {
             let connections = shared.connections();
             let answering = connections.values().filter(|connection| connection.phase == Phase::Answering).count();
-            answering > shared.waiting.load(Ordering::SeqCst)
+            answering > shared.waiting.taken()
         };
         while is_busy(&self.shared) && Instant::now() < end {
             thread::sleep(DRAIN_LOOK);
@@ -240,7 +126,7 @@ fn take_in(socket: Socket, id: u64, shared: &Arc<Shared>) {
     };
     shared.insert(id, socket.clone());
     let entry = Entry { shared: shared.clone(), id };
-    let is_verified = shared.service.knows(&socket);
+    let is_verified = shared.service.is_known(&socket);
     if is_verified && shared.admit(id) == Admission::Full {
         return turn_away();
     }
@@ -256,6 +142,8 @@ fn take_in(socket: Socket, id: u64, shared: &Arc<Shared>) {
 
 #[cfg(test)]
 mod tests {
+    use super::super::head::Head;
+    use super::super::service::{Request, Response};
     use super::*;
     use std::io::Read;
     use std::net::{Ipv4Addr, SocketAddr, TcpStream};
@@ -271,13 +159,13 @@ mod tests {
     }
 
     impl Service for Odd {
-        fn knows(&self, _: &Socket) -> bool {
+        fn is_known(&self, _: &Socket) -> bool {
             true
         }
-        fn receive(&self, _: &Socket) -> Result<(), Response> {
+        fn check_client(&self, _: &Socket) -> Result<(), Response> {
             Ok(())
         }
-        fn admit(&self, _: &Head) -> Result<(), Response> {
+        fn check_request(&self, _: &Head) -> Result<(), Response> {
             Ok(())
         }
         fn answer(&self, request: &Request) -> Response {

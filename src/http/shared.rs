@@ -1,7 +1,7 @@
 //! What all connections of the server share: who is connected and what each is at, who has to go when there is no room,
 //! and how much there may be of what costs memory.
 
-use super::server::{Limits, Service};
+use super::service::{Limits, Service, WaitSlots};
 use super::socket::Socket;
 use crate::sys;
 use std::collections::BTreeMap;
@@ -26,7 +26,7 @@ pub(super) struct Shared {
     /// Nothing is accepted any more.
     pub(super) is_closed: AtomicBool,
     /// Requests that wait for something at present.
-    pub(super) waiting: AtomicUsize,
+    pub(super) waiting: WaitSlots,
     /// Bytes that connections have taken, roughly, since memory was last given back.
     used: AtomicUsize,
     connections: Mutex<BTreeMap<u64, ConnectionState>>,
@@ -93,12 +93,12 @@ pub(super) enum Admission {
 impl Shared {
     pub(super) fn new(limits: Limits, name: String, service: Box<dyn Service>) -> Shared {
         Shared {
+            waiting: WaitSlots::new(limits.waiting),
             limits,
             name,
             service,
             is_stopping: AtomicBool::new(false),
             is_closed: AtomicBool::new(false),
-            waiting: AtomicUsize::new(0),
             used: AtomicUsize::new(0),
             connections: Mutex::default(),
             one_ended: Condvar::new(),
@@ -213,20 +213,20 @@ impl Drop for Entry {
 #[cfg(test)]
 mod tests {
     use super::super::head::Head;
-    use super::super::server::{Request, Response};
+    use super::super::service::{Request, Response};
     use super::*;
     use std::os::unix::net::UnixStream;
 
     struct Silent;
 
     impl Service for Silent {
-        fn knows(&self, _: &Socket) -> bool {
+        fn is_known(&self, _: &Socket) -> bool {
             false
         }
-        fn receive(&self, _: &Socket) -> Result<(), Response> {
+        fn check_client(&self, _: &Socket) -> Result<(), Response> {
             Ok(())
         }
-        fn admit(&self, _: &Head) -> Result<(), Response> {
+        fn check_request(&self, _: &Head) -> Result<(), Response> {
             Ok(())
         }
         fn answer(&self, _: &Request) -> Response {

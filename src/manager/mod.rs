@@ -5,12 +5,14 @@
 //! restarts never overlap; stopping needs no lock.
 
 mod describe;
+mod doorbell;
 mod label;
 mod launch;
 mod locks;
 pub mod lookup;
 mod lost;
 mod messages;
+pub mod notifier;
 mod orders;
 pub mod registry;
 mod start_gate;

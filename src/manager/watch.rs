@@ -1,14 +1,14 @@
-//! One run as the server sees it: a cache of its status, refreshed when the doorbell rings, and a place to wait at.
+//! One run as the server sees it: a cache of its status, refreshed when the doorbell rings, and a condition to wait for.
 //!
-//! A live run has a thread that sleeps in a read of the `events` FIFO. End of file there means that the shim is gone.
-//! The cache is only ever behind the files by a doorbell; whoever waits looks again twice a second, so a notifier that
-//! somebody else swallowed (`cat events`) costs half a second and not the answer.
+//! A live run has a thread that sleeps in a read of the `events` FIFO. End of file there means that the shim is gone. The
+//! cache lags behind the files by one doorbell at most; waiters check again twice a second, so that a doorbell which another
+//! program has read (`cat events`) costs half a second and not the answer.
 
+use super::doorbell::DoorbellReader;
+use super::notifier::{CHECK_INTERVAL, ChangeNotifier};
 use crate::log::Stream;
 use crate::log::read::Log;
-use crate::rundir::{
-    Meta, RunDir, STATUS_CHANGED, STATUS_FOLLOWS, StartError, State, Status, Unreadable, parse_status_message,
-};
+use crate::rundir::{Meta, RunDir, StartError, State, Status, Unreadable};
 use crate::shim::orphans;
 use crate::sys;
 use std::io::{self, Read};
@@ -16,9 +16,6 @@ use std::process::Child;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, Weak};
 use std::time::{Duration, Instant};
 
-/// The longest that a waiter sleeps before it looks for itself.
-/// Whoever waits for a client sees then that it has gone, too, which is to free its place within a second.
-pub const LOOK: Duration = Duration::from_millis(500);
 /// A dying process closes its descriptors one by one: the lock may go a moment after the FIFO.
 const LAST_BREATH: Duration = Duration::from_secs(2);
 /// When the system has no descriptors or threads left: how often to try again, and how long it may take to read the last
@@ -41,7 +38,7 @@ pub struct Run {
     /// Its shim, if this server started it and has not reaped it yet.
     shim: Mutex<Option<Child>>,
     changed: Condvar,
-    bells: Mutex<Vec<Weak<ChangeNotifier>>>,
+    notifiers: Mutex<Vec<Weak<ChangeNotifier>>>,
     /// Of a run that is over, once somebody has looked.
     pub log_tail: OnceLock<LogTail>,
 }
@@ -54,32 +51,6 @@ pub struct LogTail {
     pub hidden: usize,
     pub lines: Option<u64>,
     pub log_bytes: u64,
-}
-
-/// Rings when something happens to any of the runs at which it hangs: for those who wait for several at once.
-#[derive(Default)]
-pub struct ChangeNotifier {
-    rung: Mutex<u64>,
-    changed: Condvar,
-}
-
-impl ChangeNotifier {
-    /// To be asked for before looking, and then given to [`wait`](Self::wait), as with a run.
-    pub fn generation(&self) -> u64 {
-        *self.rung.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
-    }
-
-    fn ring(&self) {
-        *self.rung.lock().unwrap_or_else(|poisoned| poisoned.into_inner()) += 1;
-        self.changed.notify_all();
-    }
-
-    /// Sleeps until it rings after `generation`, for `limit`, at most [`LOOK`]. Whether it rang.
-    pub fn wait(&self, generation: u64, limit: Duration) -> bool {
-        let rung = self.rung.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
-        let waited = self.changed.wait_timeout_while(rung, limit.min(LOOK), |rung| *rung == generation);
-        !waited.unwrap_or_else(|poisoned| poisoned.into_inner()).1.timed_out()
-    }
 }
 
 struct Seen {
@@ -118,7 +89,7 @@ impl Run {
             seen: Mutex::new(seen),
             shim: Mutex::default(),
             changed: Condvar::new(),
-            bells: Mutex::default(),
+            notifiers: Mutex::default(),
             log_tail: OnceLock::new(),
         }
     }
@@ -195,7 +166,7 @@ impl Run {
         let mut pause = Duration::from_millis(1);
         while self.has_shim() {
             std::thread::sleep(pause);
-            pause = LOOK.min(2 * pause);
+            pause = CHECK_INTERVAL.min(2 * pause);
             let _ = self.refresh(false);
         }
         let begun = Instant::now();
@@ -229,15 +200,15 @@ impl Run {
                 Err(_) => return,
             }
         };
-        let mut tones = [0; 512];
-        let mut told = Told::default();
+        let mut bytes = [0; 512];
+        let mut reader = DoorbellReader::default();
         // What rang before the FIFO was open is caught up with here.
         let _ = self.refresh(false);
         loop {
-            match notifier.read(&mut tones) {
+            match notifier.read(&mut bytes) {
                 Ok(0) => return,
                 Ok(n) => {
-                    let heard = told.hear(&tones[..n]);
+                    let heard = reader.read(&bytes[..n]);
                     if let Some(status) = heard.status {
                         let _ = self.take(Some(Arc::new(status)), None, false, false);
                     }
@@ -369,15 +340,15 @@ impl Run {
 
     fn wake(&self) {
         self.changed.notify_all();
-        let bells = self.bells.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).clone();
-        bells.iter().filter_map(Weak::upgrade).for_each(|notifier| notifier.ring());
+        let notifiers = self.notifiers.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).clone();
+        notifiers.iter().filter_map(Weak::upgrade).for_each(|notifier| notifier.notify());
     }
 
     /// Lets `notifier` ring when something happens to this run, as long as somebody holds it.
     pub fn subscribe(&self, notifier: &Arc<ChangeNotifier>) {
-        let mut bells = self.bells.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
-        bells.retain(|other| other.strong_count() > 0 && !std::ptr::eq(other.as_ptr(), Arc::as_ptr(notifier)));
-        bells.push(Arc::downgrade(notifier));
+        let mut notifiers = self.notifiers.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+        notifiers.retain(|other| other.strong_count() > 0 && !std::ptr::eq(other.as_ptr(), Arc::as_ptr(notifier)));
+        notifiers.push(Arc::downgrade(notifier));
     }
 
     /// Looks at the status file, in case that a doorbell was swallowed.
@@ -430,55 +401,19 @@ impl Run {
     }
 
     /// Sleeps until something happened after `generation`, or until it is time to look again: after `limit`, at most
-    /// [`LOOK`].
+    /// [`CHECK_INTERVAL`].
     pub fn wait(&self, generation: u64, limit: Duration) {
         let seen = self.lock();
         let unchanged = |seen: &mut Seen| seen.generation == generation && !seen.is_over;
         let (seen, waited) = self
             .changed
-            .wait_timeout_while(seen, limit.min(LOOK), unchanged)
+            .wait_timeout_while(seen, limit.min(CHECK_INTERVAL), unchanged)
             .unwrap_or_else(|poisoned| poisoned.into_inner());
         let is_followed = seen.is_followed;
         drop(seen);
-        if waited.timed_out() && (limit >= LOOK || !is_followed) {
+        if waited.timed_out() && (limit >= CHECK_INTERVAL || !is_followed) {
             self.look();
         }
-    }
-}
-
-/// What comes through the `events` FIFO, in pieces as they are read.
-#[derive(Default)]
-struct Told {
-    /// The beginning of a status.
-    message: Option<Vec<u8>>,
-}
-
-#[derive(Default)]
-struct Heard {
-    is_changed: bool,
-    /// The last one that was sent.
-    status: Option<Status>,
-}
-
-impl Told {
-    /// No message is longer.
-    const LONGEST: usize = 4096;
-
-    fn hear(&mut self, bytes: &[u8]) -> Heard {
-        let mut heard = Heard::default();
-        for &byte in bytes {
-            match (&mut self.message, byte) {
-                (None, STATUS_FOLLOWS) => self.message = Some(Vec::new()),
-                (None, byte) => heard.is_changed |= byte == STATUS_CHANGED,
-                (Some(message), b'\n') => {
-                    heard.status = parse_status_message(message).or(heard.status.take());
-                    self.message = None;
-                }
-                (Some(message), byte) if message.len() < Told::LONGEST => message.push(byte),
-                (Some(_), _) => self.message = None,
-            }
-        }
-        heard
     }
 }
 

@@ -7,7 +7,7 @@
 use super::lines::{Assembler, Line};
 use super::pattern::ContextWindow;
 use super::query::Query;
-use super::reader::open_before;
+use super::recall::open_before;
 use super::search::matches;
 use crate::log::read::Log;
 use crate::log::record::PREFIX_LEN;

@@ -1,6 +1,7 @@
-//! What runs have said: of which of them, which lines, until when to wait for more, and how they are shown. One
-//! selection serves every door: the tool, the command line and `GET /output`.
+//! What runs have printed: which runs, which lines, how long to wait for more, and how lines are shown. One selection
+//! serves every entry point: the tool and the command line.
 
+pub mod caller;
 mod context;
 pub mod cursor;
 pub mod lines;
@@ -8,8 +9,10 @@ pub mod pattern;
 mod plain;
 pub mod query;
 mod reader;
+mod recall;
 pub mod scope;
 mod search;
+pub mod select;
 pub mod view;
 pub mod wait;
 

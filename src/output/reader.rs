@@ -8,6 +8,7 @@ use super::cursor::Place;
 use super::lines::{Assembler, Line};
 use super::pattern::ContextWindow;
 use super::query::{Query, Unfinished};
+use super::recall::{open_before, recall};
 use super::scope::RunSlice;
 use super::search::{self, Budget, Found, Known};
 use crate::log::Stream;
@@ -19,9 +20,6 @@ use std::io;
 
 /// Lines behind the newest that is shown are counted only up to this many bytes.
 const COUNTED: u64 = 64 << 20;
-/// The beginning of a line is looked up only this far back, in bytes.
-const REACH: u64 = 1 << 20;
-
 /// What there is to read in one part.
 pub struct SliceRead {
     /// Oldest first; unfinished ones last.
@@ -378,30 +376,4 @@ impl<'a> Reader<'a> {
 /// Where the line of a stream begins, if it is among these.
 fn begin(lines: &[Line], stream: Stream) -> Option<u64> {
     lines.iter().find(|line| line.stream == stream).map(|line| line.at)
-}
-
-/// The lines that are open at `at`, with what stands of them before it.
-pub fn open_before(log: &Log, query: &Query, at: u64) -> io::Result<Assembler> {
-    let start = log.record_start(at.saturating_sub(REACH).max(log.start()), log.start())?;
-    let mut scan = Scanner::new(log, start, at, query.longest + PREFIX_LEN);
-    let mut lines = Assembler::new(query.stream, query.longest);
-    while let Some(raw) = scan.next()? {
-        lines.push(&raw);
-    }
-    Ok(lines)
-}
-
-/// Reads again the parts before a cursor's place of lines that were unfinished there.
-pub fn recall(log: &Log, assembler: &mut Assembler, at: u64, open: [Option<u64>; 2]) -> io::Result<()> {
-    for (s, began) in open.into_iter().enumerate() {
-        let Some(began) = began.filter(|began| *began >= log.start()) else { continue };
-        let mut own = Assembler::like(assembler);
-        let mut scan = Scanner::new(log, began, at.min(began + REACH), own.longest() + PREFIX_LEN);
-        while let Some(raw) = scan.next()? {
-            own.push(&raw);
-        }
-        own.keep_open([s == 0, s == 1]);
-        assembler.adopt(own);
-    }
-    Ok(())
 }

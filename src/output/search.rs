@@ -3,10 +3,10 @@
 //! An expression can take a second for one long line, so time and client are asked after every few kilobytes, also inside
 //! a window. The newest window is small and always searched to its end, so that a search that has to be continued gets on.
 
+use super::caller::Caller;
 use super::lines::{Assembler, Line};
 use super::pattern::Pattern;
 use super::query::Query;
-use super::wait::Caller;
 use crate::log::Stream;
 use crate::log::read::Log;
 use crate::log::record::{PREFIX_LEN, begins_line};

@@ -4,10 +4,11 @@
 //! Waiting goes on across a restart: most waits are for what a restart or an edit brings, the restart may be somebody
 //! else's, and whoever waits would have to ask again at once. The answer says that there was one.
 
+use super::caller::{Caller, admit};
 use super::cursor::{Cursor, Place};
 use super::lines::{Assembler, Line};
 use super::pattern::Pattern;
-use super::reader::recall;
+use super::recall::recall;
 use super::scope::{Parts, RunSlice, Scope};
 use super::search::Budget;
 use super::unreadable;
@@ -16,11 +17,10 @@ use crate::api::params::TIMEOUT_MAX;
 use crate::error::Error;
 use crate::log::Stream;
 use crate::log::scan::Scanner;
-use crate::manager::watch::{ChangeNotifier, LOOK};
+use crate::manager::notifier::{CHECK_INTERVAL, ChangeNotifier};
 use std::collections::BTreeMap;
 use std::io;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 /// The longest wait of one call.
@@ -47,62 +47,6 @@ impl Until {
     pub fn parse(text: &str) -> Result<Until, Error> {
         if text == "quiet" { Ok(Until::Quiet) } else { Pattern::parse(text).map(Until::Match) }
     }
-}
-
-/// A client that waits for an answer. Calls of a batch share one.
-pub trait Caller: Sync {
-    /// Whether the client has left.
-    fn is_gone(&self) -> bool;
-    /// Takes one more place to wait, until the request is answered; false if none is left.
-    fn may_wait(&self) -> bool;
-}
-
-/// The client as one call sees it: takes one place, however often the call waits.
-pub struct OneCall<'a> {
-    caller: &'a dyn Caller,
-    has_place: AtomicBool,
-}
-
-impl<'a> OneCall<'a> {
-    /// A call of `caller`.
-    pub fn of(caller: &'a dyn Caller) -> OneCall<'a> {
-        OneCall { caller, has_place: AtomicBool::new(false) }
-    }
-
-    /// Another call of the same client.
-    pub fn another(&self) -> OneCall<'a> {
-        OneCall::of(self.caller)
-    }
-}
-
-impl Caller for OneCall<'_> {
-    fn is_gone(&self) -> bool {
-        self.caller.is_gone()
-    }
-    fn may_wait(&self) -> bool {
-        // Only one thread works on a call.
-        let has_place = self.has_place.load(Ordering::Relaxed) || self.caller.may_wait();
-        self.has_place.store(has_place, Ordering::Relaxed);
-        has_place
-    }
-}
-
-/// The caller of a read that is short by itself: it never leaves.
-pub struct Unattended;
-
-impl Caller for Unattended {
-    fn is_gone(&self) -> bool {
-        false
-    }
-    fn may_wait(&self) -> bool {
-        true
-    }
-}
-
-/// Refuses one who wants to wait if too many do. To be asked for before anything is read for it.
-pub fn admit(caller: &dyn Caller) -> Result<(), Error> {
-    let refusal = || Error::busy("too many requests are waiting at this server; try again in a moment");
-    if caller.may_wait() { Ok(()) } else { Err(refusal()) }
 }
 
 /// Waits for something in what comes behind `from`. `with_leader`: a leader that ended is the end.
@@ -153,7 +97,7 @@ pub fn wait(
             return Ok(WaitOutcome::Abandoned);
         }
         let wake = quiet_at.map_or(end, |quiet| quiet.min(end)).saturating_duration_since(now);
-        if !notifier.wait(generation, wake) && wake >= LOOK {
+        if !notifier.wait(generation, wake) && wake >= CHECK_INTERVAL {
             parts.sources.iter().flat_map(|source| &source.pieces).for_each(|piece| piece.run.look());
         }
     }

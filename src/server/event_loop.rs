@@ -1,8 +1,8 @@
 //! The main loop of the server: everything that is not a request. Log lines, signals, the wish to end, and the end itself.
 
+use super::events::{Event, Leave};
 use super::listeners::Listeners;
 use super::server_log::ServerLog;
-use crate::error::Error;
 use crate::manager::watch::Run;
 use crate::manager::{GRACE, Manager};
 use crate::sys;
@@ -15,25 +15,6 @@ use std::time::{Duration, Instant};
 const PROGRESS_INTERVAL: Duration = Duration::from_secs(2);
 /// How often to check whether our socket and our lock file are still there.
 const CHECK_INTERVAL: Duration = Duration::from_secs(5);
-
-/// The wish to end this server.
-pub struct Leave {
-    /// Processes go on.
-    pub keep: bool,
-    /// The socket of the newer server that takes our place.
-    pub successor: Option<String>,
-    /// Gets what could not be stopped, a line each.
-    pub report: Option<Sender<Vec<String>>>,
-}
-
-/// What the main loop is told, beside signals.
-pub enum Event {
-    /// A line for the log.
-    Notice(String),
-    Leave(Leave),
-    /// A process is stopped, or cannot be.
-    Stopped(u64, Result<(), Error>),
-}
 
 pub struct EventLoop {
     pub manager: Arc<Manager>,

@@ -11,8 +11,9 @@ use crate::http::head::encode;
 use crate::log::Stream;
 use crate::manager::Manager;
 use crate::manager::watch::Run;
+use crate::output::caller::Caller;
 use crate::output::unreadable;
-use crate::output::wait::{Caller, LONGEST};
+use crate::output::wait::LONGEST;
 use std::time::{Duration, Instant};
 
 /// Bytes of one answer.

@@ -17,7 +17,7 @@
 
 use crate::config::Token;
 use crate::http::head::Head;
-use crate::http::server::Response;
+use crate::http::service::Response;
 use crate::http::socket::Socket;
 use crate::procs::owner::{self, Way};
 use crate::sys;
@@ -41,17 +41,17 @@ pub enum Gate {
 }
 
 impl Gate {
-    /// Whether the client at the other end is known at once to be of our user. If not, [`receive`](Gate::receive) tells.
-    pub fn knows(&self, socket: &Socket) -> bool {
+    /// Whether the client at the other end is known at once to be of our user. If not, [`check_client`](Gate::check_client) tells.
+    pub fn is_known(&self, socket: &Socket) -> bool {
         match (self, socket) {
-            (Gate::Tcp(gate), Socket::Tcp { stream, peer }) => gate.knows(stream, *peer),
+            (Gate::Tcp(gate), Socket::Tcp { stream, peer }) => gate.is_known(stream, *peer),
             (Gate::Private, Socket::Unix(_)) => socket.peer_user().is_ok_and(|user| user == sys::own_user()),
             _ => false,
         }
     }
 
     /// Whether the client at the other end may talk to us at all.
-    pub fn receive(&self, socket: &Socket) -> Result<(), Response> {
+    pub fn check_client(&self, socket: &Socket) -> Result<(), Response> {
         match (self, socket) {
             (Gate::Tcp(gate), Socket::Tcp { stream, peer }) => gate.check_owner(stream, *peer),
             (Gate::Private, Socket::Unix(_)) => match socket.peer_user() {
@@ -117,7 +117,7 @@ impl TcpGate {
     }
 
     /// What one look tells, where that takes microseconds.
-    fn knows(&self, stream: &TcpStream, peer: SocketAddr) -> bool {
+    fn is_known(&self, stream: &TcpStream, peer: SocketAddr) -> bool {
         match self.owners {
             Owners::Unchecked => true,
             Owners::Checked(Way::Tables) => false,

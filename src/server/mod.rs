@@ -4,6 +4,7 @@
 mod connect_help;
 mod data_dir;
 mod event_loop;
+mod events;
 mod follow;
 mod gate;
 mod handover;
@@ -22,7 +23,8 @@ use crate::manager::{About, Manager};
 use crate::{procs, sys};
 use crossbeam_channel::bounded;
 use data_dir::{OwnedDataDir, PATIENCE};
-use event_loop::{Event, EventLoop, log_panics};
+use event_loop::{EventLoop, log_panics};
+use events::Event;
 use gate::{Gate, Owners, TcpGate};
 use listeners::Listeners;
 use routes::Routes;

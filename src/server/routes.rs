@@ -1,7 +1,7 @@
 //! Paths → handlers: what may be called how, and how each answer looks in HTTP.
 
 use super::LAST_REQUESTS;
-use super::event_loop::{Event, Leave};
+use super::events::{Event, Leave};
 use super::follow;
 use super::gate::{Gate, check_is_json};
 use crate::api::params::{self, Parameter};
@@ -13,13 +13,13 @@ use crate::attributes;
 use crate::discovery::ServerInfo;
 use crate::error::{Error, ErrorKind};
 use crate::http::head::{Head, decode};
-use crate::http::server::{Request, Response, Service, WaitSlot};
+use crate::http::service::{Request, Response, Service, WaitSlot};
 use crate::http::socket::Socket;
 use crate::manager::{self, Manager};
 use crate::mcp::protocol;
 use crate::mcp::tools::{self, Context};
+use crate::output::caller::Caller;
 use crate::output::query::stamped;
-use crate::output::wait::Caller;
 use crossbeam_channel::{Sender, bounded};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -116,15 +116,15 @@ impl Routes {
 }
 
 impl Service for Routes {
-    fn knows(&self, socket: &Socket) -> bool {
-        self.gate.knows(socket)
+    fn is_known(&self, socket: &Socket) -> bool {
+        self.gate.is_known(socket)
     }
 
-    fn receive(&self, socket: &Socket) -> Result<(), Response> {
-        self.gate.receive(socket)
+    fn check_client(&self, socket: &Socket) -> Result<(), Response> {
+        self.gate.check_client(socket)
     }
 
-    fn admit(&self, head: &Head) -> Result<(), Response> {
+    fn check_request(&self, head: &Head) -> Result<(), Response> {
         self.gate.check(head)?;
         match (self.find(head.path())?.method, head.method.as_str()) {
             ("GET", "GET" | "HEAD") | ("POST", "POST") => {}

@@ -10,9 +10,10 @@ use crate::log::stamp::now_ms;
 use crate::manager::lookup::{Selector, Target};
 use crate::manager::watch::{LogTail, Run};
 use crate::manager::{Usage, describe, usage};
-use crate::output::query::{Query, select};
+use crate::output::caller::Unattended;
+use crate::output::query::Query;
+use crate::output::select::select;
 use crate::output::view;
-use crate::output::wait::Unattended;
 use std::sync::Arc;
 
 /// The processes that were asked for.

@@ -11,7 +11,7 @@ use crate::api::params::{self, Parameter};
 use crate::error::Error;
 use crate::manager::Manager;
 use crate::manager::lookup::{Selector, Target};
-use crate::output::wait::{Caller, OneCall};
+use crate::output::caller::{Caller, OneCall};
 use ctrl::Control;
 use list::Listing;
 use output::Output;

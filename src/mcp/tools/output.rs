@@ -9,12 +9,14 @@ use crate::log::stamp::{format_ms, now_ms, parse_time};
 use crate::manager::lookup::name_of;
 use crate::manager::problem;
 use crate::manager::watch::Run;
+use crate::output::caller::{Caller, Unattended, admit};
 use crate::output::cursor::Cursor;
 use crate::output::lines::Line;
 use crate::output::pattern::Pattern;
-use crate::output::query::{Query, SEARCH, Selection, Unfinished, select};
+use crate::output::query::{Query, SEARCH, Selection, Unfinished};
 use crate::output::scope::{Parts, Scope};
-use crate::output::wait::{self, Caller, LONGEST, Unattended, Until, WaitOutcome};
+use crate::output::select::select;
+use crate::output::wait::{self, LONGEST, Until, WaitOutcome};
 use crate::words;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -171,7 +173,7 @@ pub fn call(request: OutputRequest, options: &ReadOptions, context: &Context) ->
     let (after, before) = (cursor(&request.after)?, cursor(&request.before)?);
     let until = request.wait_for.as_deref().map(Until::parse).transpose()?;
     if until.is_some() {
-        wait::admit(&context.caller)?;
+        admit(&context.caller)?;
     }
     let directory = request.working_directory.as_deref();
     let target = target(request.pid, request.command_or_label.as_deref(), directory, context)?;
