@@ -266,18 +266,23 @@ fn a_start_whose_server_is_killed_is_sent_again_and_happens_once() {
     let mut host = Host::new(&sandbox);
     let mark = sandbox.work().join("starts");
     // Counts its starts, and is not ready before the server is gone.
-    let script = sandbox.script("web.sh", &format!("#!/bin/sh\necho x >> {}\nread never\n", mark.display()));
-    let start = json!({"action": "start", "command_or_label": script, "working_directory": sandbox.work(), "label": "web", "wait_for": "never", "timeout": 5});
+    let wait = "while [ ! -e go ]; do sleep 0.02; done";
+    let script = sandbox.script("web.sh", &format!("#!/bin/sh\necho x >> starts\n{wait}\necho ready\nread never\n"));
+    let start = json!({"action": "start", "command_or_label": script, "working_directory": sandbox.work(), "label": "web", "wait_for": "ready", "timeout": 45});
+    let go = sandbox.work().join("go");
     for era in ["old", "new"] {
         let mut message = call(1, "ctrl", start.clone());
         if era == "new" {
             message = modern(json!(1), "tools/call", message["params"].clone());
         }
         message["params"]["arguments"]["label"] = json!(era);
-        let _ = std::fs::remove_file(&mark);
+        for file in [&mark, &go] {
+            let _ = std::fs::remove_file(file);
+        }
         host.send(&message);
         wait_until("its start", || mark.exists());
         kill_server(&sandbox);
+        std::fs::write(&go, "").unwrap();
         let answer = host.next();
         let (text, is_error) = text_of(&answer);
         assert!(answer["id"] == 1 && !is_error && text.starts_with(&format!("start: '{era}' r")), "{answer}");

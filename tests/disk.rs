@@ -107,33 +107,34 @@ fn on_a_disk_that_takes_nothing_any_more_the_process_waits_it_is_said_and_with_a
 
 #[test]
 fn on_a_disk_that_takes_nothing_any_more_a_process_can_be_stopped_and_its_exit_code_is_known() {
-    for (error, words) in BAD {
-        let sandbox = Sandbox::new();
-        let _server = sandbox.serve();
-        let wrapper = Guard(sandbox.spawn(&[
-            "-q",
-            "--label",
-            "web",
-            "sh",
-            "-c",
-            &format!("trap 'exit 0' TERM; {COUNT_UNTIL_ENOUGH}"),
-        ]));
-        wait_until("some lines", || {
-            sandbox.runs().len() == 1 && sandbox.run(&["output", "web"]).out().lines().count() > 5
-        });
-        let Some(_bad) = break_disk(&sandbox, error) else { return };
-        let listed = || sandbox.listed()[0].clone();
-        wait_until("list to say so", || !listed()["error"].is_null());
-        sandbox.run(&["stop", "web"]).ok();
-        let listed = listed();
-        assert_eq!((&listed["status"], &listed["exit_code"]), (&"terminated".into(), &0.into()), "{listed}");
-        let lost = listed["error"].as_str().unwrap();
-        assert!(lost.contains("bytes of output were lost") && lost.contains(words), "{listed}");
-        let ended = wrapper.end(DEADLINE);
-        assert!(ended.code == 1 && ended.stderr.contains("could not be written to the log"), "{ended:?}");
-        // The server, which can write, has put down what the shim told it.
-        wait_until("its status", || sandbox.status(0)["state"] == "terminated");
-    }
+    // Side by side: each time, the shim tries for five seconds to write the rest.
+    std::thread::scope(|scope| BAD.map(|(error, words)| drop(scope.spawn(move || stop_on_bad_disk(error, words)))));
+}
+
+fn stop_on_bad_disk(error: &str, words: &str) {
+    let sandbox = Sandbox::new();
+    let _server = sandbox.serve();
+    let wrapper = Guard(sandbox.spawn(&[
+        "-q",
+        "--label",
+        "web",
+        "sh",
+        "-c",
+        &format!("trap 'exit 0' TERM; {COUNT_UNTIL_ENOUGH}"),
+    ]));
+    wait_until("some lines", || sandbox.runs().len() == 1 && sandbox.run(&["output", "web"]).out().lines().count() > 5);
+    let Some(_bad) = break_disk(&sandbox, error) else { return };
+    let listed = || sandbox.listed()[0].clone();
+    wait_until("list to say so", || !listed()["error"].is_null());
+    sandbox.run(&["stop", "web"]).ok();
+    let listed = listed();
+    assert_eq!((&listed["status"], &listed["exit_code"]), (&"terminated".into(), &0.into()), "{listed}");
+    let lost = listed["error"].as_str().unwrap();
+    assert!(lost.contains("bytes of output were lost") && lost.contains(words), "{listed}");
+    let ended = wrapper.end(DEADLINE);
+    assert!(ended.code == 1 && ended.stderr.contains("could not be written to the log"), "{ended:?}");
+    // The server, which can write, has put down what the shim told it.
+    wait_until("its status", || sandbox.status(0)["state"] == "terminated");
 }
 
 /// From now on nothing can be written in the directory of the run by its shim, but into FIFOs.

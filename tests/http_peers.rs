@@ -226,7 +226,7 @@ fn place_of_a_stranger() -> (Sandbox, PathBuf) {
 /// None of our commands takes what answers at this socket for ours, hangs, or says more than a line.
 #[track_caller]
 fn is_recognised_as_a_stranger(name: &str, sandbox: &Sandbox) {
-    for words in COMMANDS {
+    let check = |words: &[&str]| {
         let begun = Instant::now();
         let ended = sandbox.run(words);
         assert!(begun.elapsed() < Duration::from_secs(30), "{name} {words:?}: {:?}", begun.elapsed());
@@ -234,7 +234,9 @@ fn is_recognised_as_a_stranger(name: &str, sandbox: &Sandbox) {
         assert_eq!(ended.stderr.lines().count(), 1, "{name} {words:?}: {}", ended.stderr);
         let place = sandbox.data().display().to_string();
         assert!(ended.stdout.is_empty() && ended.stderr.contains(&place), "{name} {words:?}: {ended:?}");
-    }
+    };
+    // Side by side, because each may try for some seconds.
+    std::thread::scope(|scope| COMMANDS.map(|words| drop(scope.spawn(|| check(words)))));
     assert!(sandbox.runs().is_empty());
     // And it never keeps a server from coming up.
     sandbox.run(&["serve", "--background", "-q"]).ok();

@@ -4,6 +4,7 @@ use crate::support::*;
 use serde_json::{Value, json};
 use std::io::{ErrorKind, Read, Write};
 use std::net::{Ipv4Addr, TcpStream};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 /// Sends the call and leaves it waiting; both eras carry it.
@@ -116,14 +117,71 @@ fn nobody_waits_longer_than_clients_do() {
     assert!(matches!(early, Err(ErrorKind::WouldBlock | ErrorKind::TimedOut)), "45 is allowed: {early:?}");
 }
 
+/// Passes requests from a socket on to the server of `sandbox`, one at a time, but cuts the longest waits short: they are
+/// over at once. Counts those in `cut`.
+fn cut_longest_waits_short(sandbox: &Sandbox, socket: &tiny_http::Server, cut: &AtomicU64) {
+    for mut request in socket.incoming_requests() {
+        let mut body = String::new();
+        request.as_reader().read_to_string(&mut body).unwrap();
+        let shorter = body.replace("\"timeout\":45", "\"timeout\":0");
+        let message = if body.is_empty() {
+            get(request.url(), sandbox.port)
+        } else {
+            post(request.url(), sandbox.port, "", &shorter)
+        };
+        let answer = sandbox.try_private(&message).unwrap();
+        let header = |(name, value): (&String, &String)| tiny_http::Header::from_bytes(name.as_str(), value.as_str());
+        let headers = answer.headers.iter().map(|pair| header(pair).unwrap()).collect();
+        let length = answer.body.len();
+        let body_of_answer = std::io::Cursor::new(answer.body);
+        let _ = request.respond(tiny_http::Response::new(
+            answer.status.into(),
+            headers,
+            body_of_answer,
+            Some(length),
+            None,
+        ));
+        cut.fetch_add(u64::from(shorter != body), Ordering::Relaxed);
+    }
+}
+
+/// Ends [`cut_longest_waits_short`] also if the test fails.
+struct Unblock<'a>(&'a tiny_http::Server);
+
+impl Drop for Unblock<'_> {
+    fn drop(&mut self) {
+        self.0.unblock();
+    }
+}
+
 #[test]
 fn a_command_waits_longer_than_any_single_call_may() {
     let sandbox = Sandbox::new();
     let _server = sandbox.serve();
-    sandbox.run(&["start", "--label", "slow", "sh", "-c", "echo up; sleep 46; echo ready; read never"]).ok();
-    let begun = Instant::now();
-    let ended = sandbox.run(&["output", "slow", "--wait-for", "^ready", "--timeout", "300"]).ok();
-    assert!(ended.out().ends_with("Z ready\n") && begun.elapsed() > Duration::from_secs(45), "{ended:?}");
+    let script = "echo up; while [ ! -e go ]; do sleep 0.02; done; echo ready; read never";
+    sandbox.run(&["start", "--label", "slow", "sh", "-c", script]).ok();
+    // Commands of this one reach the server of the other, by way of a proxy.
+    let proxied = Sandbox::new();
+    std::fs::create_dir(proxied.data()).unwrap();
+    let proxy = tiny_http::Server::http_unix(&proxied.data().join("server.sock")).unwrap();
+    let cut = AtomicU64::new(0);
+    std::thread::scope(|scope| {
+        scope.spawn(|| cut_longest_waits_short(&sandbox, &proxy, &cut));
+        let _unblock = Unblock(&proxy);
+        let wait = proxied.spawn(&[
+            "output",
+            "--pid",
+            &sandbox.status(0)["pid"].to_string(),
+            "--wait-for",
+            "^ready",
+            "--timeout",
+            "300",
+        ]);
+        wait_until("five waits of 45 s that ended in vain", || cut.load(Ordering::Relaxed) >= 5);
+        std::fs::write(sandbox.work().join("go"), "").unwrap();
+        let ended = finish(wait, DEADLINE);
+        assert!(ended.ok().out().ends_with("Z ready\n"));
+    });
 }
 
 /// A batch of calls of `output`, with the ids 0, 1, 2, …
