@@ -131,6 +131,15 @@ impl Member for Option<String> {
     }
 }
 
+impl Member for Map<String, Value> {
+    fn read(value: &Value) -> Option<Self> {
+        value.as_object().cloned()
+    }
+    fn write(&self) -> Option<Value> {
+        Some(Value::Object(self.clone()))
+    }
+}
+
 impl Member for Option<f64> {
     fn read(value: &Value) -> Option<Self> {
         value.as_f64().map(Some)

@@ -24,6 +24,7 @@ pub mod process;
 use crate::attributes::Attributes;
 use crate::log::Stream;
 use crate::words::Word;
+use members::members;
 #[cfg(doc)]
 use params::{ControlRequest, ListRequest, OutputRequest};
 use serde::{Deserialize, Serialize};
@@ -119,20 +120,18 @@ impl From<RunAnswer> for ControlAnswer {
     }
 }
 
-/// A call of one of the three tools by our own command line, which renders the answer itself.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct Call {
-    /// The parameters of the tool, see [`params`].
-    pub arguments: Map<String, Value>,
-    /// The directory of the caller, which decides between several processes that a name fits.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub near: Option<String>,
-    /// The same call sent again is carried out once.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub idempotency_key: Option<String>,
-    /// Only for `output`.
-    #[serde(default)]
-    pub options: ReadOptions,
+members! {
+    /// A call of one of the three tools by our own command line, which renders the answer itself.
+    Call {
+        /// The parameters of the tool, see [`params`].
+        arguments: Map<String, Value>,
+        /// The directory of the caller, which decides between several processes that a name fits.
+        near: Option<String>,
+        /// The same call sent again is carried out once.
+        idempotency_key: Option<String>,
+        /// Only for `output`.
+        options: ReadOptions,
+    }
 }
 
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]

@@ -38,20 +38,30 @@ pub enum WaitOutcome {
     Abandoned,
 }
 
-/// How to read, for callers that render or follow: not offered to agents.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-#[serde(default)]
-pub struct ReadOptions {
-    /// Read the lines of one stream from combined.log, so that the cursor is a position there.
-    pub of_combined: bool,
-    /// The first lines instead of the newest.
-    pub is_forward: bool,
-    /// Cursor at which a search that goes forward began: earlier lines are not context of its matches.
-    pub context_from: Option<String>,
-    pub unfinished: Unfinished,
+members! {
+    /// How to read, for callers that render or follow: not offered to agents.
+    ReadOptions {
+        /// Read the lines of one stream from combined.log, so that the cursor is a position there.
+        of_combined: bool,
+        /// The first lines instead of the newest.
+        is_forward: bool,
+        /// Cursor at which a search that goes forward began: earlier lines are not context of its matches.
+        context_from: Option<String>,
+        /// `None`: it is shown.
+        unfinished: Option<Unfinished>,
+    }
 }
 
-named!(WaitOutcome);
+impl Member for ReadOptions {
+    fn read(value: &Value) -> Option<Self> {
+        value.as_object().map(ReadOptions::from_members)
+    }
+    fn write(&self) -> Option<Value> {
+        Some(Value::Object(self.members()))
+    }
+}
+
+named!(Unfinished WaitOutcome);
 
 members! {
     /// What `--format json output` prints beside the lines. Absent members are unknown, or nothing.

@@ -336,7 +336,7 @@ fn wrong(name: &str, wanted: &str, value: &Value) -> Error {
 
 impl Kind {
     /// The value as it is meant; an error says what is wanted instead.
-    fn check(self, value: &Value) -> Result<Value, String> {
+    pub fn check(self, value: &Value) -> Result<Value, String> {
         let (meant, wanted) = match self {
             Kind::Text => (value.as_str().map(Value::from), "a string".into()),
             Kind::Choice(choices) => {

@@ -39,7 +39,8 @@ fn programs() -> impl Iterator<Item = &'static CommandSpec> {
     COMMANDS.iter().filter(|spec| spec.positional == Positional::Program)
 }
 
-fn bash() -> String {
+/// Lines of a `case`: options and words of each command.
+fn bash_commands() -> String {
     let mut cases = String::new();
     for spec in &COMMANDS {
         let options = options_of(&[spec.name]);
@@ -50,12 +51,22 @@ fn bash() -> String {
             spec.names().collect::<Vec<_>>().join("|")
         );
     }
+    cases
+}
+
+/// Lines of a `case`: the words that the value of an option can be.
+fn bash_values() -> String {
     let mut values = String::new();
     for flag in flags().iter().filter(|flag| !flag.takes.choices().is_empty()) {
         let choices = flag.takes.choices().join(" ");
         let _ =
             writeln!(values, "    --{}) COMPREPLY=($(compgen -W \"{choices}\" -- \"$word\")); return ;;", flag.long);
     }
+    values
+}
+
+fn bash() -> String {
+    let (cases, values) = (bash_commands(), bash_values());
     format!(
         r#"# bash completion of persistproc; made by `persistproc completions bash`
 _persistproc() {{

@@ -1,6 +1,7 @@
 //! Options of the command line as data, and their values: what each takes, which commands have it, its help.
 
 use crate::api::Members;
+use crate::api::members::Member;
 use crate::api::params::{CTRL, Kind, OUTPUT, PID_MAX, Parameter};
 use crate::config::{Flags, Format, parse_format};
 use serde_json::{Map, Value};
@@ -56,9 +57,12 @@ impl Takes {
             }
             Takes::Choice(_, choices) if choices.contains(&text.as_str()) => Ok(OptionValue::Text(text)),
             Takes::Choice(_, choices) => Err(format!("'{text}' is not {}", one_of(choices))),
-            Takes::Variables(_) => serde_json::from_slice(text.as_bytes()).map(OptionValue::Variables).map_err(|_| {
-                "must be a JSON object whose values are strings, such as {\"PORT\": \"3000\"}".to_string()
-            }),
+            Takes::Variables(_) => {
+                let wrong = "must be a JSON object whose values are strings, such as {\"PORT\": \"3000\"}";
+                let value = serde_json::from_slice(text.as_bytes()).ok();
+                let value = value.and_then(|value: Value| Kind::Strings.check(&value).ok());
+                value.map(|value| OptionValue::Variables(Member::read(&value).unwrap_or_default())).ok_or(wrong.into())
+            }
         }
     }
 }

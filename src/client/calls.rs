@@ -95,7 +95,7 @@ impl ServerConnection {
     }
 
     pub fn list(&mut self, request: &ListRequest) -> Result<ListAnswer, Error> {
-        self.ask(api::LIST, &tool_call(request), false)
+        self.ask(api::LIST, &tool_call(request).members(), false)
     }
 
     /// Calls `ctrl`. Should the server go before it answers, the next one is asked for the same: it finishes what the one
@@ -105,7 +105,7 @@ impl ServerConnection {
         let begun = Instant::now();
         let mut was_sent = false;
         loop {
-            let answer = self.ask(api::CTRL, &call, true);
+            let answer = self.ask(api::CTRL, &call.members(), true);
             was_sent |= self.is_cut;
             if answer.is_ok() || !was_sent || !self.is_gone() || begun.elapsed() > CONTROL_TIMEOUT {
                 return answer;
@@ -120,7 +120,7 @@ impl ServerConnection {
 
     /// The same without a second try.
     pub fn control_once(&mut self, request: &ControlRequest) -> Result<ControlAnswer, Error> {
-        self.ask(api::CTRL, &tool_call(request), true)
+        self.ask(api::CTRL, &tool_call(request).members(), true)
     }
 
     /// Starts or attaches to a process, and before that a server if none answers. Should the server go before it
@@ -144,7 +144,7 @@ impl ServerConnection {
     /// Reads selected lines.
     pub fn read_output(&mut self, request: &OutputRequest, options: &ReadOptions) -> Result<Reading, Error> {
         let call = Call { options: options.clone(), ..tool_call(request) };
-        let mut bytes = self.post(api::LINES, &to_json(&call), request.wait_for.is_some())?;
+        let mut bytes = self.post(api::LINES, &to_json(&call.members()), request.wait_for.is_some())?;
         let end = memchr::memchr(b'\n', &bytes).ok_or_else(unexpected)?;
         let status = OutputStatus::parse(&bytes[..end]).ok_or_else(unexpected)?;
         bytes.drain(..=end);

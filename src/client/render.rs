@@ -6,6 +6,7 @@ use crate::api::{ControlAnswer, ListAnswer, Process, WaitOutcome};
 use crate::log::stamp::{now_ms, parse_time};
 use crate::words::{one_line, quote};
 use serde::Serialize;
+use unicode_width::{UnicodeWidthChar, UnicodeWidthStr};
 
 /// `exit code 1`, `SIGTERM`, or nothing.
 fn outcome(process: &Process) -> Option<String> {
@@ -93,7 +94,7 @@ pub fn list(answer: &ListAnswer, is_narrowed: bool, width: usize) -> Vec<String>
     let mut widths = HEADER.map(str::len);
     for row in &rows {
         for (width, cell) in widths.iter_mut().zip(row) {
-            *width = (*width).max(cell.chars().count());
+            *width = (*width).max(cell.width());
         }
     }
     // A column that is empty in every row is left out.
@@ -105,7 +106,7 @@ pub fn list(answer: &ListAnswer, is_narrowed: bool, width: usize) -> Vec<String>
     let mut lines = vec![format!("{}LABEL", columns(&HEADER.map(String::from)))];
     for (process, row) in sorted.into_iter().zip(&rows) {
         let columns = columns(row);
-        let room = width.saturating_sub(columns.chars().count());
+        let room = width.saturating_sub(columns.width());
         lines.push(columns + &name(process, room));
     }
     lines
@@ -130,11 +131,11 @@ fn name(process: &Process, room: usize) -> String {
         return format!("{name}  [{}]", one_line(error)); // whole: it is what matters
     }
     let last = one_line(&process.last_line);
-    let room = room.saturating_sub(name.chars().count());
+    let room = room.saturating_sub(name.width());
     let mut left = room;
     if !name.ends_with(&format!(" in {directory}")) {
         let what = format!("({} in {directory})", one_line(&quote(&process.command)));
-        let most = if last.is_empty() { room } else { room.saturating_sub(last.chars().count() + 4).max(room / 2) };
+        let most = if last.is_empty() { room } else { room.saturating_sub(last.width() + 4).max(room / 2) };
         push_clipped(&mut name, &what, "", most, &mut left);
     }
     if !last.is_empty() {
@@ -147,14 +148,27 @@ fn name(process: &Process, room: usize) -> String {
 fn push_clipped(name: &mut String, text: &str, before: &str, most: usize, left: &mut usize) {
     const LEAST: usize = 8;
     let room = most.saturating_sub(2 + before.len());
-    if room < LEAST.min(text.chars().count()) {
+    if room < LEAST.min(text.width()) {
         return;
     }
-    let is_whole = text.chars().count() <= room;
-    let shown: String = text.chars().take(if is_whole { room } else { room - 1 }).collect();
-    let end = if is_whole { "" } else { "…" };
-    *left = left.saturating_sub(2 + before.len() + shown.chars().count() + end.chars().count());
-    name.push_str(&format!("  {before}{shown}{end}"));
+    let shown = clip(text, room);
+    *left = left.saturating_sub(2 + before.len() + shown.width());
+    name.push_str(&format!("  {before}{shown}"));
+}
+
+/// `text` in at most `columns`; an ellipsis stands for what does not fit.
+fn clip(text: &str, columns: usize) -> String {
+    if text.width() <= columns {
+        return text.into();
+    }
+    let mut left = columns.saturating_sub("…".width());
+    let fits = |c: &char| {
+        let width = c.width().unwrap_or(0);
+        let fits = width <= left;
+        left = left.saturating_sub(width);
+        fits
+    };
+    text.chars().take_while(fits).chain(['…']).collect()
 }
 
 fn age(time: &str) -> String {
@@ -210,6 +224,17 @@ mod tests {
         );
         assert!(lines.iter().all(|line| line.chars().count() <= 100), "{table}");
         assert!(list(&ListAnswer::default(), false, WIDTH)[0].contains("Nothing has been started"));
+    }
+
+    #[test]
+    fn wide_characters_take_two_columns() {
+        let wide = Process {
+            last_line: "構築に失敗しました。".repeat(20), ..process("ショップ", State::Running)
+        };
+        let lines = list(&ListAnswer { processes: vec![wide] }, false, 60);
+        assert!(lines[1].width() <= 60 && lines[1].width() > 50 && lines[1].ends_with('…'), "{lines:?}");
+        assert_eq!((clip("構築に失敗", 10), clip("構築に失敗", 9)), ("構築に失敗".into(), "構築に失…".into()));
+        assert_eq!(clip("e\u{301}a", 2), "e\u{301}a", "a combining accent takes none");
     }
 
     #[test]

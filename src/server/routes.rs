@@ -23,7 +23,7 @@ use crate::output::query::stamped;
 use crossbeam_channel::{Sender, bounded};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
-use serde_json::Value;
+use serde_json::{Map, Value};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -239,7 +239,8 @@ fn call<T: Members, A>(
     parameters: &[Parameter],
     tool: fn(T, &ReadOptions, &Context) -> Result<A, Error>,
 ) -> Result<A, Error> {
-    let Call { arguments, near, idempotency_key, options } = body(request)?;
+    let members: Map<String, Value> = body(request)?;
+    let Call { arguments, near, idempotency_key, options } = Call::from_members(&members);
     let client = Client::of(request);
     let context = Context { near, idempotency_key, ..Context::new(&routes.manager, &client) };
     tool(params::parse(parameters, &arguments)?, &options, &context)

@@ -142,7 +142,7 @@ fn follow_lines(
     is_shown: bool,
 ) -> Result<ExitCode, Error> {
     let unfinished = if until.is_some() { Unfinished::HeldUnlessMatched } else { Unfinished::Held };
-    let options = ReadOptions { unfinished, ..ReadOptions::default() };
+    let options = ReadOptions { unfinished: Some(unfinished), ..ReadOptions::default() };
     let mut first = request.clone();
     if !is_shown {
         first.grep = None; // nothing of it is shown, so nothing has to be searched

@@ -261,7 +261,7 @@ fn repeated(request: &OutputRequest, processes: &[Process], query: &Query) -> Ou
 
 /// What only our own commands ask for.
 fn apply(query: &mut Query, options: &ReadOptions) -> Result<(), Error> {
-    (query.is_forward, query.unfinished) = (options.is_forward, options.unfinished);
+    (query.is_forward, query.unfinished) = (options.is_forward, options.unfinished.unwrap_or_default());
     query.context_from = options.context_from.as_deref().map(str::parse).transpose()?;
     if options.of_combined && query.stream != Stream::Combined {
         query.only = Some(std::mem::replace(&mut query.stream, Stream::Combined));
