@@ -134,43 +134,43 @@ members! {
     }
 }
 
-#[derive(Clone, Debug, Default, Serialize, Deserialize)]
-pub struct ListAnswer {
-    pub processes: Vec<Process>,
+members! {
+    ListAnswer {
+        processes: Vec<Process>,
+    }
 }
 
-/// What `ctrl` did.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct ControlAnswer {
-    pub action: params::Action,
-    /// The run afterwards; its exit code and signal are those of the run that was stopped, if one was.
-    pub process: Process,
-    /// Before the first line of a run that was started.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub cursor: Option<String>,
-    /// Of a stop: it had ended before.
-    #[serde(default)]
-    pub was_over: bool,
-    /// Processes that a stop ended with SIGKILL.
-    #[serde(default)]
-    pub killed_processes: usize,
+members! {
+    /// What `ctrl` did.
+    ControlAnswer {
+        action: params::Action,
+        /// The run afterwards; its exit code and signal are those of the run that was stopped, if one was.
+        process: Process,
+        /// Before the first line of a run that was started.
+        cursor: Option<String>,
+        /// Of a stop: it had ended before.
+        was_over: bool,
+        /// Processes that a stop ended with SIGKILL.
+        killed_processes: u64,
+    }
 }
 
+/// Always with `keep`, which servers up to 0.5 require.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct ShutdownRequest {
-    /// The processes go on without a server.
+    /// The processes keep running without a server.
     pub keep: bool,
     /// The socket of the newer server that takes the place of this one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub successor: Option<String>,
 }
 
-#[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct ShutdownAnswer {
-    pub pid: i32,
-    /// What could not be stopped, one text each.
-    #[serde(default)]
-    pub problems: Vec<String>,
+members! {
+    ShutdownAnswer {
+        pid: i32,
+        /// What could not be stopped, one text each.
+        problems: Vec<String>,
+    }
 }
 
 /// The body of an answer that is not a result.

@@ -1,9 +1,9 @@
 //! A process and its newest run, as `list` shows it.
 
-use super::members::{Members, members, named, required};
+use super::members::{Member, Members, members, named, required};
 pub use crate::rundir::State;
-use serde::{Deserialize, Deserializer, Serialize, Serializer};
-use serde_json::{Map, Value};
+use serde::Deserialize;
+use serde_json::Value;
 
 required! {
     State: |value: &Value| State::deserialize(value).ok(), |state: &State| state.name().into();
@@ -50,14 +50,20 @@ members! {
     }
 }
 
-impl Serialize for Process {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        self.members().serialize(serializer)
+impl Member for Process {
+    fn read(value: &Value) -> Option<Self> {
+        value.as_object().map(Process::from_members)
+    }
+    fn write(&self) -> Option<Value> {
+        Some(Value::Object(self.members()))
     }
 }
 
-impl<'de> Deserialize<'de> for Process {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Process, D::Error> {
-        Ok(Process::from_members(&Map::<String, Value>::deserialize(deserializer)?))
+impl Member for Vec<Process> {
+    fn read(value: &Value) -> Option<Self> {
+        value.as_array().map(|processes| processes.iter().filter_map(Member::read).collect())
+    }
+    fn write(&self) -> Option<Value> {
+        Some(self.iter().map(Process::members).collect())
     }
 }

@@ -13,7 +13,6 @@ use crate::error::Error;
 use crate::output::cursor::Cursor;
 use crate::procs;
 use serde::Serialize;
-use serde::de::DeserializeOwned;
 use std::time::{Duration, Instant};
 
 /// How long to bring a call of `ctrl` to the next server, and the one after that.
@@ -63,14 +62,9 @@ fn unexpected() -> Error {
 
 impl ServerConnection {
     /// Sends a request and reads the answer; `may_take_long`: it may wait for something.
-    fn ask<T: DeserializeOwned>(
-        &mut self,
-        path: &str,
-        request: &impl Serialize,
-        may_take_long: bool,
-    ) -> Result<T, Error> {
+    fn ask<T: Members>(&mut self, path: &str, request: &impl Serialize, may_take_long: bool) -> Result<T, Error> {
         let answer = self.post(path, &to_json(request), may_take_long)?;
-        serde_json::from_slice(&answer).map_err(|_| unexpected())
+        serde_json::from_slice(&answer).map(|members| T::from_members(&members)).map_err(|_| unexpected())
     }
 
     /// The body of the answer.

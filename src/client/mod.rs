@@ -15,8 +15,8 @@ mod terminal;
 mod wait_ready;
 mod wrapper;
 
-use crate::api::IfRunning;
 use crate::api::params::{Action, ListRequest};
+use crate::api::{IfRunning, Members};
 use crate::cli::{Command, ControlOptions, Parsed, StartOptions, UsageError};
 use crate::config::{self, Config, Format};
 use crate::error::Error;
@@ -113,7 +113,7 @@ fn list(server: &mut ServerConnection, mut request: ListRequest, is_json: bool) 
     let is_narrowed = request.working_directory.is_some();
     let width = terminal::columns().unwrap_or(render::WIDTH);
     let printed = if is_json {
-        terminal::print_json(&answer)
+        terminal::print_json(&answer.members())
     } else {
         terminal::print(render::list(&answer, is_narrowed, width))
     };

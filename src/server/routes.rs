@@ -23,7 +23,7 @@ use crate::output::query::stamped;
 use crossbeam_channel::{Sender, bounded};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
-use serde_json::{Map, Value};
+use serde_json::Value;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -188,6 +188,10 @@ fn answer(body: &impl Serialize) -> Response {
     json_response(200, body)
 }
 
+fn answer_members(answer: &impl Members) -> Response {
+    json_response(200, &answer.members())
+}
+
 fn failure(error: &Error) -> Response {
     let status = match error.kind {
         ErrorKind::Invalid | ErrorKind::Usage => 400,
@@ -239,8 +243,7 @@ fn call<T: Members, A>(
     parameters: &[Parameter],
     tool: fn(T, &ReadOptions, &Context) -> Result<A, Error>,
 ) -> Result<A, Error> {
-    let members: Map<String, Value> = body(request)?;
-    let Call { arguments, near, idempotency_key, options } = Call::from_members(&members);
+    let Call { arguments, near, idempotency_key, options } = Call::from_members(&body(request)?);
     let client = Client::of(request);
     let context = Context { near, idempotency_key, ..Context::new(&routes.manager, &client) };
     tool(params::parse(parameters, &arguments)?, &options, &context)
@@ -248,12 +251,12 @@ fn call<T: Members, A>(
 
 fn list(routes: &Routes, request: &Request) -> Result<Response, Error> {
     let listing = call(routes, request, &params::LIST, |request, _, context| tools::list::call(&request, context))?;
-    Ok(answer(&ListAnswer { processes: listing.rows.into_iter().map(|row| row.process).collect() }))
+    Ok(answer_members(&ListAnswer { processes: listing.rows.into_iter().map(|row| row.process).collect() }))
 }
 
 fn ctrl(routes: &Routes, request: &Request) -> Result<Response, Error> {
     let control = call(routes, request, &params::CTRL, |request, _, context| tools::ctrl::call(&request, context))?;
-    Ok(answer(&control.answer()))
+    Ok(answer_members(&control.answer()))
 }
 
 fn output(routes: &Routes, request: &Request) -> Result<Response, Error> {
@@ -294,5 +297,5 @@ fn shutdown(routes: &Routes, request: &Request) -> Result<Response, Error> {
     let _place = request.may_wait(); // it does, and is not one of those that the end waits for
     routes.events.try_send(leave).map_err(|_| closing())?;
     let problems = reported.recv_timeout(SHUTDOWN).map_err(|_| closing())?;
-    Ok(answer(&ShutdownAnswer { pid: routes.server_info.pid as i32, problems }))
+    Ok(answer_members(&ShutdownAnswer { pid: routes.server_info.pid as i32, problems }))
 }

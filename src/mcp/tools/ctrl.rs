@@ -81,7 +81,7 @@ impl Control {
             action: self.action,
             cursor: self.verdict.as_ref().map(|_| api::start_cursor(&process.run)),
             was_over: stopped.is_some_and(|stopped| stopped.was_over),
-            killed_processes: killed,
+            killed_processes: killed as u64,
             process,
         }
     }
