@@ -50,8 +50,8 @@ mod tests {
 
     #[test]
     fn two_files_of_a_mebibyte_hold_the_newest_lines() {
-        let dir = std::env::temp_dir().join(format!("persistproc-journal-{}", std::process::id()));
-        std::fs::create_dir_all(&dir).unwrap();
+        let directory = tempfile::tempdir().unwrap();
+        let dir = directory.path().to_path_buf();
         let mut journal = Journal::open(dir.join("server.log")).unwrap();
         for i in 0..3000 {
             journal.write(&format!("line {i}\n{}", "x".repeat(1000)));
@@ -64,6 +64,5 @@ mod tests {
         std::fs::remove_file(dir.join("server.log")).unwrap();
         (3000..6000).for_each(|i| journal.write(&format!("line {i} {}", "x".repeat(1000))));
         assert!(read("server.log").lines().last().unwrap().contains("line 5999 x"));
-        std::fs::remove_dir_all(dir).unwrap();
     }
 }
