@@ -12,7 +12,7 @@
 //! The data directory is the truth. A server can be killed at any moment: no child notices, no byte is lost, and the next
 //! server finds everything by reading `runs/`, which is how every server begins.
 //!
-//! The rooms, and what they may know; calls go down this list and never up (`tests/rooms.rs` holds it):
+//! The rooms, and what they may know; calls go down this list and never up (`tests/layers.rs` enforces it):
 //!
 //! | room | owns |
 //! |---|---|
