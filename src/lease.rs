@@ -254,16 +254,15 @@ pub fn remove_stale(data_dir: &Path) {
 mod tests {
     use super::*;
 
-    fn directory(name: &str) -> PathBuf {
-        let dir = std::env::temp_dir().join(format!("persistproc-lease-{name}-{}", std::process::id()));
-        let _ = fs::remove_dir_all(&dir);
-        fs::create_dir_all(&dir).unwrap();
-        dir
+    fn directory(name: &str) -> (tempfile::TempDir, PathBuf) {
+        let directory = tempfile::Builder::new().prefix(&format!("persistproc-lease-{name}-")).tempdir().unwrap();
+        let path = directory.path().to_path_buf();
+        (directory, path)
     }
 
     #[test]
     fn a_lease_is_visible_in_each_run_that_it_is_linked_to_until_its_reader_exits() {
-        let data = directory("linked");
+        let (_directory, data) = directory("linked");
         let [old, new] = ["old", "new"].map(|name| data.join(name));
         [&old, &new].iter().for_each(|dir| fs::create_dir_all(dir).unwrap());
         assert!(!is_needed(&old, 1));
@@ -287,12 +286,11 @@ mod tests {
         assert_eq!((leases(&old), leases(&new)), (Vec::new(), Vec::new()));
         remove_stale(&data);
         assert!(data.join(LEASE_DIRECTORY).join(second.name()).exists());
-        fs::remove_dir_all(data).unwrap();
     }
 
     #[test]
     fn files_left_by_killed_readers_are_not_leases_and_are_removed() {
-        let data = directory("stale");
+        let (_directory, data) = directory("stale");
         let text = Position { run: 1, offset: u64::MAX, progress: u64::MAX, kind: ReaderKind::Terminal }.text();
         assert_eq!(text.len(), LEASE_SIZE);
         ensure_directory(&data.join(LEASE_DIRECTORY)).unwrap();
@@ -305,7 +303,6 @@ mod tests {
         fs::write(&left, "").unwrap();
         remove_stale(&data);
         assert!(!left.exists());
-        fs::remove_dir_all(data).unwrap();
     }
 
     #[test]

@@ -28,7 +28,7 @@ fn refused(sandbox: &Sandbox, tool: &str, arguments: Value) -> String {
 
 #[test]
 fn a_directory_without_processes_does_not_hide_those_of_others() {
-    let sandbox = Sandbox::new();
+    let sandbox = Sandbox::with_short_path();
     let _server = sandbox.serve();
     let [a, b] = directories(&sandbox);
     let empty = sandbox.tool_ok("list", json!({"working_directory": b}));
@@ -185,7 +185,7 @@ fn of_few_lines_that_are_asked_for_long_ones_are_shown_as_far_as_there_is_room()
 
 #[test]
 fn a_list_has_one_line_a_process_and_the_address_that_still_answers() {
-    let sandbox = Sandbox::new();
+    let sandbox = Sandbox::with_short_path();
     let _server = sandbox.serve();
     let script = "import socket\ns = socket.socket(); s.bind(('127.0.0.1', 0)); s.listen()\np = s.getsockname()[1]\n\
         print('docs http://localhost:1/ https://vite.dev')\nprint('\\033[36mhttp://localhost:\\033[1m%d\\033[22m/app/' % p)\n\

@@ -356,7 +356,7 @@ fn without_a_server_and_without_leave_to_start_one_every_request_says_so() {
 fn what_is_not_our_server_is_not_believed() {
     let sandbox = Sandbox::new();
     std::fs::create_dir(sandbox.data()).unwrap();
-    let listener = UnixListener::bind(sandbox.data().join("server.sock")).unwrap();
+    let listener = UnixListener::bind(sandbox.short_data().join("server.sock")).unwrap();
     std::thread::spawn(move || {
         for stream in listener.incoming().take(2) {
             let mut stream = stream.unwrap();
@@ -561,7 +561,7 @@ fn a_stripped_environment_and_a_foreign_directory_are_enough() {
 
 #[test]
 fn the_project_of_the_host_decides_between_several() {
-    let sandbox = Sandbox::new();
+    let sandbox = Sandbox::with_short_path();
     let _server = sandbox.serve();
     let projects = ["a", "b"].map(|name| sandbox.work().join(name));
     for project in &projects {

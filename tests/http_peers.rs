@@ -4,15 +4,20 @@
 use crate::support::*;
 use serde_json::{Value, json};
 use std::io::{Read, Write};
-use std::os::unix::net::{UnixListener, UnixStream};
-use std::path::{Path, PathBuf};
+use std::os::unix::net::UnixListener;
+use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-/// Runs a program that may not be here.
-fn foreign(program: &str, words: &[&str]) -> Option<Ended> {
+/// Runs a program that may not be installed, in the data directory, where the name of the socket is short.
+fn foreign(sandbox: &Sandbox, program: &str, arguments: &[&str]) -> Option<Ended> {
     let mut command = Command::new(program);
-    command.args(words).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    command
+        .args(arguments)
+        .current_dir(sandbox.data())
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped());
     match command.spawn() {
         Ok(child) => Some(finish(child, DEADLINE)),
         Err(error) => skip(&format!("{program} cannot be run: {error}")),
@@ -25,11 +30,11 @@ fn curl_is_served() {
     let _server = sandbox.serve();
     let url = |path: &str| format!("http://127.0.0.1:{}{path}", sandbox.port);
     let mcp = url("/mcp");
-    let curl = |words: &[&str]| foreign("curl", &[&["-sS", "--max-time", "30"], words].concat());
+    let curl = |words: &[&str]| foreign(&sandbox, "curl", &[&["-sS", "--max-time", "30"], words].concat());
     let json = ["-H", "Content-Type: application/json"];
     // The socket of our own commands is HTTP, too.
-    let (socket, health) = (sandbox.data().join("server.sock").display().to_string(), "http://localhost/health");
-    let private = |words: &[&str]| curl(&[&["--unix-socket", &socket], words].concat());
+    let health = "http://localhost/health";
+    let private = |words: &[&str]| curl(&[&["--unix-socket", "server.sock"], words].concat());
     let Some(first) = private(&["-w", "#%{num_connects}#", health, health, health]) else { return };
     let first = first.ok().out();
     assert_eq!((first.matches("#1#").count(), first.matches("#0#").count()), (1, 2), "it is kept: {first}");
@@ -122,17 +127,17 @@ threads = [threading.Thread(target=talk) for _ in range(16)]
 [t.join() for t in threads]
 print("done")
 "#;
-    let Some(ended) = foreign("python3", &["-c", script, &sandbox.port.to_string()]) else { return };
+    let Some(ended) = foreign(&sandbox, "python3", &["-c", script, &sandbox.port.to_string()]) else { return };
     assert_eq!((ended.stderr.as_str(), ended.out().as_str()), ("", "done\n"));
 }
 
 #[test]
 fn httpx_is_served() {
-    if foreign("python3", &["-c", "import httpx"]).is_none_or(|ended| ended.code != 0) {
-        return skip("there is no httpx for python3");
-    }
     let sandbox = Sandbox::new();
     let _server = sandbox.serve();
+    if foreign(&sandbox, "python3", &["-c", "import httpx"]).is_none_or(|ended| ended.code != 0) {
+        return skip("there is no httpx for python3");
+    }
     let script = r#"
 import asyncio, httpx, sys
 url = f"http://localhost:{sys.argv[1]}"
@@ -154,7 +159,7 @@ async def main():
 asyncio.run(main())
 print("done")
 "#;
-    let ended = foreign("python3", &["-c", script, &sandbox.port.to_string()]).unwrap();
+    let ended = foreign(&sandbox, "python3", &["-c", script, &sandbox.port.to_string()]).unwrap();
     assert_eq!((ended.stderr.as_str(), ended.out().as_str()), ("", "done\n"));
 }
 
@@ -189,7 +194,7 @@ const post = body => fetch(url + "/mcp", {method: "POST", headers: {"Content-Typ
   console.log("done");
 })().catch(e => { console.error(e); process.exit(1); });
 "#;
-    let Some(ended) = foreign("node", &["-e", script, &sandbox.port.to_string()]) else { return };
+    let Some(ended) = foreign(&sandbox, "node", &["-e", script, &sandbox.port.to_string()]) else { return };
     assert_eq!((ended.stderr.as_str(), ended.out().as_str()), ("", "done\n"));
 }
 
@@ -202,7 +207,7 @@ fn under_the_load_of_wrk_every_request_is_answered() {
     let lua = format!("wrk.method = 'POST'\nwrk.headers['Content-Type'] = 'application/json'\nwrk.body = '{PING}'\n");
     std::fs::write(&script, lua).unwrap();
     let words = ["-t2", "-c100", "-d2s", "--timeout", "10s", "-s", &script.display().to_string(), &url];
-    let Some(ended) = foreign("wrk", &words) else { return };
+    let Some(ended) = foreign(&sandbox, "wrk", &words) else { return };
     let report = ended.ok().out();
     let requests =
         report.lines().find_map(|line| line.trim().strip_suffix(" read")?.split_once(" requests in")?.0.parse().ok());
@@ -216,11 +221,11 @@ const COMMANDS: [&[&str]; 6] =
     [&["list"], &["start", "true"], &["run", "true"], &["output", "x"], &["stop", "x"], &["shutdown"]];
 
 /// A sandbox without a server, and the place where its socket would be.
-fn place_of_a_stranger() -> (Sandbox, PathBuf) {
+fn place_of_a_stranger() -> (Sandbox, ShortPath) {
     let sandbox = Sandbox::new();
     std::fs::create_dir(sandbox.data()).unwrap();
-    let socket = sandbox.data().join("server.sock");
-    (sandbox, socket)
+    let data = sandbox.short_data();
+    (sandbox, data)
 }
 
 /// None of our commands takes what answers at this socket for ours, hangs, or says more than a line.
@@ -245,8 +250,8 @@ fn is_recognised_as_a_stranger(name: &str, sandbox: &Sandbox) {
 
 #[test]
 fn tiny_http_is_recognised_as_a_stranger() {
-    let (sandbox, socket) = place_of_a_stranger();
-    let server = tiny_http::Server::http_unix(&socket).unwrap();
+    let (sandbox, data) = place_of_a_stranger();
+    let server = tiny_http::Server::http_unix(&data.join("server.sock")).unwrap();
     std::thread::scope(|scope| {
         scope.spawn(|| {
             for request in server.incoming_requests() {
@@ -261,14 +266,19 @@ fn tiny_http_is_recognised_as_a_stranger() {
     sandbox.wait_for_server();
 }
 
-/// A program that listens at this socket, as soon as it does.
-fn listening(program: &str, words: &[&str], socket: &Path) -> Option<Guard> {
+/// A program that listens at the socket of the data directory, in which it runs, as soon as it does.
+fn listening(sandbox: &Sandbox, program: &str, arguments: &[&str]) -> Option<Guard> {
     let mut command = Command::new(program);
-    command.args(words).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+    command
+        .args(arguments)
+        .current_dir(sandbox.data())
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null());
     match command.spawn() {
         Ok(child) => {
             let guard = Guard(child);
-            wait_until(program, || UnixStream::connect(socket).is_ok());
+            wait_until(program, || sandbox.connect_private().is_some());
             Some(guard)
         }
         Err(error) => skip(&format!("{program} cannot be run: {error}")),
@@ -277,7 +287,7 @@ fn listening(program: &str, words: &[&str], socket: &Path) -> Option<Guard> {
 
 #[test]
 fn pythons_server_is_recognised_as_a_stranger() {
-    let (sandbox, socket) = place_of_a_stranger();
+    let (sandbox, _) = place_of_a_stranger();
     let script = r#"
 import http.server, socketserver, sys
 class Handler(http.server.SimpleHTTPRequestHandler):
@@ -286,27 +296,25 @@ class Server(socketserver.ThreadingMixIn, socketserver.UnixStreamServer):
     daemon_threads = True
 Server(sys.argv[1], Handler).serve_forever()
 "#;
-    let words = ["-c", script, &socket.display().to_string()];
-    let Some(_server) = listening("python3", &words, &socket) else { return };
+    let Some(_server) = listening(&sandbox, "python3", &["-c", script, "server.sock"]) else { return };
     is_recognised_as_a_stranger("http.server", &sandbox);
 }
 
 #[test]
 fn nginx_is_recognised_as_a_stranger() {
-    let (sandbox, socket) = place_of_a_stranger();
+    let (sandbox, _) = place_of_a_stranger();
     let root = sandbox.root.display().to_string();
     let paths: String = ["client_body", "proxy", "fastcgi", "uwsgi", "scgi"]
         .map(|kind| format!("{kind}_temp_path {root}/{kind}; "))
         .concat();
     let text = format!(
         "daemon off; master_process off; pid {root}/nginx.pid; error_log {root}/error.log; events {{}}
-         http {{ access_log off; {paths} server {{ listen unix:{}; location / {{ return 200 '{{}}'; }} }} }}",
-        socket.display()
+         http {{ access_log off; {paths} server {{ listen unix:/proc/self/cwd/server.sock; location / {{ return 200 '{{}}'; }} }} }}",
     );
     let file = sandbox.root.join("nginx.conf");
     std::fs::write(&file, text).unwrap();
     let words = ["-e", &format!("{root}/error.log"), "-p", &root, "-c", &file.display().to_string()];
-    let Some(_server) = listening("nginx", &words, &socket) else { return };
+    let Some(_server) = listening(&sandbox, "nginx", &words) else { return };
     is_recognised_as_a_stranger("nginx", &sandbox);
 }
 
@@ -348,16 +356,16 @@ fn what_speaks_no_http_or_a_broken_one_neither_hangs_nor_crashes_us() {
             true,
         ),
     ] {
-        let (sandbox, socket) = place_of_a_stranger();
-        babble(&socket, text.into_bytes(), is_endless);
+        let (sandbox, data) = place_of_a_stranger();
+        babble(&data.join("server.sock"), text.into_bytes(), is_endless);
         is_recognised_as_a_stranger(name, &sandbox);
     }
 }
 
 #[test]
 fn our_client_reads_answers_however_others_frame_them() {
-    let (sandbox, socket) = place_of_a_stranger();
-    let server = tiny_http::Server::http_unix(&socket).unwrap();
+    let (sandbox, data) = place_of_a_stranger();
+    let server = tiny_http::Server::http_unix(&data.join("server.sock")).unwrap();
     let label = "a label ".repeat(6000);
     let process = json!({"pid": 1, "label": label.trim(), "command": ["x"], "status": "running", "run": "r1"});
     let answer = json!({"processes": [process]}).to_string();

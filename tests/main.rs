@@ -1,50 +1,50 @@
-//! Tests on the real binary: real children, real sockets, a free port and a temporary data directory each. A file per
-//! promise; `support` is what they share.
+//! Tests of the real binary: each with real children, real sockets, a free port and a temporary data directory. Each file
+//! tests one promise; `support` has what they share.
 
 mod attributes;
 mod support;
 
 mod agents;
+mod bad_input;
 mod bridge;
 mod commands;
+mod container_init;
 mod crash;
 mod cursor;
-mod damage;
-mod disk;
-mod eras;
-mod escapes;
+mod damaged_files;
+mod damaged_logs;
+mod durable_requests;
+mod exhaustion;
 mod floods;
 mod follow;
-mod forgery;
-mod frozen;
+mod forged_notes;
 mod gate;
 mod http_hostile;
 mod http_peers;
-mod init;
-mod json;
-mod limits;
+mod json_refusals;
+mod layers;
+mod line_selection;
+mod malformed_json;
 mod mcp;
-mod naming;
+mod mcp_eras;
+mod model_view;
 mod orphans;
 mod other_users;
 mod output;
-mod promises;
 mod readers;
 mod reaping;
-mod refusals;
-mod replaced;
-mod rooms;
+mod replaced_files;
 mod rotation;
-mod searches;
+mod run_names;
+mod search_limits;
 mod secrets;
-mod selection;
 mod server;
 mod socket;
 mod stop;
+mod stopped_server;
+mod terminal_escapes;
 mod torture;
 mod upgrade;
-mod usage;
-mod view;
-mod waiting;
-mod waits;
+mod wait_for;
+mod waiters;
 mod wrapper;

@@ -109,7 +109,7 @@ fn where_owners_cannot_be_told_the_port_stays_closed_without_a_token_or_the_word
     }
     const WARNING: &str = "does not tell which user makes a connection";
     let connect = |sandbox: &Sandbox| TcpStream::connect((Ipv4Addr::LOCALHOST, sandbox.port)).is_ok();
-    let sandbox = Sandbox::new();
+    let sandbox = Sandbox::with_short_path();
     let server = serve_with(&sandbox, Sight::None, "", None);
     assert!(!connect(&sandbox));
     sandbox.run(&["list"]).ok();
@@ -118,13 +118,13 @@ fn where_owners_cannot_be_told_the_port_stays_closed_without_a_token_or_the_word
     let said = end(server);
     assert!(said.contains(WARNING) && said.contains("PERSISTPROC_TOKEN") && said.contains("persistproc mcp"), "{said}");
 
-    let sandbox = Sandbox::new();
+    let sandbox = Sandbox::with_short_path();
     let server = serve_with(&sandbox, Sight::None, "", Some(TOKEN));
     let ping = |headers: &str| status_for(NOBODY, &post("/mcp", sandbox.port, headers, PING), sandbox.port);
     assert_eq!((ping(""), ping(&format!("Authorization: Bearer {TOKEN}\r\n"))), (401, 200));
     assert!(!end(server).contains(WARNING));
 
-    let sandbox = Sandbox::new();
+    let sandbox = Sandbox::with_short_path();
     let server = serve_with(&sandbox, Sight::None, "--trust-all-users", None);
     assert_eq!(status_for(NOBODY, &post("/mcp", sandbox.port, "", PING), sandbox.port), 200);
     let said = end(server);

@@ -93,10 +93,10 @@ fn a_command_says_nothing_to_a_socket_that_another_user_serves() {
     fs::create_dir(sandbox.data()).unwrap();
     fs::set_permissions(sandbox.data(), PermissionsExt::from_mode(0o777)).unwrap();
     fs::set_permissions(&sandbox.root, PermissionsExt::from_mode(0o755)).unwrap();
-    let path = socket(&sandbox);
+    let data = sandbox.short_data();
     let listen = || {
         assert_eq!(unsafe { libc::syscall(libc::SYS_setresuid, 65534, 65534, 65534) }, 0);
-        UnixListener::bind(&path).unwrap()
+        UnixListener::bind(data.join("server.sock")).unwrap()
     };
     let listener = std::thread::scope(|scope| scope.spawn(listen).join().unwrap());
     fs::set_permissions(sandbox.data(), PermissionsExt::from_mode(0o700)).unwrap();
@@ -147,7 +147,7 @@ fn a_socket_that_was_removed_is_made_anew() {
     assert_eq!(sandbox.health().unwrap()["pid"], server.pid());
     // Another server's is left alone.
     fs::remove_file(socket(&sandbox)).unwrap();
-    let _other = UnixListener::bind(socket(&sandbox)).unwrap();
+    let _other = UnixListener::bind(sandbox.short_data().join("server.sock")).unwrap();
     signal(server.pid(), libc::SIGTERM);
     assert_eq!(server.end(DEADLINE).code, 0);
     assert!(socket(&sandbox).exists());

@@ -218,20 +218,20 @@ mod tests {
 
     #[test]
     fn a_socket_may_lie_as_deep_as_any_file() {
-        let root = std::env::temp_dir().join(format!("persistproc-socket-{}", std::process::id()));
+        let directory = tempfile::tempdir().unwrap();
+        let root = directory.path();
         let deep = root.join("a name with spaces\nand a newline").join("x".repeat(200)).join("y".repeat(200));
         fs::create_dir_all(&deep).unwrap();
         echo(&root.join("server.sock"));
         echo(&deep.join("server.sock"));
         let missing = Socket::connect_unix(&deep.join("other.sock"), Duration::from_secs(1)).unwrap_err();
         assert_eq!(missing.kind(), io::ErrorKind::NotFound);
-        fs::remove_dir_all(root).unwrap();
     }
 
     #[test]
     fn a_full_queue_is_waited_for_only_so_long() {
-        let root = std::env::temp_dir().join(format!("persistproc-queue-{}", std::process::id()));
-        fs::create_dir_all(&root).unwrap();
+        let directory = tempfile::tempdir().unwrap();
+        let root = directory.path();
         let path = root.join("s");
         let _listener = Listener::unix(&path).unwrap();
         let short = Duration::from_millis(50);
@@ -248,6 +248,5 @@ mod tests {
             "{error} after {}",
             waiting.len()
         );
-        fs::remove_dir_all(root).unwrap();
     }
 }

@@ -334,14 +334,12 @@ mod tests {
     use crate::log::stamp::Stamper;
     use crate::log::writer::LogWriter;
 
-    /// A log of `lines` lines, one per second from second 1 on, in a directory that is removed with this value.
-    struct Sample(std::path::PathBuf);
+    /// A log of `lines` lines, one per second from second 1 on, in a temporary directory.
+    struct Sample(tempfile::TempDir);
     impl Sample {
         fn new(name: &str, lines: u64, cap: u64, stream: Stream) -> Sample {
-            let dir = std::env::temp_dir().join(format!("persistproc-read-{name}-{}", std::process::id()));
-            let _ = std::fs::remove_dir_all(&dir);
-            std::fs::create_dir_all(&dir).unwrap();
-            let mut file = LogWriter::create(dir.join(stream.file_name()), cap).unwrap();
+            let dir = tempfile::Builder::new().prefix(&format!("persistproc-read-{name}-")).tempdir().unwrap();
+            let mut file = LogWriter::create(dir.path().join(stream.file_name()), cap).unwrap();
             let mut stamper = Stamper::new();
             for i in 1..=lines {
                 file.append(&record(&mut stamper, i));
@@ -349,12 +347,7 @@ mod tests {
             Sample(dir)
         }
         fn log(&self, stream: Stream) -> Log {
-            Log::open(&self.0, stream).unwrap()
-        }
-    }
-    impl Drop for Sample {
-        fn drop(&mut self) {
-            let _ = std::fs::remove_dir_all(&self.0);
+            Log::open(self.0.path(), stream).unwrap()
         }
     }
     fn record(stamper: &mut Stamper, i: u64) -> Vec<u8> {
@@ -402,7 +395,7 @@ mod tests {
     #[test]
     fn lines_that_share_a_stamp_are_found_like_others() {
         let sample = Sample::new("shared", 0, 0, Stream::Stdout);
-        let mut file = LogWriter::create(sample.0.join("combined.log"), 10_000).unwrap();
+        let mut file = LogWriter::create(sample.0.path().join("combined.log"), 10_000).unwrap();
         let mut stamper = Stamper::new();
         for i in (1..=3000).step_by(3) {
             let others = [i + 1, i + 2].map(|i| record(&mut stamper, i)[PREFIX_LEN..].to_vec()).concat();
@@ -461,7 +454,7 @@ mod tests {
     #[test]
     fn a_missing_log_is_empty_and_one_without_its_newest_file_has_the_older_one() {
         let sample = Sample::new("missing", 3000, 20_000, Stream::Stdout);
-        std::fs::remove_file(sample.0.join("stdout.log")).unwrap();
+        std::fs::remove_file(sample.0.path().join("stdout.log")).unwrap();
         let log = sample.log(Stream::Stdout);
         assert!(log.start() > 0 && log.end() > log.start());
         let none = sample.log(Stream::Stderr);

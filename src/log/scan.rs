@@ -110,8 +110,8 @@ mod tests {
 
     #[test]
     fn records_are_complete_and_long_ones_are_truncated_but_counted() {
-        let dir = std::env::temp_dir().join(format!("persistproc-scan-{}", std::process::id()));
-        std::fs::create_dir_all(&dir).unwrap();
+        let directory = tempfile::tempdir().unwrap();
+        let dir = directory.path().to_path_buf();
         let mut file = LogWriter::create(dir.join("stdout.log"), 0).unwrap();
         let texts = [b"short".to_vec(), vec![], vec![b'x'; 200_000], b"after".to_vec(), b"open".to_vec()];
         file.append(&texts.join(&b'\n'));
@@ -127,6 +127,5 @@ mod tests {
         }
         assert!(scan.next().unwrap().is_none());
         assert!(Scanner::new(&log, 3, 3, 100).next().unwrap().is_none());
-        std::fs::remove_dir_all(dir).unwrap();
     }
 }

@@ -106,11 +106,9 @@ mod tests {
     use super::*;
     use crate::log::writer::LogWriter;
 
-    fn log(name: &str, cap: u64) -> (PathBuf, LogWriter) {
-        let dir = std::env::temp_dir().join(format!("persistproc-tail-{name}-{}", std::process::id()));
-        let _ = std::fs::remove_dir_all(&dir);
-        std::fs::create_dir_all(&dir).unwrap();
-        let file = LogWriter::create(dir.join("combined.log"), cap).unwrap();
+    fn log(name: &str, cap: u64) -> (tempfile::TempDir, LogWriter) {
+        let dir = tempfile::Builder::new().prefix(&format!("persistproc-tail-{name}-")).tempdir().unwrap();
+        let file = LogWriter::create(dir.path().join("combined.log"), cap).unwrap();
         (dir, file)
     }
 
@@ -130,7 +128,7 @@ mod tests {
     #[test]
     fn a_renamed_or_removed_file_is_read_to_its_end() {
         let (dir, mut file) = log("renamed", 10_000);
-        let mut tail = Tail::new(&dir, Stream::Combined, 0);
+        let mut tail = Tail::new(dir.path(), Stream::Combined, 0);
         file.append(b"one\n");
         assert_eq!(rest(&mut tail), (b"one\n".to_vec(), 0));
         assert_eq!(rest(&mut tail), (Vec::new(), 0));
@@ -138,7 +136,7 @@ mod tests {
         (0..3).for_each(|i| file.append(&[b'0' + i; 8000]));
         assert_eq!(rest(&mut tail), ([[b'0'; 8000], [b'1'; 8000], [b'2'; 8000]].concat(), 0));
         file.append(b"two\n");
-        std::fs::remove_dir_all(&dir).unwrap();
+        std::fs::remove_dir_all(dir.path()).unwrap();
         let mut buffer = [0; 10];
         assert_eq!(tail.read(&mut buffer).unwrap(), TailRead::Bytes(4));
         assert_eq!(tail.read(&mut buffer).unwrap_err().kind(), io::ErrorKind::NotFound);
@@ -149,12 +147,11 @@ mod tests {
     fn rotated_out_bytes_are_counted_and_the_rest_is_complete() {
         let (dir, mut file) = log("gone", 10_000);
         (0..5).for_each(|i| file.append(&[b'0' + i; 8000]));
-        let mut tail = Tail::new(&dir, Stream::Combined, 0);
+        let mut tail = Tail::new(dir.path(), Stream::Combined, 0);
         assert_eq!(rest(&mut tail), ([[b'3'; 8000], [b'4'; 8000]].concat(), 24_000));
-        let mut late = Tail::new(&dir, Stream::Combined, 25_000);
+        let mut late = Tail::new(dir.path(), Stream::Combined, 25_000);
         assert_eq!(rest(&mut late), ([&[b'3'; 7000][..], &[b'4'; 8000]].concat(), 0));
         (5..9).for_each(|i| file.append(&[b'0' + i; 8000]));
         assert_eq!(rest(&mut late), ([[b'7'; 8000], [b'8'; 8000]].concat(), 16_000));
-        std::fs::remove_dir_all(&dir).unwrap();
     }
 }

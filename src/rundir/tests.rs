@@ -2,8 +2,8 @@ use super::*;
 
 #[test]
 fn concurrently_written_orders_are_all_written_and_never_mixed() {
-    let dir = RunDir(std::env::temp_dir().join(format!("persistproc-orders-{}", std::process::id())));
-    fs::create_dir(dir.path()).unwrap();
+    let directory = tempfile::tempdir().unwrap();
+    let dir = RunDir(directory.path().to_path_buf());
     let order = |key: &str| Order {
         version: FORMAT_VERSION,
         grace: 0,
@@ -20,14 +20,13 @@ fn concurrently_written_orders_are_all_written_and_never_mixed() {
         (are_all_whole(&short), other.join().unwrap())
     });
     let files = fs::read_dir(dir.path()).unwrap().count();
-    fs::remove_dir_all(dir.path()).unwrap();
     assert_eq!((results, files), ((true, true), 1));
 }
 
 #[test]
 fn foreign_files_in_the_place_of_the_status_are_put_aside() {
-    let dir = std::env::temp_dir().join(format!("persistproc-foreign-{}", std::process::id()));
-    let _ = std::fs::remove_dir_all(&dir);
+    let directory = tempfile::tempdir().unwrap();
+    let dir = directory.path().join("run");
     let run = RunDir(dir.clone());
     let status = Status { version: FORMAT_VERSION, state: State::Exited, exit_code: Some(3), ..Status::default() };
     for name in ["status.json", "status.new"] {
@@ -52,8 +51,8 @@ fn foreign_files_in_the_place_of_the_status_are_put_aside() {
 
 #[test]
 fn newer_damaged_and_missing_files_are_distinguished() {
-    let dir = std::env::temp_dir().join(format!("persistproc-rundir-{}", std::process::id()));
-    std::fs::create_dir_all(&dir).unwrap();
+    let directory = tempfile::tempdir().unwrap();
+    let dir = directory.path().to_path_buf();
     let run = RunDir(dir.clone());
     assert!(matches!(run.read_status(), Err(Unreadable::Missing)));
     for text in ["", "{", "[]", "\0\0\0", "{\"version\":1}", "{\"version\":\"1\"}"] {
@@ -65,5 +64,4 @@ fn newer_damaged_and_missing_files_are_distinguished() {
     let status = Status { version: FORMAT_VERSION, state: State::Exited, exit_code: Some(3), ..Status::default() };
     run.write_status(&status).unwrap();
     assert_eq!(run.read_status().unwrap(), status);
-    std::fs::remove_dir_all(dir).unwrap();
 }

@@ -132,9 +132,8 @@ mod tests {
 
     #[test]
     fn a_reader_is_waited_for_until_it_has_caught_up_or_makes_no_progress_for_too_long() {
-        let dir = std::env::temp_dir().join(format!("persistproc-readers-{}", std::process::id()));
-        let _ = std::fs::remove_dir_all(&dir);
-        std::fs::create_dir_all(&dir).unwrap();
+        let directory = tempfile::tempdir().unwrap();
+        let dir = directory.path().to_path_buf();
         let mut lease = Lease::acquire(&dir, ReaderKind::Terminal).unwrap(); // in the place of the run's directory
         let mut readers = Readers::new(dir.clone(), 1);
         let now = Instant::now();
@@ -154,7 +153,6 @@ mod tests {
         assert_eq!(readers.find_blocking_reader(101, now + TERMINAL_TIMEOUT + STOPPING_TIMEOUT), None);
         assert!(!readers.must_wait(101) && readers.deadline().is_none());
         drop(lease);
-        std::fs::remove_dir_all(dir).unwrap();
     }
 
     #[test]

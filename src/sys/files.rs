@@ -101,9 +101,8 @@ mod tests {
 
     #[test]
     fn only_a_regular_file_is_opened_and_nothing_is_waited_for() {
-        let dir = std::env::temp_dir().join(format!("persistproc-regular-{}", std::process::id()));
-        let _ = std::fs::remove_dir_all(&dir);
-        std::fs::create_dir_all(&dir).unwrap();
+        let directory = tempfile::tempdir().unwrap();
+        let dir = directory.path().to_path_buf();
         let [file, fifo, link] = ["file", "fifo", "link"].map(|name| dir.join(name));
         std::fs::write(&file, "text").unwrap();
         mkfifo(&fifo).unwrap();
@@ -125,6 +124,5 @@ mod tests {
         assert_eq!(open_fifo_writer(&file).unwrap_err().to_string(), "it is a file, not a FIFO");
         assert_eq!(open_fifo_writer(&fifo).unwrap_err().raw_os_error(), Some(ENXIO));
         open_fifo_both(&fifo).unwrap();
-        std::fs::remove_dir_all(dir).unwrap();
     }
 }

@@ -16,6 +16,7 @@ pub use programs::{COUNT_UNTIL_ENOUGH, ECHO, FOREVER, echo_command, of_version};
 pub use sandbox::Sandbox;
 
 use std::fs;
+use std::os::fd::AsRawFd;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -74,6 +75,20 @@ pub fn tree(directory: &Path) -> Vec<PathBuf> {
         next += 1;
     }
     found
+}
+
+/// A directory by a path that is short enough for a socket in it, however long its own path is: the address of a socket has 107
+/// bytes at most (unix(7)). Only this process can use the path, as long as this lives.
+pub struct ShortPath(fs::File);
+
+impl ShortPath {
+    pub fn new(directory: &Path) -> std::io::Result<ShortPath> {
+        fs::File::open(directory).map(ShortPath)
+    }
+
+    pub fn join(&self, name: &str) -> PathBuf {
+        PathBuf::from(format!("/proc/self/fd/{}/{name}", self.0.as_raw_fd()))
+    }
 }
 
 /// The cursor in the first line of a tool's text.

@@ -6,26 +6,43 @@ use serde_json::Value;
 use std::ffi::OsStr;
 use std::io::Write;
 use std::net::{Ipv4Addr, TcpListener, TcpStream};
-use std::os::fd::AsRawFd;
+use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixStream;
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
+use tempfile::TempDir;
 
 /// A temporary directory with the data directory and the working directory of a test, and a port for its server.
 pub struct Sandbox {
     pub root: PathBuf,
     pub port: u16,
+    /// Removes `root`, after [`Drop`] of this has ended all processes.
+    _directory: TempDir,
 }
 
 impl Sandbox {
     pub(crate) fn new() -> Sandbox {
-        static NEXT: AtomicU32 = AtomicU32::new(0);
-        let name = format!("persistproc-test-{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::SeqCst));
-        // Without links, as the program itself will name it.
-        let root = std::env::temp_dir().canonicalize().unwrap().join(name);
-        fs::create_dir_all(root.join("work")).unwrap();
-        Sandbox { root, port: free_port() }
+        Sandbox::new_in(&std::env::temp_dir())
     }
+
+    /// One whose paths are short, whatever TMPDIR is: for tests of texts that clip long paths, and of servers without /proc,
+    /// which need it for the socket of a data directory with a long path.
+    pub fn with_short_path() -> Sandbox {
+        Sandbox::new_in(Path::new("/tmp"))
+    }
+
+    fn new_in(parent: &Path) -> Sandbox {
+        // Open to other users, as homes of users often are: what keeps them out must be the data directory itself.
+        let mut builder = tempfile::Builder::new();
+        builder.prefix("persistproc-test-").permissions(fs::Permissions::from_mode(0o755));
+        // Without symbolic links, because persistproc resolves them before it shows the path.
+        let directory = builder.tempdir_in(parent.canonicalize().unwrap()).unwrap();
+        let root = directory.path().to_path_buf();
+        fs::create_dir(root.join("work")).unwrap();
+        Sandbox { root, port: free_port(), _directory: directory }
+    }
+
+    /// Where the server of this sandbox keeps its files. Nothing creates it before a server starts.
     pub fn data(&self) -> PathBuf {
         self.root.join("data")
     }
@@ -35,7 +52,6 @@ impl Sandbox {
     }
     /// An executable script in the working directory.
     pub fn script(&self, name: &str, text: &str) -> PathBuf {
-        use std::os::unix::fs::PermissionsExt;
         let path = self.work().join(name);
         fs::write(&path, text).unwrap();
         fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
@@ -108,11 +124,15 @@ impl Sandbox {
         wait_until("a server that answers", || self.health().is_some());
     }
 
+    /// The data directory, by a path that is short enough for sockets.
+    pub fn short_data(&self) -> ShortPath {
+        ShortPath::new(&self.data()).unwrap()
+    }
+
     /// A connection to the server's socket in the data directory.
     pub fn connect_private(&self) -> Option<UnixStream> {
-        // Through a descriptor of the directory, because its path may be longer than the address of a socket may be.
-        let directory = fs::File::open(self.data()).ok()?;
-        let stream = UnixStream::connect(format!("/proc/self/fd/{}/server.sock", directory.as_raw_fd())).ok()?;
+        let data = ShortPath::new(&self.data()).ok()?;
+        let stream = UnixStream::connect(data.join("server.sock")).ok()?;
         stream.set_read_timeout(Some(DEADLINE)).unwrap();
         Some(stream)
     }
@@ -133,12 +153,20 @@ impl Sandbox {
     pub fn connections(&self) -> usize {
         let remote = format!(":{:04X} 01 ", self.port);
         let by_port = fs::read_to_string("/proc/net/tcp").unwrap().matches(&remote).count();
-        // proc(5): number, references, protocol, flags, type, state (3: connected), inode, and the path of the listener.
-        let name = self.data().join("server.sock").display().to_string();
+        // Its path is in /proc/net/unix, but another one to the same socket if it is too long for an address: then the
+        // number (inode) of the server's end tells.
+        let path = self.data().join("server.sock").display().to_string();
+        let pid = self.pid_of_server().unwrap_or(0);
+        let descriptors = fs::read_dir(format!("/proc/{pid}/fd")).into_iter().flatten().flatten();
+        let ends: Vec<PathBuf> = descriptors.filter_map(|file| fs::read_link(file.path()).ok()).collect();
         let sockets = fs::read_to_string("/proc/net/unix").unwrap();
+        // proc(5): number, references, protocol, flags, type, state (3: connected), inode, and the path of the listener.
         let is_ours = |line: &&str| {
-            let fields: Vec<&str> = line.split_ascii_whitespace().collect();
-            fields.get(5) == Some(&"03") && fields.get(7).is_some_and(|path| path.starts_with(&name))
+            let [_, _, _, _, _, "03", inode, listener] = line.split_ascii_whitespace().collect::<Vec<_>>()[..] else {
+                return false;
+            };
+            listener.starts_with(&path)
+                || listener.contains("/server.sock") && ends.contains(&format!("socket:[{inode}]").into())
         };
         by_port + sockets.lines().filter(is_ours).count()
     }
@@ -242,7 +270,6 @@ impl Drop for Sandbox {
         for pid in left {
             signal(pid, libc::SIGKILL);
         }
-        let _ = fs::remove_dir_all(&self.root);
         if !std::thread::panicking() {
             assert!(shown.is_empty(), "left running: {shown:?}");
         }

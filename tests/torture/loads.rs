@@ -86,6 +86,6 @@ fn ninety_programs_that_end_at_once_and_five_hundred_wrappers() {
 #[test]
 #[ignore = "long: make torture"]
 fn sixty_servers_killed_during_a_restart() {
-    assert_eq!(crate::promises::restarts_with_kills(60), 0);
+    assert_eq!(crate::durable_requests::restarts_with_kills(60), 0);
     figure("60 x kill -9 of the server during a restart: processes lost or doubled", 0);
 }

@@ -410,8 +410,8 @@ mod tests {
 
     #[test]
     fn a_follower_that_begins_between_lines_that_share_a_stamp_knows_their_stream() {
-        let dir = std::env::temp_dir().join(format!("persistproc-follower-{}", std::process::id()));
-        let _ = std::fs::remove_dir_all(&dir);
+        let directory = tempfile::tempdir().unwrap();
+        let dir = directory.path().to_path_buf();
         std::fs::create_dir_all(dir.join("runs/x")).unwrap();
         std::fs::write(dir.join("runs/x/combined.log"), "2026-01-02T03:04:05.001z one\ntwo\n").unwrap();
         let (events, heard) = bounded(100);
@@ -427,7 +427,6 @@ mod tests {
             _ => None,
         });
         assert_eq!(shown, Some(vec![(Stream::Stderr, b"two\n".to_vec())]));
-        std::fs::remove_dir_all(dir).unwrap();
     }
 
     fn answer(run: u64, from: u64, next: u64) -> Following {

@@ -4,11 +4,10 @@ use crate::log::header::parse_header;
 use crate::log::tail::{Tail, TailRead};
 use crate::sys;
 
-fn directory(name: &str) -> PathBuf {
-    let dir = std::env::temp_dir().join(format!("persistproc-rotate-{name}-{}", std::process::id()));
-    let _ = std::fs::remove_dir_all(&dir);
-    std::fs::create_dir_all(&dir).unwrap();
-    dir
+fn directory(name: &str) -> (tempfile::TempDir, PathBuf) {
+    let directory = tempfile::Builder::new().prefix(&format!("persistproc-writer-{name}-")).tempdir().unwrap();
+    let path = directory.path().to_path_buf();
+    (directory, path)
 }
 
 #[test]
@@ -32,7 +31,7 @@ fn whatever_happens_to_the_file_later_writes_are_found_and_lost_bytes_counted() 
         }),
     ];
     for (name, damage) in cases {
-        let dir = directory(&name.replace(' ', "-"));
+        let (_directory, dir) = directory(&name.replace(' ', "-"));
         let path = dir.join("combined.log");
         let mut log = LogWriter::create(path.clone(), 0).unwrap();
         log.append(b"one\n");
@@ -46,13 +45,12 @@ fn whatever_happens_to_the_file_later_writes_are_found_and_lost_bytes_counted() 
         assert_eq!((&buffer[..10], log.end(), log.io_error()), (&b"two\nthree\n"[..], 14, None), "{name}");
         let foreign = dir.join("combined.log.foreign").exists();
         assert_eq!(foreign, ["replaced", "a directory", "a FIFO"].contains(&name), "{name}");
-        std::fs::remove_dir_all(dir).unwrap();
     }
 }
 
 #[test]
 fn a_log_that_cannot_be_rotated_stays_within_its_bound_and_reports_why() {
-    let dir = directory("bound");
+    let (_directory, dir) = directory("bound");
     // No new file can be created, because a directory that is not empty is in its place.
     std::fs::create_dir_all(dir.join("combined.new/full")).unwrap();
     let mut log = LogWriter::create(dir.join("combined.log"), 1000).unwrap();
@@ -66,12 +64,11 @@ fn a_log_that_cannot_be_rotated_stays_within_its_bound_and_reports_why() {
     std::fs::remove_dir_all(dir.join("combined.new")).unwrap();
     log.retry();
     assert_eq!((log.end(), log.is_stalled(), log.io_error(), log.warning()), (2700, false, None, None));
-    std::fs::remove_dir_all(dir).unwrap();
 }
 
 #[test]
 fn two_logs_are_one_file_until_unshared_even_when_it_is_rotated_or_one_name_is_removed() {
-    let dir = directory("alias");
+    let (_directory, dir) = directory("alias");
     let [combined, stdout] = ["combined.log", "stdout.log"].map(|name| dir.join(name));
     let mut log = LogWriter::create(combined.clone(), 1000).unwrap();
     assert!(log.share_with(stdout.clone()));
@@ -102,12 +99,11 @@ fn two_logs_are_one_file_until_unshared_even_when_it_is_rotated_or_one_name_is_r
     own.append(b"there");
     assert!(read(Stream::Stdout).ends_with(b"bcdthere") && read(Stream::Combined).ends_with(b"bcdonly here"));
     assert_eq!((own.end(), log.end()), (1207, 1211));
-    std::fs::remove_dir_all(dir).unwrap();
 }
 
 #[test]
 fn a_log_emptied_or_moved_between_two_writes_continues_in_a_new_file_whether_noticed_before_or_after_the_write() {
-    let dir = directory("between");
+    let (_directory, dir) = directory("between");
     let path = dir.join("combined.log");
     let mut log = LogWriter::create(path.clone(), 0).unwrap();
     for (i, pause) in [Duration::ZERO, 2 * CHECK_MAX_AGE, Duration::ZERO, 2 * CHECK_MAX_AGE].into_iter().enumerate() {
@@ -126,12 +122,11 @@ fn a_log_emptied_or_moved_between_two_writes_continues_in_a_new_file_whether_not
     let mut names: Vec<_> = std::fs::read_dir(&dir).unwrap().map(|entry| entry.unwrap().file_name()).collect();
     names.sort();
     assert_eq!(names, ["combined.log", "moved2", "moved3"], "nothing else is left");
-    std::fs::remove_dir_all(dir).unwrap();
 }
 
 #[test]
 fn a_torn_write_is_not_divided_between_two_files() {
-    let dir = directory("torn");
+    let (_directory, dir) = directory("torn");
     let mut log = LogWriter::create(dir.join("combined.log"), 1000).unwrap();
     log.append(&[b'x'; 900]);
     log.is_torn = true; // as if the disk had refused the bytes below
@@ -140,5 +135,4 @@ fn a_torn_write_is_not_divided_between_two_files() {
     assert_eq!((log.start(), log.end(), log.is_torn), (0, 1100, false));
     log.append(b"z");
     assert_eq!(log.start(), 1100);
-    std::fs::remove_dir_all(dir).unwrap();
 }

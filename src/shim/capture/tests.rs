@@ -13,19 +13,19 @@ const STAMPED: &[u8] = b"2026-01-02T03:04:05.678z>x\n";
 
 struct Fixture {
     dir: PathBuf,
+    _directory: tempfile::TempDir,
     capture: Capture,
     ends: [Option<io::PipeWriter>; 2],
 }
 impl Fixture {
     fn new(name: &str, cap: u64) -> Fixture {
-        let dir = std::env::temp_dir().join(format!("persistproc-capture-{name}-{}", std::process::id()));
-        let _ = std::fs::remove_dir_all(&dir);
-        std::fs::create_dir_all(&dir).unwrap();
+        let directory = tempfile::Builder::new().prefix(&format!("persistproc-capture-{name}-")).tempdir().unwrap();
+        let dir = directory.path().to_path_buf();
         let mut capture = Capture::create(&dir, cap, Readers::new(dir.clone(), 1)).unwrap();
         let (out, out_end) = io::pipe().unwrap();
         let (err, err_end) = io::pipe().unwrap();
         capture.attach([File::from(OwnedFd::from(out)), File::from(OwnedFd::from(err))]).unwrap();
-        Fixture { dir, capture, ends: [Some(out_end), Some(err_end)] }
+        Fixture { dir, _directory: directory, capture, ends: [Some(out_end), Some(err_end)] }
     }
     fn print(&mut self, s: usize, text: &[u8]) {
         self.ends[s].as_mut().unwrap().write_all(text).unwrap();
@@ -71,11 +71,6 @@ impl Fixture {
         let lines = self.stamped(stream);
         assert!(lines.iter().all(|line| &line[23..25] == b"Z "));
         lines.iter().flat_map(|line| line[record::PREFIX_LEN..].to_vec()).collect()
-    }
-}
-impl Drop for Fixture {
-    fn drop(&mut self) {
-        let _ = std::fs::remove_dir_all(&self.dir);
     }
 }
 

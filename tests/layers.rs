@@ -1,10 +1,11 @@
-//! The rooms and what they may know: calls go down, never up, and some things are done in one place only.
+//! Modules and what they may import: a module calls those below it and never one above, and some things are done in one
+//! module only.
 
 use std::fs;
 use std::path::{Path, PathBuf};
 
-/// Module → modules that its `use` lines may name. The order is the way down.
-const ROOMS: [(&str, &[&str]); 22] = [
+/// Each module, from the top down, and the modules that it may import.
+const MODULES: [(&str, &[&str]); 22] = [
     ("main", &["attributes", "cli", "client", "config", "error", "init", "server", "shim", "sys"]),
     ("init", &["client", "procs", "sys"]),
     (
@@ -70,7 +71,7 @@ fn sources(dir: &Path) -> Vec<PathBuf> {
     entries.flat_map(|path| if path.is_dir() { sources(&path) } else { vec![path] }).collect()
 }
 
-/// Room, file, and its code without comments and tests.
+/// Module, file, and the code of the file without comments and tests.
 fn code() -> Vec<(String, String, String)> {
     let src = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
     let mut files: Vec<PathBuf> = sources(&src);
@@ -80,22 +81,22 @@ fn code() -> Vec<(String, String, String)> {
         .filter(|path| !path.ends_with("tests.rs"))
         .map(|path| {
             let inside = path.strip_prefix(&src).unwrap();
-            let room = inside.components().next().unwrap().as_os_str().to_string_lossy().replace(".rs", "");
+            let module = inside.components().next().unwrap().as_os_str().to_string_lossy().replace(".rs", "");
             let text = fs::read_to_string(path).unwrap();
             let text = text.split("#[cfg(test)]\nmod tests").next().unwrap();
             let lines = text.lines().filter(|line| !line.trim_start().starts_with("//"));
-            (room, inside.display().to_string(), lines.collect::<Vec<_>>().join("\n"))
+            (module, inside.display().to_string(), lines.collect::<Vec<_>>().join("\n"))
         })
         .collect()
 }
 
 #[test]
-fn every_room_is_listed_and_knows_only_rooms_below_it() {
-    let order = |room: &str| ROOMS.iter().position(|(name, _)| *name == room);
+fn every_module_is_listed_and_imports_only_modules_below_it() {
+    let position = |module: &str| MODULES.iter().position(|(name, _)| *name == module);
     let mut problems = Vec::new();
-    for (room, file, text) in code() {
-        let Some((_, allowed)) = ROOMS.iter().find(|(name, _)| *name == room) else {
-            problems.push(format!("{file}: no such room"));
+    for (module, file, text) in code() {
+        let Some((_, allowed)) = MODULES.iter().find(|(name, _)| *name == module) else {
+            problems.push(format!("{file}: its module is not listed"));
             continue;
         };
         for used in text.split("crate::").skip(1) {
@@ -112,24 +113,24 @@ fn every_room_is_listed_and_knows_only_rooms_below_it() {
             } else {
                 vec![name]
             };
-            for name in names.iter().filter(|name| **name != room) {
+            for name in names.iter().filter(|name| **name != module) {
                 if !allowed.contains(&name.as_str()) {
-                    problems.push(format!("{file}: uses {name}"));
+                    problems.push(format!("{file}: may not import {name}"));
                 }
             }
         }
     }
-    for (room, allowed) in ROOMS {
-        let up = allowed.iter().filter(|below| order(below) <= order(room));
-        problems.extend(up.map(|below| format!("{room} may not know {below}, which is above it")));
+    for (module, allowed) in MODULES {
+        let above = allowed.iter().filter(|imported| position(imported) <= position(module));
+        problems.extend(above.map(|imported| format!("{module} may not import {imported}, which is above it")));
     }
     assert!(problems.is_empty(), "{problems:#?}");
 }
 
 #[test]
-fn some_things_are_done_in_one_place() {
-    /// What, the rooms that may, and what it looks like in code.
-    const PLACES: [(&str, &[&str], &[&str]); 6] = [
+fn some_things_are_done_in_few_modules() {
+    /// What is done, the modules that may do it, and how to recognise it in code.
+    const RESERVED: [(&str, &[&str], &[&str]); 6] = [
         ("system calls", &["sys"], &["unsafe ", "libc::"]),
         (
             "JSON",
@@ -142,16 +143,17 @@ fn some_things_are_done_in_one_place() {
         ("printing", &["client"], &["println!", "print!(", "io::stdout", "io::stderr"]),
     ];
     let mut problems = Vec::new();
-    for (room, file, text) in code() {
-        for (what, rooms, patterns) in PLACES {
-            let found = patterns.iter().filter(|pattern| !rooms.contains(&room.as_str()) && text.contains(**pattern));
-            problems.extend(found.map(|pattern| format!("{file}: {what} belong to {rooms:?}, but it has {pattern}")));
+    for (module, file, text) in code() {
+        for (what, modules, patterns) in RESERVED {
+            let is_allowed = modules.contains(&module.as_str());
+            let found = patterns.iter().filter(|pattern| !is_allowed && text.contains(**pattern));
+            problems.extend(found.map(|pattern| format!("{file}: has {pattern}, but only {modules:?} do: {what}")));
         }
     }
     assert!(problems.is_empty(), "{problems:#?}");
 }
 
-/// The type of `terminal::print` takes lines of text and escapes them; bytes as they are go through these alone.
+/// `terminal::print` accepts lines of text and escapes them; only these functions print bytes unchanged.
 #[test]
 fn only_what_programs_print_reaches_the_terminal_as_it_is() {
     const PASS_ON: [&str; 5] = [
@@ -177,10 +179,10 @@ fn only_what_programs_print_reaches_the_terminal_as_it_is() {
 }
 
 #[test]
-fn no_file_outgrows_its_room() {
+fn no_file_has_more_than_500_lines_of_code() {
     for (_, file, text) in code() {
         let lines = text.lines().count();
-        assert!(lines <= 500, "{file} has {lines} lines: which room does it hide?");
+        assert!(lines <= 500, "{file} has {lines} lines: which module is hidden in it?");
     }
 }
 

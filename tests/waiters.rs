@@ -163,7 +163,8 @@ fn a_command_waits_longer_than_any_single_call_may() {
     // Commands of this one reach the server of the other, by way of a proxy.
     let proxied = Sandbox::new();
     std::fs::create_dir(proxied.data()).unwrap();
-    let proxy = tiny_http::Server::http_unix(&proxied.data().join("server.sock")).unwrap();
+    let data = proxied.short_data();
+    let proxy = tiny_http::Server::http_unix(&data.join("server.sock")).unwrap();
     let cut = AtomicU64::new(0);
     std::thread::scope(|scope| {
         scope.spawn(|| cut_longest_waits_short(&sandbox, &proxy, &cut));

@@ -159,6 +159,8 @@ fn a_program_that_cannot_be_started_again_is_left_running_and_it_is_said_why() {
         std::os::unix::fs::symlink("/bin/sh", interpreter(&sandbox)).unwrap();
         sandbox.script("web", &format!("#!{}\necho up\nread never\n", interpreter(&sandbox).display()));
         sandbox.run(&["start", "--label", "web", "./web"]).ok();
+        // Before that its shell may not have read the script, and would exit without it.
+        wait_until("its line", || sandbox.status(0)["lines"][0] == 1);
         let pid = sandbox.status(0)["pid"].clone();
         spoil(&sandbox);
         let text = |answer: (String, bool)| {
