@@ -27,7 +27,7 @@
 //! | wrapper | the command `persistproc npm run dev` in a terminal, which shows a run and ends as it does |
 //! | bridge | the command `persistproc mcp`, for agents that speak MCP on stdin and stdout |
 //!
-//! The layers: each module imports only modules below it in this table (`tests/rooms.rs` has the exact list).
+//! The layers: each module imports only modules below it in this table (`tests/layers.rs` has the exact list).
 //!
 //! | module | owns |
 //! |---|---|
@@ -56,7 +56,7 @@
 //! * A server keeps nothing that is not on disk; what it is about to do to a run is recorded there before it does it.
 //! * A status is on disk before any reader is told of it. Events and condition variables say only "look again".
 //! * No lock is held across I/O. Every wait has an end, every buffer a bound.
-//! * Bytes of programs reach the terminal only through the few functions that `tests/rooms.rs` lists; text of our own is
+//! * Bytes of programs reach the terminal only through the few functions that `tests/layers.rs` lists; text of our own is
 //!   escaped.
 
 mod agents;

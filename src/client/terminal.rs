@@ -2,7 +2,7 @@
 //!
 //! Our own text goes out line by line, escaped: labels, directories and errors come from repositories, agents and files,
 //! and what they hold must not be obeyed by the terminal. Only the output of programs goes out as it is, through
-//! [`write`] and [`pass_on`], which take bytes and no text (`tests/rooms.rs` lists the callers).
+//! [`write`] and [`pass_on`], which take bytes and no text (`tests/layers.rs` lists the callers).
 #![allow(clippy::print_stderr)]
 
 use crate::api::to_json;
