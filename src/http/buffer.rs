@@ -27,7 +27,7 @@ impl Buffer {
         self.taken = (self.taken + length).min(self.bytes.len());
     }
 
-    /// Lets `read` put more into up to `most` bytes behind the rest. It says how many they were.
+    /// Lets `read` append up to `most` bytes. It returns how many it has appended.
     pub fn fill<E>(&mut self, most: usize, read: impl FnOnce(&mut [u8]) -> Result<usize, E>) -> Result<usize, E> {
         self.bytes.drain(..std::mem::take(&mut self.taken));
         let filled = self.bytes.len();

@@ -104,7 +104,7 @@ impl<'a> Connection<'a> {
                     return self.wire.linger();
                 }
             };
-            // From here on the connection is not closed to make room for others: what is carried out is also answered.
+            // From here on the connection is not evicted: what is carried out is also answered.
             if !self.wire.note(Phase::Answering) {
                 return Ok(());
             }
@@ -191,7 +191,7 @@ struct TimedStream<'a> {
 }
 
 impl TimedStream<'_> {
-    /// False if the connection was closed to make room for others.
+    /// False if the connection was evicted.
     fn note(&mut self, phase: Phase) -> bool {
         self.phase = phase;
         self.shared.note(self.id, phase)

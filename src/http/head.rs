@@ -46,7 +46,7 @@ impl Head {
         self.target.split('?').next().unwrap_or("")
     }
 
-    /// The parameters behind the question mark, decoded.
+    /// The parameters after the question mark, decoded.
     pub fn query(&self) -> Vec<(String, String)> {
         let Some((_, query)) = self.target.split_once('?') else { return Vec::new() };
         let pairs = query.split('&').filter(|pair| !pair.is_empty());
@@ -158,7 +158,7 @@ fn check_line_ends(bytes: &[u8]) -> Result<(), Refused> {
     Ok(())
 }
 
-/// Percent-decoding; `+` is a blank, as browsers and curl write it in queries.
+/// Percent-decoding; `+` is a space, as browsers and curl write it in queries.
 pub fn decode(text: &str) -> String {
     let bytes = text.as_bytes();
     let mut out = Vec::with_capacity(bytes.len());
@@ -190,7 +190,7 @@ pub fn encode(text: &str) -> String {
     out
 }
 
-/// The phrase behind a status.
+/// The reason phrase of a status.
 pub fn reason(status: u16) -> &'static str {
     match status {
         200 => "OK",

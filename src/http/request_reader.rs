@@ -5,7 +5,7 @@ use super::HEAD_MAX;
 use super::buffer::Buffer;
 use super::head::{Body, Head, Refused, parse_request};
 
-/// Empty lines that a client may send before a request (RFC 9112, 2.2: some send one behind a body).
+/// Empty lines that a client may send before a request (RFC 9112, 2.2: some send one after a body).
 const EMPTY_LINES: usize = 4;
 /// One line of chunked framing, in bytes.
 const LINE_MAX: usize = 256;

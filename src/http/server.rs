@@ -1,11 +1,11 @@
 //! A blocking HTTP/1.1 server: a thread per connection, every wait has an end, every buffer a bound.
 //!
-//! What one client can cost is in [`Limits`]. At the cap the connection that has been silent the longest makes room for a
+//! What one client can cost is in [`Limits`]. At the cap the connection that has been silent the longest is closed for a
 //! newcomer: idle, in the middle of a request, or not reading its answer, so that slow clients hold up only each other.
 //! Connections whose client is not known to be allowed in have a few places of their own.
 //! A request that waits for something (a long-poll) takes one of fewer places and can see whether its client is still
 //! there. Nothing a client sends or leaves out ends the accept loop: when the system has no descriptors or threads left,
-//! it lets somebody go, waits a moment and goes on.
+//! it closes an idle connection, waits a moment and continues.
 
 use super::connection::{Connection, FOR_BROWSERS};
 use super::service::{Limits, Service};

@@ -1,5 +1,5 @@
-//! What all connections of the server share: who is connected and what each is at, who has to go when there is no room,
-//! and how much there may be of what costs memory.
+//! What all connections of the server share: the table of connections and their phases, which one is evicted when there are
+//! too many, and how much there may be of what costs memory.
 
 use super::service::{Limits, Service, WaitSlots};
 use super::socket::Socket;
@@ -69,7 +69,7 @@ pub(super) enum Phase {
 }
 
 impl ConnectionState {
-    /// Whether it may be closed to make room: never while its request is carried out, and while the answer is written
+    /// Whether it may be evicted: never while its request is carried out, and while the answer is written
     /// only if the client has stopped reading it.
     fn may_be_evicted(&self) -> bool {
         match self.phase {
@@ -86,7 +86,7 @@ pub(super) enum Admission {
     Admitted,
     /// All the others are being answered.
     Full,
-    /// It was closed to make room while it was verified.
+    /// It was evicted while its client was verified.
     Evicted,
 }
 
@@ -111,7 +111,7 @@ impl Shared {
         // Insertions, removals and plain fields: whole whatever happens to a thread.
         self.connections.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
     }
-    /// False if the connection is no longer in the table: it was closed to make room for others.
+    /// False if the connection is no longer in the table: it was evicted.
     pub(super) fn note(&self, id: u64, phase: Phase) -> bool {
         let mut connections = self.connections();
         let Some(connection) = connections.get_mut(&id) else { return false };
@@ -121,7 +121,7 @@ impl Shared {
     }
 
     /// Takes in a connection whose client is not verified yet. These have places of their own, so that clients which are
-    /// not let in compete with each other alone; the one that came first makes room.
+    /// not let in compete with each other alone; the one that came first is evicted.
     pub(super) fn insert(&self, id: u64, stream: Arc<Socket>) {
         let mut connections = self.connections();
         let is_unverified = |connection: &ConnectionState| connection.phase == Phase::Unverified;
@@ -174,7 +174,7 @@ impl Shared {
         }
         let rests = self.connections().values().all(|connection| connection.phase == Phase::Idle);
         if rests || used >= VERY_MUCH {
-            // What others still hold now, nobody counts again: then it is looked at once more when all rest.
+            // What other connections still hold now is not counted again: memory is given back once more when all are idle.
             self.used.store(if rests { 0 } else { MUCH }, Ordering::Relaxed);
             sys::trim_heap();
         }
@@ -273,7 +273,7 @@ mod tests {
                 shared.connections().remove(&2);
             }
         }
-        // One that has made room before its request was read is not carried out any more.
+        // A request of a connection that was evicted before it was read is not carried out any more.
         assert!(!shared.note(1, Phase::Answering));
         // A client that takes nothing of its answer gives its place to a newcomer after a while.
         assert!(shared.note(2, Phase::Writing));

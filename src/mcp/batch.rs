@@ -38,7 +38,7 @@ struct Queue<J, R> {
 }
 
 impl<J, R> Queue<J, R> {
-    /// The next job with its number, and how many there are behind it.
+    /// The next job with its number, and how many there are after it.
     fn next(&self) -> Option<(usize, J, usize)> {
         let mut jobs = self.jobs.lock().unwrap_or_else(PoisonError::into_inner);
         let (number, job) = jobs.next()?;

@@ -1,5 +1,5 @@
 //! The Model Context Protocol: envelope, both eras on one endpoint, and the three tools as data. Knows neither sockets
-//! nor HTTP; whoever carries the messages hands in the headers that the protocol has rules for.
+//! nor HTTP; the transport passes in the headers that the protocol has rules for.
 
 mod batch;
 pub mod protocol;

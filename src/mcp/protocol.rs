@@ -285,7 +285,7 @@ pub fn routing_header(method: &str) -> Option<(&'static str, &'static str)> {
 
 const ALPHABET: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
 
-/// Base64 (RFC 4648, 4), canonical only: padded, and with zero bits behind the last byte.
+/// Base64 (RFC 4648, 4), canonical only: padded, and with zero bits after the last byte.
 fn decode_base64(text: &str) -> Option<Vec<u8>> {
     if !text.len().is_multiple_of(4) {
         return None;

@@ -1,8 +1,8 @@
-//! The context of a search that goes on behind a cursor: which lines before the cursor a match behind it may still want,
-//! and how many lines behind it a match before it still wants.
+//! The context of a search that continues after a cursor: which lines before the cursor a match after it may still show,
+//! and how many lines after it a match before it still shows.
 //!
 //! Nothing of this is in the cursor. It follows from the lines just before it: one of the last `context` lines is still
-//! to be had unless it was shown behind an earlier match, which is at most `context` lines further back.
+//! to be had unless it was shown after an earlier match, which is at most `context` lines further back.
 
 use super::lines::{Assembler, Line};
 use super::pattern::ContextWindow;
@@ -34,7 +34,7 @@ pub fn at(log: &Log, query: &Query, floor: u64, at: u64) -> io::Result<ContextWi
 struct Back {
     around: ContextWindow<Line>,
     lines: usize,
-    /// A line that began before `start` ended behind it.
+    /// A line that began before `start` ended after it.
     lacks_start: bool,
 }
 

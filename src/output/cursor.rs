@@ -11,7 +11,7 @@ use crate::log::Stream;
 use std::fmt;
 use std::str::FromStr;
 
-/// Places of one cursor: more than there can be runs that anybody reads at once.
+/// Positions of one cursor: more than there can be runs that are read at once.
 const PLACES: usize = 500;
 
 /// A place in one log of one run.

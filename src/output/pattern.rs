@@ -1,4 +1,4 @@
-//! What somebody searches for: a regular expression over lines as they are seen, so that colours do not count.
+//! Search patterns: a regular expression over lines as they are seen, so that colours do not count.
 //!
 //! Most such expressions hold a word that must be there. It is looked for first, in whole blocks, which is a hundred
 //! times faster than the expression itself.
@@ -144,7 +144,7 @@ fn holds(text: &[u8], word: &[u8], ignores_case: bool) -> bool {
 /// Matches, and so many lines around each.
 pub struct ContextWindow<T> {
     most: usize,
-    /// The lines before the present one, and how many behind a match are still wanted.
+    /// The lines before the current one, and how many after a match are still wanted.
     before: VecDeque<T>,
     wanted: usize,
 }

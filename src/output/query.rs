@@ -8,7 +8,7 @@ use crate::log::Stream;
 use crate::log::stamp::format_ms;
 use std::time::{Duration, Instant};
 
-/// What somebody wants to read.
+/// What a request wants to read.
 #[derive(Clone, Debug)]
 pub struct Query {
     pub stream: Stream,
@@ -22,12 +22,12 @@ pub struct Query {
     pub grep: Option<Pattern>,
     /// Lines around each that `grep` finds.
     pub context: usize,
-    /// Of a search that goes on behind a cursor: no line before this one is context, because the search began here.
+    /// For a search that continues after a cursor: no line before this one is context, because the search began here.
     pub context_from: Option<Cursor>,
     /// Longest line, and all lines together, in bytes; the newest are kept.
     pub longest: usize,
     pub most_bytes: usize,
-    /// The first lines instead of the newest, so that the cursor lies behind them and nothing is left out.
+    /// The first lines instead of the newest, so that the cursor is after them and nothing is left out.
     pub is_forward: bool,
     pub unfinished: Unfinished,
     /// When a search ends, at the latest: some expressions are slow, and some logs long.
@@ -77,8 +77,7 @@ pub struct Selected {
 pub struct Selection {
     /// In the order of time, unfinished ones last.
     pub lines: Vec<Selected>,
-    /// Lines before the first and behind the last one shown, in the runs that were read, as far as they can be told
-    /// cheaply.
+    /// Lines before the first and after the last one shown, in the runs that were read, where counting them is cheap.
     pub before: Option<u64>,
     pub after: Option<u64>,
     /// Where to go on.
@@ -111,7 +110,7 @@ impl Selection {
             let Some(Selected { line, .. }) = self.lines.iter().skip(number).find(own) else { return end };
             let mut place = Place { run: line.run, stream: end.stream, offset: line.last, open: [None; 2] };
             if !line.is_finished {
-                // Of two that are open only the second may have found room.
+                // Of two open ones perhaps only the second was shown.
                 place.open = end.open;
                 let shown = self.lines.iter().skip(number).filter(own);
                 shown.for_each(|shown| place.open[shown.line.stream.index()] = None);

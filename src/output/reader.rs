@@ -18,7 +18,7 @@ use crate::log::scan::Scanner;
 use std::collections::VecDeque;
 use std::io;
 
-/// Lines behind the newest that is shown are counted only up to this many bytes.
+/// Lines after the newest shown one are counted only up to this many bytes.
 const COUNTED: u64 = 64 << 20;
 /// What there is to read in one part.
 pub struct SliceRead {
@@ -29,11 +29,11 @@ pub struct SliceRead {
     /// Where reading ended; and the same with those lines as open that are wanted here.
     pub end: Place,
     pub last: Place,
-    /// The log has nothing behind `end`.
+    /// The log has nothing after `end`.
     pub is_at_end: bool,
     /// Bytes of the part that are no longer kept.
     pub gone: u64,
-    /// Lines of the run so far, and how many of them lie behind `end`; `None` if that would take long to tell.
+    /// Lines of the run so far, and how many of them are after `end`; `None` if counting them would take long.
     pub total: Option<u64>,
     pub later: Option<u64>,
     /// Where a search ended for lack of time, on its way back.
@@ -146,7 +146,7 @@ impl Range {
     fn of(log: &Log, piece: &RunSlice, query: &Query) -> io::Result<Range> {
         let mut range = Range { from: log.start(), to: log.end(), gone: 0, open: None };
         if let Some(after) = piece.after {
-            // A place behind the end is of a log that was here before: then all of this one came later.
+            // A position after the end is of a log that was here before: then all of this one is newer.
             let is_of_this = after.offset <= log.end();
             range.gone = if is_of_this { log.start().saturating_sub(after.offset) } else { after.offset };
             if is_of_this && after.offset >= range.from {
@@ -198,7 +198,7 @@ struct Reader<'a> {
     query: &'a Query,
     known: &'a Known,
     run: u64,
-    /// Lines that have not grown behind this offset are known.
+    /// Lines that have not grown beyond this offset are known.
     after: u64,
     /// So many lines, or matches.
     most: usize,
@@ -266,7 +266,7 @@ impl<'a> Reader<'a> {
         Ok(())
     }
 
-    /// Finds out, for a search that goes on behind a cursor, what the lines before it mean for its context.
+    /// Finds out, for a search that continues after a cursor, what the lines before it mean for its context.
     fn prime(&mut self, range: &Range, piece: &RunSlice) -> io::Result<()> {
         let query = self.query;
         if !query.is_forward || query.grep.is_none() || query.context == 0 || range.open.is_none() {
@@ -364,7 +364,7 @@ impl<'a> Reader<'a> {
         self.assembler.open().into_iter().filter(is_shown).cloned().collect()
     }
 
-    /// The lines, with the `open` ones behind them.
+    /// The lines, followed by the `open` ones.
     fn finish(mut self, end: u64, open: Vec<Line>) -> (Vec<Line>, bool) {
         for line in open {
             self.take(Line { last: end, ..line });

@@ -1,7 +1,7 @@
-//! Of which runs: what somebody named, and where cursors say they are → the parts of runs to read.
+//! Which runs: the processes that a request names, and the positions of its cursors → the parts of runs to read.
 //!
 //! A process is its label, and its runs one after the other are what it said. A cursor in an older run goes on with the
-//! runs that came after it; without one the newest is meant. Who names a run means that one alone.
+//! runs that came after it; without one the newest is meant. A run that is named means that one alone.
 
 use super::cursor::{Cursor, Place};
 use crate::error::Error;
@@ -14,7 +14,7 @@ use std::sync::Arc;
 #[derive(Clone)]
 pub struct RunSlice {
     pub run: Arc<Run>,
-    /// Only behind this.
+    /// Only after this.
     pub after: Option<Place>,
     /// Only before this.
     pub before: Option<Place>,
@@ -32,8 +32,7 @@ pub struct Parts {
     pub sources: Vec<Source>,
     /// If several processes are read: the newest run of all, at that moment.
     pub known: Option<u64>,
-    /// All of a directory are read: of those, what has ended costs nothing in a cursor. Who names processes means them also
-    /// when they have ended, and so does the cursor that he gets.
+    /// All processes of a directory are read: `'*'` leaves finished runs out of the cursor; named processes stay in it.
     pub is_everything: bool,
     /// Runs at which a cursor was, and which are not kept any more.
     pub gone: Vec<u64>,
@@ -79,7 +78,7 @@ impl<'a> Scope<'a> {
             }
             (true, None) => named(manager, manager.find_all(target)?, after.is_some()),
             // A cursor of several processes does not name those that had ended, and that may have begun again since. One
-            // that was given to go back with does: it names whoever has lines above it.
+            // that was given to go back with does: it names the processes that have lines above it.
             (false, _) => match before.filter(|before| before.known.is_some()).or(after).or(before) {
                 Some(cursor) => Processes::Labels(labels_of(manager, cursor)?),
                 None => named(manager, vec![manager.find(target)?], false), // which says what is missing
@@ -117,7 +116,7 @@ impl<'a> Scope<'a> {
         }
     }
 
-    /// Labels of processes that somebody is just starting again: their end is not the end.
+    /// Whether one of the processes is just being started again: then its end is not the end.
     pub fn is_being_started(&self) -> bool {
         match &self.processes {
             Processes::Labels(labels) => labels.iter().any(|label| self.manager.is_being_started(label)),

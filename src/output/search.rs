@@ -196,7 +196,7 @@ fn has_parts(block: &[u8]) -> bool {
     prefixes.any(|prefix| !begins_line(prefix))
 }
 
-/// Makes room for the context around each span, and joins those that touch.
+/// Widens each span by its context, and joins those that touch.
 fn widen(log: &Log, spans: Vec<(u64, u64)>, context: usize, from: u64, to: u64) -> io::Result<Vec<(u64, u64)>> {
     let mut wide: Vec<(u64, u64)> = Vec::new();
     for (start, end) in spans {
@@ -210,7 +210,7 @@ fn widen(log: &Log, spans: Vec<(u64, u64)>, context: usize, from: u64, to: u64) 
     Ok(wide)
 }
 
-/// The offset behind the next `count` records.
+/// The offset after the next `count` records.
 fn behind(log: &Log, from: u64, count: usize, to: u64) -> io::Result<u64> {
     let mut scan = Scanner::new(log, from, to, PREFIX_LEN);
     let mut at = from;

@@ -55,7 +55,7 @@ struct SourceRead {
     lines: VecDeque<Line>,
     is_cut: bool,
     gone: u64,
-    /// Where reading ended, the same for those who go back, and whether nothing can come behind it.
+    /// Where reading ended, the same for reading backwards, and whether nothing more can come.
     end: Option<(Place, Place, bool)>,
     stopped: Option<Place>,
 }
@@ -86,7 +86,7 @@ fn read_source(
             read.lines.extend(lines);
             read.end = Some((end, last, is_over && is_at_end));
             if is_cut || wanted == 0 {
-                // The next ones come behind the rest of this one.
+                // The next ones come after the rest of this one.
                 read.is_cut = is_cut || i + 1 < source.pieces.len();
                 break;
             }

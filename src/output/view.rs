@@ -166,11 +166,11 @@ enum State {
     Escape,
     /// Behind ESC and an intermediate character: one final character follows.
     Designate,
-    /// In a control sequence, behind CSI.
+    /// In a control sequence, after CSI.
     Control(Parameter),
     /// In a control string (OSC, DCS, SOS, PM, APC), up to ST or BEL.
     String,
-    /// In a control string, behind ESC.
+    /// In a control string, after ESC.
     StringEscape,
 }
 

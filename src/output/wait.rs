@@ -1,8 +1,8 @@
 //! Until when: a new line that matches, silence after something new, the end of the process, or the end of patience.
 //! Wakes on the shims' doorbells, not by polling files.
 //!
-//! Waiting goes on across a restart: most waits are for what a restart or an edit brings, the restart may be somebody
-//! else's, and whoever waits would have to ask again at once. The answer says that there was one.
+//! Waits continue across a restart: most waits are for what a restart or an edit brings, the restart may come from another
+//! client, and the caller would have to ask again at once. The answer says that there was one.
 
 use super::caller::{Caller, admit};
 use super::cursor::{Cursor, Place};
@@ -49,7 +49,7 @@ impl Until {
     }
 }
 
-/// Waits for something in what comes behind `from`. `with_leader`: a leader that ended is the end.
+/// Waits for something after `from`. `with_leader`: stop when the leader exits.
 pub fn wait(
     scope: &Scope,
     stream: Stream,
@@ -109,12 +109,12 @@ fn listen(notifier: &Arc<ChangeNotifier>, pieces: &[&RunSlice], seen: &BTreeMap<
     notifier.generation()
 }
 
-/// Whether nothing more can come from any of these runs, and nobody is about to start another of the same process.
+/// Whether nothing more can come from any of these runs, and no other run of the same process is about to start.
 fn is_over(scope: &Scope, from: &Cursor, parts: &Parts, with_leader: bool) -> bool {
     // That it has ended is told at once; that all it wrote has been read, a moment later.
     let ended = |piece: &RunSlice| piece.run.is_over() || with_leader && piece.run.status().leader_bytes.is_some();
     let all = |parts: &Parts| parts.sources.iter().flat_map(|source| &source.pieces).all(ended);
-    // In this order: who restarts holds the turn until the new run can be seen.
+    // In this order: a restart holds the lock of the label until the new run can be seen.
     all(parts) && !scope.is_being_started() && all(&scope.parts(Some(from), None))
 }
 

@@ -43,7 +43,7 @@ pub struct OwnedDataDir {
 }
 
 impl OwnedDataDir {
-    /// Takes a data directory, if need be from an older server, which is asked to leave. Errors name who has it.
+    /// Claims a data directory, if need be from an older server, which is asked to leave. Errors name the server that has it.
     pub fn take(data_dir: &Path, token: Option<&Token>) -> Result<OwnedDataDir, Error> {
         let unusable = |error: io::Error| {
             Error::failed(format!(
@@ -144,7 +144,7 @@ fn open_lock(path: &Path) -> io::Result<File> {
     open_own(OpenOptions::new().read(true).write(true).create(true).truncate(false), path)
 }
 
-/// Writes which server has a lock: over what is there, because a full disk might not give back the room for it.
+/// Writes which server has a lock: over what is there, because a full disk might not give back the space for it.
 fn sign(lock: &File, server_info: &ServerInfo) -> io::Result<()> {
     let text = serde_json::to_vec(server_info)?;
     match lock.write_all_at(&text, 0) {
@@ -206,8 +206,8 @@ impl NewSocket {
         Ok(NewSocket { path, listener, identity })
     }
 
-    /// The same for the holder of the lock. Where the file system has no room for another file, the one that the last
-    /// server left behind gives its own: a server must come up there, too, to stop what runs.
+    /// The same for the holder of the lock. Where the file system has no space for another file, the one that the last
+    /// server left gives its own: a server must come up there, too, to stop what runs.
     fn bind_as_holder(data_dir: &Path) -> io::Result<NewSocket> {
         match NewSocket::bind(data_dir) {
             Err(error) if is_full(&error) => {
@@ -277,7 +277,7 @@ fn is_full(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
 }
 
-/// Makes a data directory, with the directory of its runs, and makes sure that nobody else can write there: what stands
+/// Makes a data directory, with the directory of its runs, and makes sure that no other user can write there: what stands
 /// in `meta.json` is executed by `restart`. Its path without links.
 fn make_private(data_dir: &Path) -> io::Result<PathBuf> {
     let make = |dir: &Path| DirBuilder::new().mode(0o700).recursive(true).create(dir);

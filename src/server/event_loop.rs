@@ -120,12 +120,12 @@ impl EventLoop {
         if !waiting.is_empty() {
             say(&format!("stopping {} (again to kill at once): {}", count(waiting.len()), labels(&waiting)));
         }
-        // Everybody is asked before anybody is waited for.
+        // All are asked before any is waited for.
         self.manager.ask_all(&waiting, GRACE);
         let mut problems = Vec::new();
         let threadless: Vec<Arc<Run>> = waiting.iter().filter(|run| !self.stop_in_thread(run)).cloned().collect();
         for run in threadless {
-            // The system has no room for a thread. All were asked, so one after the other takes no longer.
+            // The system allows no more threads. All were asked, so stopping one after the other takes no longer.
             let result = self.manager.stop(&run, GRACE, None);
             waiting.retain(|other| other.id != run.id);
             problems.extend(result.err().map(|error| error.to_string()));

@@ -1,6 +1,6 @@
-//! `GET /output?run=12&from=5120&wait=20&bytes=no&reader=4711.0`: how far `combined.log` reaches behind an offset, as soon
-//! as it does, and what became of the run. The wrapper and `output --follow` live on it. They read the file itself, which
-//! is faster by far, and hold a lease on it (see [`lease`](crate::lease)); commands up to 0.4 leave out `bytes=no` and get
+//! `GET /output?run=12&from=5120&wait=20&bytes=no&reader=4711.0`: how far `combined.log` has grown beyond an offset, as
+//! soon as it has, and what became of the run. The wrapper and `output --follow` use it. They read the file itself, which is
+//! faster by far, and hold a lease on it (see [`lease`](crate::lease)); commands up to 0.4 leave out `bytes=no` and get
 //! its bytes here.
 //!
 //! The answer carries its state in one header, as JSON in ASCII, see [`Following`].
@@ -30,7 +30,7 @@ pub fn follow(manager: &Manager, ask: &Follow, caller: &dyn Caller) -> Result<(F
     loop {
         let generation = run.generation();
         let (mut following, bytes) = look(&run, ask)?;
-        // Whoever restarts it holds its turn until the new run is there.
+        // A restart holds the lock of the label until the new run exists.
         let is_being_replaced = following.is_final && manager.is_being_started(&run.meta.label);
         if !is_being_replaced {
             following.successor = manager.successor(run.id).map(|successor| successor.id);

@@ -102,8 +102,8 @@ impl TcpGate {
         self.hosts.iter().any(|own| own.eq_ignore_ascii_case(host))
     }
 
-    /// The user who made the other end of a connection, as far as one look tells; `None` if the client has closed it. An
-    /// error: the system had no room for looking.
+    /// The user who made the other end of a connection, as far as one lookup shows; `None` if the client has closed it. An
+    /// error means that the system had no resources for the lookup.
     fn owner(&self, way: Way, stream: &TcpStream, peer: SocketAddr) -> io::Result<Option<u32>> {
         let owner = way.owner(peer, self.address)?;
         // After the look, not before it: a client that closes its socket gives its port back, and the next one to get
@@ -192,7 +192,7 @@ impl TcpGate {
 /// How this system tells whose a TCP connection is; `None` if it does not tell. An error: it could not be found out now,
 /// also after some trials.
 ///
-/// Tried with a connection to a listener of our own on a port that nobody knows: at the one that is to be served another
+/// Tried with a connection to a listener of our own on a port that is known to no one else: at the one that is to be served another
 /// user could fill the queue, and so make the trial fail.
 pub fn find_way() -> io::Result<Option<Way>> {
     let mut trial = try_way();

@@ -75,7 +75,7 @@ fn verify_owner(socket: &Socket) -> io::Result<()> {
     let Socket::Tcp { stream, peer } = socket else { return Err(io::ErrorKind::Unsupported.into()) };
     let (ours, theirs) = (stream.local_addr()?, *peer);
     let look = || [Way::Diag, Way::Tables].into_iter().find_map(|way| way.owner(theirs, ours).ok().flatten());
-    // Until the server has accepted the connection, its end belongs to nobody.
+    // Until the server has accepted the connection, its end has no owner.
     let begun = Instant::now();
     let mut owner = look();
     while owner.is_none() && begun.elapsed() < ACCEPTED {

@@ -1,4 +1,4 @@
-//! The HTTP servers of this process: one behind the socket in the data directory, and one behind the port.
+//! The HTTP servers of this process: one for the socket in the data directory, and one for the port.
 
 use super::LAST_REQUESTS;
 use super::data_dir::{HeldFiles, OwnedDataDir};

@@ -1,5 +1,5 @@
-//! The process behind `serve`: takes the data directory and the port, answers, and ends in order. It holds nothing that
-//! is not on disk; processes belong to their shims.
+//! The process that `serve` runs: it claims the data directory and the port, answers, and shuts down in order. It keeps
+//! nothing that is not on disk; processes belong to their shims.
 
 mod connect_help;
 mod data_dir;
@@ -65,7 +65,7 @@ pub struct BoundServer {
 }
 
 impl BoundServer {
-    /// Takes directory and port. Errors name who has them.
+    /// Claims the directory and the port. Errors name the process that has them.
     pub fn new(config: Config) -> Result<BoundServer, Error> {
         sys::close_on_exec_all();
         sys::share_heap();
@@ -108,12 +108,12 @@ impl BoundServer {
         &self.server_info
     }
 
-    /// What the one who started it should know about its port.
+    /// What the user should know about its port.
     pub fn warning(&self) -> Option<&str> {
         self.warning.as_deref()
     }
 
-    /// How to connect agents, for the one who started it.
+    /// How to connect agents, for the user.
     pub fn connect_help(&self) -> String {
         let binary = std::env::current_exe().unwrap_or_else(|_| "persistproc".into());
         let data_dir = self.config.is_data_dir_given.then_some(self.server_info.data_dir.as_path());

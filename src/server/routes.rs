@@ -80,7 +80,7 @@ impl Routes {
         matches!(*self.gate, Gate::Private)
     }
 
-    /// A refusal for our own clients, who ask the newer server by the same name, if there is one in our place.
+    /// A refusal for our own clients, which then ask the newer server by the same name, if one has taken over.
     fn replaced(&self) -> Option<Error> {
         let is_replaced = self.is_private() && self.is_replaced.load(Ordering::SeqCst);
         is_replaced.then(|| Error::ending("a newer server takes the place of this one"))

@@ -34,7 +34,7 @@ impl ServerLog {
     }
 
     fn rotate(&mut self) -> io::Result<()> {
-        // If it is not there, somebody has removed it, or there was no room for a new one the last time.
+        // If it is missing, it was removed, or there was no space for a new one the last time.
         match std::fs::rename(&self.path, self.path.with_extension("log.1")) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
             _ => {}
@@ -60,7 +60,7 @@ mod tests {
         let (old, new) = (read("server.log.1"), read("server.log"));
         assert!(old.len() as u64 <= MAX && new.len() as u64 <= MAX);
         assert!(new.lines().last().unwrap().contains("line 2999 x"));
-        // Without room for a new one, or removed by somebody: there is one again as soon as there can be.
+        // No space for a new one, or it was removed: it is created again as soon as that is possible.
         std::fs::remove_file(dir.join("server.log")).unwrap();
         (3000..6000).for_each(|i| log.write(&format!("line {i} {}", "x".repeat(1000))));
         assert!(read("server.log").lines().last().unwrap().contains("line 5999 x"));

@@ -57,7 +57,7 @@ pub fn longest(count: usize, room: usize) -> usize {
 }
 
 /// The newest of `lines` that fit into `room` bytes, of each at most `longest` characters, with the name of their process
-/// if there are `names`. The newest one is there in any case, as far as there is room.
+/// if there are `names`. The newest one is there in any case, as far as it fits.
 pub fn body(lines: &[Selected], names: &[String], longest: usize, room: usize) -> Body {
     let mut body = Body::default();
     let mut rows: Vec<Row> = Vec::new();

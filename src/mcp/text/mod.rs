@@ -23,7 +23,7 @@ use crate::rundir::State;
 use crate::words;
 use lines::Body;
 
-/// Bytes of a label in a sentence, and where room is short.
+/// Bytes of a label in a sentence, and where space is short.
 const LABEL: usize = 60;
 const SHORT_LABEL: usize = 20;
 /// Bytes of an error in a sentence.

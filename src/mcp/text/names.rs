@@ -14,7 +14,7 @@ pub fn quoted(text: &str, most: usize) -> String {
     while end > 0 && words::quote_json(&text[..end]).len() > most + "\"\"".len() {
         end = text.floor_char_boundary(end - 1);
     }
-    // The mark stands behind the quotes, so that they hold nothing but the text.
+    // The mark stands after the quotes, so that they hold nothing but the text.
     words::quote_json(&text[..end]) + &view::clip("", 0, 0, (text.len() - end) as u64)
 }
 

@@ -16,7 +16,7 @@ const TOLD: usize = 6;
 /// Characters of a line that matched before the wait.
 const EARLIER: usize = 100;
 
-/// How much the first line tells: less and less if it would leave no room for lines.
+/// How much the first line tells: less and less if it would leave no space for lines.
 #[derive(Clone, Copy, PartialEq)]
 enum Detail {
     All,
@@ -145,7 +145,7 @@ fn counts(output: &Output, shown: usize) -> String {
     text
 }
 
-/// The next call, if `left` lines at the beginning found no room.
+/// The next call, if `left` lines at the beginning did not fit.
 fn next_call(output: &Output, left: usize, detail: Detail) -> Option<String> {
     let selection = &output.selection;
     let is_done = left == 0 && !selection.is_cut;

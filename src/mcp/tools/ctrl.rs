@@ -24,9 +24,10 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-/// How long a fresh process is watched when nobody said what to wait for: most of what fails at once fails in this.
+/// How long a new process is watched when the caller did not say what to wait for: most of what fails at once fails in this
+/// time.
 const SETTLING: Duration = Duration::from_millis(300);
-/// How long is waited behind a match: what a server says of itself comes in several lines, and the first one to say
+/// How long to wait after a match: what a server says of itself comes in several lines, and the first one to say
 /// `ready` is seldom the one with the address.
 const BANNER: Duration = Duration::from_millis(50);
 /// Lines of the beginning, and of the end, that are shown of a fresh process.
@@ -42,7 +43,7 @@ pub struct Control {
     pub stopped: Option<Stopped>,
     /// Of a start.
     pub verdict: Option<StartOutcome>,
-    /// Of input and signals: behind all that was there before, so that no answer to them is missed.
+    /// Of input and signals: after all that was there before, so that no response to them is missed.
     pub cursor: Option<Cursor>,
     /// Of a start: another process that runs the same command in the same directory.
     pub duplicate: Option<Arc<Run>>,
@@ -274,7 +275,7 @@ fn verdict(
     let limit = if is_told { request.timeout().min(LONGEST) } else { SETTLING };
     let start = Cursor::of(Place { run: run.id, stream: Stream::Combined, offset: 0, open: [None; 2] });
     let scope = Scope::of_run(context.manager, run.clone());
-    // Of what goes into the background the first process ends at once, and only somebody who waits for a line of the
+    // Of what goes into the background the first process ends at once, and only a caller that waits for a line of the
     // rest wants to wait on.
     let with_leader = until.is_none();
     let until = until.unwrap_or(Until::Ended);

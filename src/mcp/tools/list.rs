@@ -106,7 +106,7 @@ fn log_tail(run: &Arc<Run>) -> LogTail {
     let status = run.status();
     let i = Stream::Combined.index();
     let log = run.log(Stream::Combined);
-    // Not if it has been rotated past what is known: then nobody can tell.
+    // Not if it has been rotated past what is known: then it is unknown.
     let is_countable =
         |log: &&Log| log.start() <= status.bytes[i] && log.end().saturating_sub(status.bytes[i]) <= COUNTED;
     let recent = log.as_ref().ok().filter(is_countable);

@@ -34,7 +34,7 @@ pub struct Output {
     pub is_merged: bool,
     pub selection: Selection,
     pub waited: Option<WaitOutcome>,
-    /// The newest line that matches what was waited for in vain: it may have been said before anybody waited.
+    /// The newest line that matches what was waited for in vain: it may have been printed before the wait began.
     pub earlier: Option<Line>,
     /// Runs at which the cursor was, and which are not kept any more.
     pub gone_runs: Vec<u64>,
@@ -219,7 +219,7 @@ pub fn call(request: OutputRequest, options: &ReadOptions, context: &Context) ->
     })
 }
 
-/// The cursor behind all that there is now.
+/// The cursor after all that there is now.
 fn end(parts: &Parts, query: &Query) -> Result<Cursor, Error> {
     let selection = select(parts, &Query::tail(query.stream, 1), &Unattended)?;
     selection.cursor.ok_or_else(|| Error::not_found("there is no run whose output could be waited for"))
