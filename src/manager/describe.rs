@@ -1,4 +1,4 @@
-//! What a run is and takes, in words and members, for every door.
+//! What a run is and uses, in words and members, for every entry point.
 
 use super::lost;
 use super::watch::Run;
@@ -65,7 +65,7 @@ pub fn describe_unreadable(problem: &Unreadable) -> String {
     }
 }
 
-/// What is wrong with a run now, in a few words: as [`problem`] says it, and who is still alive of a lost one.
+/// What is wrong with a run now, in a few words: as [`problem`] says it, and which processes of a lost one are still alive.
 fn problem_of(run: &Run) -> Option<String> {
     let problem = problem(&run.status());
     match lost::shown(&run.orphans()) {

@@ -1,6 +1,6 @@
 //! Starting one run: its directory, its shim, and what to say when the command cannot be started.
 //!
-//! The directory is complete, and its lock taken, before it gets its final name: whoever sees it can trust it, and a
+//! The directory is complete, and its lock taken, before it gets its final name: a server that sees it can trust it, and a
 //! free lock always means "no shim". What a killed server leaves under a temporary name is swept by the next one.
 
 use crate::attributes;
@@ -259,7 +259,7 @@ fn is_executable(file: &fs::Metadata) -> bool {
     file.permissions().mode() & 0o111 != 0
 }
 
-/// What the first line of a script names as its interpreter, as the system reads it (execve(2)): up to a blank or a tab, so
+/// What the first line of a script names as its interpreter, as the system reads it (execve(2)): up to a space or a tab, so
 /// that a carriage return is a part of the name.
 fn interpreter(path: &Path) -> Option<PathBuf> {
     let mut start = Vec::new();

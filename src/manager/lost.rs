@@ -1,4 +1,4 @@
-//! Runs whose shim was killed: nobody knows how they end, but what they left behind is found, told and stopped.
+//! Runs whose shim was killed: how they end is unknown, but the processes that they left are found, reported and stopped.
 
 use super::locks::LockKey;
 use super::watch::Run;
@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 impl Manager {
-    /// Stops what a run that is over has left behind, if it has: asks until `polite`, and then kills. Begins by `end`, and
+    /// Stops the processes that a finished run has left, if any: asks until `polite`, and then kills. Begins by `end`, and
     /// takes [`orphans::KILLING_MAX`] from there at most.
     pub(super) fn stop_orphans(&self, run: &Run, polite: Instant, end: Instant) -> Result<Stopped, Error> {
         if run.status().state != State::Lost {

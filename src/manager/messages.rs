@@ -46,8 +46,8 @@ impl Manager {
     }
 }
 
-/// Waits until the shim says that it has got input, and whether it had room for all of it. What ended meanwhile has no use
-/// for input.
+/// Waits until the shim confirms that it has received the input, and whether it had space for all of it. A process that
+/// has ended meanwhile has no use for input.
 fn confirm_input(run: &Run, before: InputReport, length: u64, end: Instant) -> Result<(), Error> {
     loop {
         let generation = run.generation();

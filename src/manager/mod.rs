@@ -129,7 +129,7 @@ impl Manager {
             return Ok(Started { run, is_new: true });
         }
         let same = |run: &Run| is_same(run, &request, &working_directory);
-        // Who saw a program end may start the next one at once.
+        // A client that saw a program end may start the next one at once.
         let before = self.registry.all().into_iter().filter(|run| run.meta.label == label || same(run));
         before.for_each(|run| run.let_go(LAST_BYTES));
         // Without a label of its own it is also found under another one.
@@ -379,7 +379,7 @@ fn on_port(port: u16) -> String {
     if port == 0 { "without a port".into() } else { format!("on port {port}") }
 }
 
-/// Says of the run what is not as it was asked for: its label may be used by somebody else, for something else.
+/// Says of the run what is not as it was asked for: its label may be in use for something else.
 fn already_running(run: &Run, argv: &[Word], directory: &Word) -> Error {
     if let Some(pids) = lost::shown(&run.orphans()) {
         return Error::conflict(format!(

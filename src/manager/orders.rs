@@ -26,7 +26,7 @@ impl Manager {
             given: now(),
             is_done: false,
         };
-        // On a full disk it is stopped all the same: that may be what makes room again. A restart of the same run includes
+        // On a full disk it is stopped all the same: that may be what frees space again. A restart of the same run includes
         // the stop, and remains promised.
         let is_written = !run.is_over() && !run.dir.has_pending_restart() && run.dir.write_order(&order).is_ok();
         let stopped = self.stop_now(run, grace);
@@ -108,7 +108,7 @@ impl Manager {
             given: now(),
             is_done: false,
         };
-        // A disk without room for this has none for the next run either.
+        // A disk without space for this has none for the next run either.
         run.dir.write_order(&order).map_err(|error| {
             let directory = self.registry.dir.display();
             goes_on(run, Error::failed(format!("cannot write in {directory}: {error}; {}", remedy(&error))))

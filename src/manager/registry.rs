@@ -67,7 +67,7 @@ impl Registry {
             let name = entry.file_name().to_string_lossy().into_owned();
             let dir = RunDir(entry.path());
             if name.starts_with(UNBORN) {
-                // Its server was killed while it made this; we hold the server's lock, so nobody is making it now.
+                // Its server was killed while it made this; we hold the server's lock, so no server is making it now.
                 let _ = fs::remove_dir_all(dir.path());
             } else if let Some(id) =
                 dir.number().filter(|_| dir.lock().exists() || dir.path().join("meta.json").exists())

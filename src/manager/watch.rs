@@ -32,14 +32,14 @@ const REMOVED: &str = "its directory was removed, so its output is not kept";
 pub struct Run {
     pub id: u64,
     pub dir: RunDir,
-    /// Without its environment, which is large and full of secrets: who needs it reads the file again.
+    /// Without its environment, which is large and full of secrets: a restart reads the file again.
     pub meta: Meta,
     seen: Mutex<Seen>,
     /// Its shim, if this server started it and has not reaped it yet.
     shim: Mutex<Option<Child>>,
     changed: Condvar,
     notifiers: Mutex<Vec<Weak<ChangeNotifier>>>,
-    /// Of a run that is over, once somebody has looked.
+    /// The end of its logs, cached when `list` first reads it after the run has ended.
     pub log_tail: OnceLock<LogTail>,
 }
 
@@ -57,7 +57,7 @@ struct Seen {
     status: Arc<Status>,
     /// The shim is gone, so nothing changes any more.
     is_over: bool,
-    /// A thread follows its events; without one (the system had no room for it) whoever waits looks by himself.
+    /// A thread follows its events; without one (the system allowed no more) waiters check the files themselves.
     is_followed: bool,
     /// It is over, and how it ended may not be on disk yet.
     is_unsaved: bool,
@@ -293,7 +293,7 @@ impl Run {
                 Some(status) if status.sequence >= seen.status.sequence && status != seen.status => {
                     seen.status = status
                 }
-                // Nothing new: a hundred who look now and then must not wake each other.
+                // Nothing new: a hundred waiters that check now and then must not wake each other.
                 _ => return problem.map_or(Ok(()), Err),
             }
         }
@@ -314,7 +314,7 @@ impl Run {
         self.look_for_orphans().unwrap_or_default()
     }
 
-    /// Whether a killed shim has left somebody alive. Nobody is believed to be gone because it cannot be seen now.
+    /// Whether a killed shim has left processes alive. None is believed to be gone just because it cannot be seen now.
     pub fn may_have_orphans(&self) -> bool {
         self.look_for_orphans().map_or(true, |pids| !pids.is_empty())
     }
@@ -332,7 +332,7 @@ impl Run {
         Ok(pids)
     }
 
-    /// Wakes whoever waits, to look again.
+    /// Wakes all waiters, to check again.
     pub fn notify(&self) {
         self.lock().generation += 1;
         self.wake();
@@ -344,7 +344,7 @@ impl Run {
         notifiers.iter().filter_map(Weak::upgrade).for_each(|notifier| notifier.notify());
     }
 
-    /// Lets `notifier` ring when something happens to this run, as long as somebody holds it.
+    /// Notifies `notifier` when something happens to this run, until it is dropped.
     pub fn subscribe(&self, notifier: &Arc<ChangeNotifier>) {
         let mut notifiers = self.notifiers.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
         notifiers.retain(|other| other.strong_count() > 0 && !std::ptr::eq(other.as_ptr(), Arc::as_ptr(notifier)));
@@ -362,7 +362,7 @@ impl Run {
         }
     }
 
-    /// Does what its thread would do, if there was no room for one: reads its status, and reaps its shim.
+    /// Does what its thread would do, if it has none: reads its status, and reaps its shim.
     pub fn catch_up(&self) {
         if !self.lock().is_followed {
             self.look();
@@ -381,7 +381,7 @@ impl Run {
     }
 
     /// If its program has ended: waits at most `limit` until the shim, which may still be draining the pipes, is gone too.
-    /// What the program started and left behind keeps it there.
+    /// A process that the program started and left keeps it there.
     pub fn let_go(&self, limit: Duration) {
         let end = Instant::now() + limit;
         loop {

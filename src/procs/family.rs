@@ -95,7 +95,7 @@ impl Family {
     }
 
     /// All of them that live, without those that `skip` names and all that is below these. Another user's process is
-    /// recognised only by root, or by its session. An error says that the system had no room for looking, which is no news.
+    /// recognised only by root, or by its session. An error means that the system had no resources for the lookup, which says nothing of the process.
     pub fn look(&self, skip: impl Fn(&Process) -> bool) -> io::Result<Vec<Process>> {
         let tick = super::now().map(|(_, tick)| tick);
         let all = all_processes()?;

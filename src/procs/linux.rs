@@ -27,7 +27,7 @@ fn stat_line(pid: i32) -> io::Result<String> {
     Ok(String::from_utf8_lossy(&line[..n]).into_owned())
 }
 
-/// What was read of a process that may have ended: an error only if there was no room for looking.
+/// What was read of a process that may have ended: an error only if the system had no resources for reading it.
 fn unless_gone<T>(read: io::Result<T>) -> io::Result<Option<T>> {
     match read {
         Err(error) if sys::is_exhaustion(&error) => Err(error),
@@ -45,7 +45,7 @@ pub fn cpu_and_memory(pid: i32) -> Option<(u64, u64)> {
 }
 
 /// Sockets that listen, by their inodes. The tables begin with them (tcp_seq_start in the kernel's tcp_ipv4.c), so
-/// what comes behind them, thousands of connections on a busy machine, is not read.
+/// what comes after them, thousands of connections on a busy machine, is not read.
 pub fn listeners() -> BTreeMap<u64, u16> {
     let mut found = BTreeMap::new();
     for table in ["/proc/net/tcp", "/proc/net/tcp6"] {
@@ -70,7 +70,7 @@ pub fn open_files(pid: i32) -> Vec<PathBuf> {
 }
 
 /// Inodes of the pipes that a process holds, and whether it may write to each: the flags of the descriptor, in octal,
-/// end in how it was opened (proc_pid_fdinfo(5)). An error says that there was no room for looking.
+/// end in how it was opened (proc_pid_fdinfo(5)). An error means that the system had no resources for the lookup.
 pub fn pipes(pid: i32) -> io::Result<Vec<(u64, bool)>> {
     let mut found = Vec::new();
     for entry in unless_gone(std::fs::read_dir(format!("/proc/{pid}/fd")))?.into_iter().flatten().flatten() {

@@ -1,4 +1,4 @@
-//! Who runs on this machine: pid, parent, group and start time of processes, and who is below processes.
+//! Processes of this machine: pid, parent, group and start time, and which are descendants of which.
 //!
 //! Linux reads /proc (proc(5)); elsewhere ps(1) is asked, which is slower and is used only when something is to be
 //! stopped. Reads only: signals are sent by the shim.
@@ -44,7 +44,7 @@ pub struct Process {
 }
 
 impl Process {
-    /// Zombies are dead: they wait for their parent to ask, and have no children. Who has only ended its first thread
+    /// Zombies are dead: they wait for their parent to ask, and have no children. A process that has only ended its first thread
     /// (pthread_exit(3) in `main`) looks like one, and lives on in the others.
     pub fn is_dead(&self) -> bool {
         matches!(self.state, b'Z' | b'X') && self.threads < 2
@@ -72,11 +72,11 @@ pub fn below(root: i32, skip: impl Fn(&Process) -> bool) -> Vec<Process> {
     select_below(all_processes().unwrap_or_default(), vec![root], skip)
 }
 
-/// Those who are certainly not below a process, so that they need not be looked at each time: on a machine with hundreds
+/// Processes that are certainly not descendants of a process, so that they need not be read each time: on a machine with hundreds
 /// of processes that makes looking ten times faster, and those that fork are caught by fast looks only.
 ///
-/// Nobody gets below a process but by being born there, so whoever is older is none of it, and neither are his children.
-/// That holds for processes, and numbers are used again: after some looks everybody is looked at anew. (Linux; elsewhere
+/// A process becomes a descendant only at its birth, so an older one is none, and neither are its children. That holds for
+/// processes, and numbers are used again: after some looks all are read anew. (Linux; elsewhere
 /// start times have no order, and every look is a whole one.)
 #[derive(Debug, Default)]
 pub struct NonDescendants {
@@ -97,7 +97,7 @@ impl NonDescendants {
         let (mut above, mut seen) = (BTreeSet::from([root]), BTreeSet::new());
         let mut all = Vec::new();
         let looked = platform::each_but(&self.pids, |process| {
-            // The numbers of children are mostly greater, so that they come behind their parents.
+            // The numbers of children are mostly greater, so that they come after their parents.
             if above.contains(&process.parent) && !skip(&process) {
                 above.insert(process.pid);
                 if !process.is_dead() {
@@ -125,7 +125,7 @@ impl NonDescendants {
     }
 }
 
-/// Everybody below `roots`, who are not below each other.
+/// All descendants of `roots`, which are not descendants of each other.
 fn select_below(all: Vec<Process>, roots: Vec<i32>, skip: impl Fn(&Process) -> bool) -> Vec<Process> {
     let mut children: BTreeMap<i32, Vec<Process>> = BTreeMap::new();
     for process in all {
@@ -149,11 +149,11 @@ fn select_below(all: Vec<Process>, roots: Vec<i32>, skip: impl Fn(&Process) -> b
 /// What a tree of processes takes.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Usage {
-    /// Processor time so far in milliseconds, that of children who have ended included.
+    /// CPU time so far in milliseconds, including that of children that have ended.
     pub cpu_ms: u64,
     /// Resident memory in bytes; what processes share counts for each.
     pub memory: u64,
-    /// TCP ports on which somebody in it listens, in order.
+    /// TCP ports on which a process in it listens, in order.
     pub ports: Vec<u16>,
 }
 
@@ -193,7 +193,7 @@ pub fn now() -> Option<(u64, u64)> {
     platform::now()
 }
 
-/// An error only if the system had no room for looking.
+/// An error only if the system had no resources for the lookup.
 pub fn all_processes() -> io::Result<Vec<Process>> {
     let mut all = Vec::new();
     platform::each_but(&BTreeSet::new(), |process| all.push(process))?;
@@ -216,7 +216,7 @@ pub fn open_descriptors() -> u64 {
     open.saturating_sub(1) // the one that looked
 }
 
-/// Pid and name of whoever listens on this TCP port, as far as it can be seen (Linux; own processes, or all as root).
+/// Pid and name of the process that listens on this TCP port, as far as it can be seen (Linux; own processes, or all as root).
 pub fn listener(port: u16) -> Option<(i32, String)> {
     platform::listener(port)
 }

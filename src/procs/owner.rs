@@ -21,7 +21,7 @@ pub enum Way {
 impl Way {
     /// The first way that names `maker` as the owner of a connection that `maker` has made. It is tried and not
     /// assumed: some systems have tables that are always empty. `None`: this system does not tell. An error: the system
-    /// had no room for looking, so that nothing is known.
+    /// had no resources for the lookup, so that nothing is known.
     pub fn that_works(local: SocketAddr, remote: SocketAddr, maker: u32) -> io::Result<Option<Way>> {
         if is_shared_number(maker) {
             return Ok(None);
@@ -95,7 +95,7 @@ mod platform {
     const HEADER: usize = 16;
     const REQUEST: u16 = 1;
 
-    /// `struct inet_diag_req_v2` behind a netlink header (linux/inet_diag.h).
+    /// `struct inet_diag_req_v2` after a netlink header (linux/inet_diag.h).
     pub fn question(local: Address, remote: Address) -> Vec<u8> {
         let mut body = vec![AF_INET, TCP, 0, 0];
         body.extend(u32::MAX.to_ne_bytes()); // any state
@@ -115,7 +115,7 @@ mod platform {
         message
     }
 
-    /// `struct inet_diag_msg` behind a netlink header; `None` for an error, and for another socket than was asked for.
+    /// `struct inet_diag_msg` after a netlink header; `None` for an error, and for another socket than was asked for.
     pub fn understand(answer: &[u8], asked: &[u8]) -> Option<Socket> {
         let ports = |message: &[u8], at: usize| message.get(at..at + 4).map(<[u8]>::to_vec);
         let number = |at: usize| Some(u32::from_ne_bytes(answer.get(at..at + 4)?.try_into().ok()?));
@@ -261,7 +261,7 @@ mod tests {
         let (listener, address) = listen();
         let nobody = SocketAddr::from((Ipv4Addr::LOCALHOST, 1));
         assert_eq!(WAYS.map(|way| way.owner(nobody, address).unwrap()), [None; 2]);
-        // Somebody who listens is not somebody who is connected.
+        // A listening socket is not a connected one.
         assert_eq!(WAYS.map(|way| way.owner(address, nobody).unwrap()), [None; 2]);
         assert_eq!(Way::that_works(nobody, address, sys::own_user()).unwrap(), None);
         drop(listener);

@@ -1,6 +1,6 @@
 //! Whether a process is a server or a shim of ours: those are not signalled with the run from inside which they were
 //! started. A program can take any name, so one that has ours must prove what it is: by the lock that each server and each
-//! shim holds as long as it lives. What is not proven is a process like any other. Only where the system has no room for
+//! shim holds as long as it lives. What is not proven is a process like any other. Only where the system has no resources for
 //! looking is the name believed: rather may something be left running than another server be killed.
 
 use super::{NAME, Process, SERVER_NAME, arguments};
@@ -62,7 +62,7 @@ fn is_locked(file: &File) -> bool {
 }
 
 /// Whether a process has a file open that is meant. Reads it through /proc, so that it may have been removed. An error
-/// says that the system had no room for looking.
+/// means that the system had no resources for the lookup.
 fn has_open(pid: i32, is_meant: impl Fn(&Path) -> bool, is_it: impl Fn(&File) -> bool) -> io::Result<bool> {
     let entries = match std::fs::read_dir(format!("/proc/{pid}/fd")) {
         Err(error) if sys::is_exhaustion(&error) => return Err(error),

@@ -462,7 +462,7 @@ fn set_start_error(status: &mut Status, error: &io::Error) {
 
 /// Starts the program. Also returns a moment before its pipes existed, as [`BootInstant::tick`].
 fn spawn(args: &ShimArgs) -> (Option<u64>, io::Result<Child>) {
-    // stdin is a pipe that stays open and silent, like a terminal at which nobody types: watchers such as esbuild's exit at
+    // stdin is a pipe that stays open and silent, like a terminal at which no one types: watchers such as esbuild's exit at
     // end of file.
     let mut command = Command::new(&args.program);
     command

@@ -83,7 +83,7 @@ pub fn open_fifo_reader(path: &Path) -> io::Result<File> {
     Ok(fifo)
 }
 
-/// The writing end, non-blocking. `ENXIO` = nobody has it open for reading.
+/// The writing end, non-blocking. `ENXIO`: no process has it open for reading.
 pub fn open_fifo_writer(path: &Path) -> io::Result<File> {
     open_fifo(path, OpenOptions::new().write(true))
 }

@@ -88,13 +88,13 @@ fn check(result: libc::c_int) -> io::Result<libc::c_int> {
     if result < 0 { Err(io::Error::last_os_error()) } else { Ok(result) }
 }
 
-/// Whether the system had no room for it (descriptors, memory, processes): a reason to try again, and no news about
+/// Whether the system had no resources for it (descriptors, memory, processes): a reason to try again, which says nothing of
 /// whatever was asked for.
 pub fn is_exhaustion(error: &io::Error) -> bool {
     matches!(error.raw_os_error(), Some(EMFILE | ENFILE | ENOMEM | EAGAIN | libc::ENOBUFS))
 }
 
-/// fcntl(2) `O_NONBLOCK`, of the open file behind `file` (so of every descriptor that shares it).
+/// fcntl(2) `O_NONBLOCK`, of the open file description of `file` (so of every descriptor that shares it).
 pub fn set_nonblocking(file: &impl AsRawFd, on: bool) -> io::Result<()> {
     unsafe {
         let flags = check(libc::fcntl(file.as_raw_fd(), libc::F_GETFL))?;
@@ -136,7 +136,7 @@ pub fn unread(pipe: &impl AsRawFd) -> usize {
     if asked == 0 { usize::try_from(bytes).unwrap_or(0) } else { 0 }
 }
 
-/// fcntl(2) `F_SETPIPE_SZ`: how much a pipe holds, in bytes, for all who have it. `EBUSY` if there is more in it, `EPERM`
+/// fcntl(2) `F_SETPIPE_SZ`: how much a pipe holds, in bytes, for all processes that have it. `EBUSY` if there is more in it, `EPERM`
 /// beyond what the system lets a user have. Only Linux has this; others decide by themselves, and nothing happens.
 pub fn set_pipe_size(pipe: &impl AsRawFd, bytes: usize) -> io::Result<()> {
     #[cfg(target_os = "linux")]
@@ -170,7 +170,7 @@ pub fn close_on_exec_all() {
             return;
         }
     }
-    // Linux before 5.11, and everybody else: one by one, up to a limit that any shell's leftovers stay below.
+    // Linux before 5.11, and all other systems: one by one, up to a limit that any shell's leftovers stay below.
     for fd in 3..1024 {
         unsafe { libc::fcntl(fd, libc::F_SETFD, libc::FD_CLOEXEC) };
     }
@@ -182,7 +182,7 @@ pub fn close_inherited() {
     if unsafe { libc::syscall(libc::SYS_close_range, 3u32, u32::MAX, 0) } == 0 {
         return;
     }
-    // Linux before 5.9, sandboxes that forbid it, and everybody else: those that can be seen, one by one.
+    // Linux before 5.9, sandboxes that forbid it, and all other systems: those that can be seen, one by one.
     let open = std::fs::read_dir("/dev/fd").into_iter().flatten().flatten();
     let mut numbers: Vec<RawFd> = open.filter_map(|entry| entry.file_name().to_str()?.parse().ok()).collect();
     if numbers.is_empty() {
@@ -273,7 +273,7 @@ pub fn signals_as_bytes(caught: &[i32]) -> io::Result<File> {
     Ok(std::os::fd::OwnedFd::from(reader).into())
 }
 
-/// Whether signal `number` was ignored by whoever started us (as nohup(1) does with SIGHUP).
+/// Whether signal `number` was ignored by the process that started us (as nohup(1) does with SIGHUP).
 pub fn is_ignored(number: i32) -> bool {
     unsafe {
         let mut action: libc::sigaction = std::mem::zeroed();
@@ -331,7 +331,7 @@ pub fn kill(pid: i32, signal: i32) -> io::Result<()> {
     check(unsafe { libc::kill(pid, signal) }).map(drop)
 }
 
-/// Signals this very process or nobody: a pidfd (pidfd_open(2)) pins it while `is_same` looks whether the number still
+/// Signals this very process or none: a pidfd (pidfd_open(2)) pins it while `is_same` looks whether the number still
 /// means the process that was meant. `ESRCH` if it does not. Without pidfds (before Linux 5.3, macOS) there is a gap of
 /// microseconds between looking and signalling.
 pub fn kill_exactly(pid: i32, signal: i32, is_same: impl FnOnce() -> bool) -> io::Result<()> {

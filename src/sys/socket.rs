@@ -122,7 +122,7 @@ pub fn is_hung_up(socket: &impl AsRawFd) -> bool {
     let fd = socket.as_raw_fd();
     #[cfg(target_os = "linux")]
     {
-        // poll(2): POLLRDHUP tells it also behind bytes that nobody has read yet.
+        // poll(2): POLLRDHUP reports it also after bytes that have not been read yet.
         let mut polled = libc::pollfd { fd, events: libc::POLLRDHUP, revents: 0 };
         unsafe { libc::poll(&mut polled, 1, 0) > 0 }
     }
