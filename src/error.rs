@@ -1,7 +1,7 @@
 //! Why something was refused or failed: one type for every layer. `mcp` turns it into an `isError` text, `server` into an
 //! HTTP status, `client` into an exit code.
 
-use crate::words::one_line;
+use crate::os_text::one_line;
 use std::fmt;
 use std::io;
 use std::sync::Arc;

@@ -47,7 +47,7 @@
 //! | `log` | how logs are written, rotated and read |
 //! | `lease` | how far readers have read |
 //! | `agents`, `attributes` | the variables that identify an AI agent; umask, limits and the like of the caller |
-//! | `procs`, `error`, `words` | processes of the machine, what went wrong, text and bytes |
+//! | `procs`, `error`, `os_text` | processes of the machine, what went wrong, text that is shown or passed to the system |
 //! | `sys` | system calls: the only `unsafe` |
 //!
 //! Invariants:
@@ -73,13 +73,13 @@ mod lease;
 mod log;
 mod manager;
 mod mcp;
+mod os_text;
 mod output;
 mod procs;
 mod rundir;
 mod server;
 mod shim;
 mod sys;
-mod words;
 
 use cli::{Command, Parsed};
 use client::{ErrorReporter, ExitCode};

@@ -23,7 +23,7 @@ pub mod process;
 
 use crate::attributes::Attributes;
 use crate::log::Stream;
-use crate::words::Word;
+use crate::os_text::OsText;
 use members::members;
 #[cfg(doc)]
 use params::{ControlRequest, ListRequest, OutputRequest};
@@ -61,10 +61,10 @@ pub enum IfRunning {
 /// Starts exactly what the caller's shell would have run.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct RunRequest {
-    pub argv: Vec<Word>,
+    pub argv: Vec<OsText>,
     /// Absolute.
-    pub working_directory: Word,
-    pub environment: Vec<(Word, Word)>,
+    pub working_directory: OsText,
+    pub environment: Vec<(OsText, OsText)>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub label: Option<String>,
     pub if_running: IfRunning,

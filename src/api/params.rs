@@ -292,7 +292,7 @@ pub fn as_call(tool: &str, parameters: &[Parameter], request: &impl Members) -> 
     let arguments = request.members();
     let given = parameters.iter().filter_map(|parameter| arguments.get_key_value(parameter.name));
     given.fold(tool.into(), |call, (name, value)| {
-        let value = value.as_str().map_or_else(|| value.to_string(), crate::words::quote_json);
+        let value = value.as_str().map_or_else(|| value.to_string(), crate::os_text::quote_json);
         format!("{call} {name}={value}")
     })
 }

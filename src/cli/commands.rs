@@ -3,7 +3,7 @@
 use super::options::{Options, one_of};
 use super::{Command, ControlOptions, OnExit, OutputOptions, Program, RunOptions, StartOptions, WaitOptions};
 use crate::api::params::{self, Action, ControlRequest, ListRequest, OutputRequest};
-use crate::words;
+use crate::os_text;
 use std::ffi::OsString;
 
 /// What follows the name of a command, beside options.
@@ -243,7 +243,7 @@ fn program(command: &str, words: Words, options: &mut Options) -> Result<Program
         }
         [only] if only.as_encoded_bytes().iter().any(u8::is_ascii_whitespace) => {
             let text = only.to_str().ok_or("the command is not UTF-8; give its words one by one")?;
-            words::split(text)?.into_iter().map(OsString::from).collect()
+            os_text::split(text)?.into_iter().map(OsString::from).collect()
         }
         [first, ..] if first.is_empty() => return Err("the program's name is empty".into()),
         _ => words.words,
@@ -271,7 +271,7 @@ fn target(words: &Words, options: &mut Options) -> Option<String> {
     match words.words.as_slice() {
         [] => option,
         [only] => Some(only.to_string_lossy().into_owned()),
-        several => Some(words::quote(several)),
+        several => Some(os_text::quote(several)),
     }
 }
 

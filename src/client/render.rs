@@ -4,7 +4,7 @@
 use crate::api::params::Action;
 use crate::api::{ControlAnswer, ListAnswer, Process, WaitOutcome};
 use crate::log::stamp::{now_ms, parse_time};
-use crate::words::{one_line, quote};
+use crate::os_text::{one_line, quote};
 use serde::Serialize;
 use unicode_width::{UnicodeWidthChar, UnicodeWidthStr};
 

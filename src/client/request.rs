@@ -7,7 +7,7 @@ use crate::cli::Program;
 use crate::config;
 use crate::error::Error;
 use crate::log::stamp::now_ms;
-use crate::words::Word;
+use crate::os_text::OsText;
 use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -55,11 +55,11 @@ pub fn run_request(
     // Exactly as here, but for the token: it opens the server, is not for programs, and must not stand in files.
     let inherited = std::env::vars_os()
         .filter(|(name, value)| !is_added(name) && name != config::TOKEN && is_passed(name, value))
-        .map(|(name, value)| (Word(name), Word(value)));
-    let added = environment.iter().map(|(name, value)| (Word::from(name), Word::from(value)));
+        .map(|(name, value)| (OsText(name), OsText(value)));
+    let added = environment.iter().map(|(name, value)| (OsText::from(name), OsText::from(value)));
     Ok(RunRequest {
-        argv: program.argv.into_iter().map(Word).collect(),
-        working_directory: Word(working_directory.into_os_string()),
+        argv: program.argv.into_iter().map(OsText).collect(),
+        working_directory: OsText(working_directory.into_os_string()),
         environment: inherited.chain(added).collect(),
         label: program.label,
         if_running,

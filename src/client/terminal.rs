@@ -8,7 +8,7 @@
 use crate::api::to_json;
 use crate::error::Error;
 use crate::log::Stream;
-use crate::{sys, words};
+use crate::{os_text, sys};
 use serde::Serialize;
 use serde_json::Value;
 use std::io::{self, IsTerminal, Write};
@@ -54,7 +54,7 @@ fn wait_writable(out: &impl AsRawFd) -> io::Result<()> {
     if sys::poll_writable(out.as_raw_fd(), WRITE_TIMEOUT) { Ok(()) } else { Err(io::ErrorKind::TimedOut.into()) }
 }
 
-/// A result in our own words. Each of `lines` becomes one line, whatever is in it, see [`words::one_line`].
+/// A result in our own words. Each of `lines` becomes one line, whatever is in it, see [`os_text::one_line`].
 pub fn print<L: AsRef<str>>(lines: impl IntoIterator<Item = L>) -> Result<(), Error> {
     pass_on(Stream::Stdout, escaped(lines).as_bytes())
 }
@@ -92,7 +92,7 @@ pub fn is_stdout_used() -> bool {
 }
 
 fn escaped<L: AsRef<str>>(lines: impl IntoIterator<Item = L>) -> String {
-    lines.into_iter().map(|line| words::one_line(line.as_ref()) + "\n").collect()
+    lines.into_iter().map(|line| os_text::one_line(line.as_ref()) + "\n").collect()
 }
 
 /// JSON whose strings hold nothing that a terminal would obey: serde_json escapes the control characters of ASCII alone.
@@ -100,7 +100,7 @@ fn json(value: &Value) -> String {
     let mut text = String::new();
     for c in format!("{value:#}\n").chars() {
         let is_plain =
-            c == '\n' || (' '..='~').contains(&c) || words::one_line(c.encode_utf8(&mut [0; 4])).starts_with(c);
+            c == '\n' || (' '..='~').contains(&c) || os_text::one_line(c.encode_utf8(&mut [0; 4])).starts_with(c);
         if is_plain {
             text.push(c);
         } else {
@@ -140,7 +140,7 @@ pub fn complain(text: &str) {
 
 /// An error on one line: with a space for each newline, and escaped.
 pub fn on_one_line(text: &str) -> String {
-    words::one_line(&text.replace('\n', " "))
+    os_text::one_line(&text.replace('\n', " "))
 }
 
 /// Whether there is a user who can be asked.
@@ -160,7 +160,7 @@ pub fn is_shared_with_notes(stream: Stream) -> bool {
 
 /// Writes a question on a line of its own, without a newline after it.
 pub fn ask(question: &str) {
-    let _ = write(Stream::Stderr, format!("\n{} ", words::one_line(question)).as_bytes());
+    let _ = write(Stream::Stderr, format!("\n{} ", os_text::one_line(question)).as_bytes());
 }
 
 /// A line from the terminal, if there is one within `patience`; without a newline, at the end of the input.

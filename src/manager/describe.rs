@@ -5,11 +5,11 @@ use super::watch::Run;
 use crate::api::Process;
 use crate::log::Stream;
 use crate::log::stamp::format_ms;
+use crate::os_text::OsText;
 use crate::procs;
 pub use crate::procs::Usage;
 use crate::rundir::{State, Status, Unreadable};
 use crate::sys;
-use crate::words::Word;
 
 /// `3 s`, `5 min`, `2 h`, `4 d`: an age of so many milliseconds in one number.
 pub fn age(ms: u64) -> String {
@@ -40,7 +40,7 @@ pub fn describe(run: &Run) -> Process {
         run: run.name(),
         pid: status.pid,
         label: run.meta.label.clone(),
-        command: run.meta.argv.iter().map(Word::shown).collect(),
+        command: run.meta.argv.iter().map(OsText::shown).collect(),
         working_directory: run.meta.working_directory.shown(),
         state: status.state,
         start_time: time(Some(if status.started > 0 { status.started } else { run.meta.created })),

@@ -3,7 +3,7 @@
 
 use super::lookup::{EVERYTHING, run_number};
 use crate::error::Error;
-use crate::words;
+use crate::os_text;
 
 /// Characters of a label.
 const LONGEST: usize = 500;
@@ -13,7 +13,7 @@ pub fn check(label: &str) -> Result<(), Error> {
     if label.is_empty() || label.chars().any(char::is_control) {
         return Err(Error::invalid("a label is one line of text"));
     }
-    if let Some(hidden) = words::hidden(label).next() {
+    if let Some(hidden) = os_text::hidden(label).next() {
         return Err(Error::invalid(format!(
             "the label has an invisible character (U+{:04X}), so that two labels could look the same; leave it out",
             u32::from(hidden)

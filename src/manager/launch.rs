@@ -6,10 +6,10 @@
 use crate::attributes;
 use crate::error::{Error, remedy};
 use crate::log::stamp::now_ms;
+use crate::os_text::{self, OsText};
 use crate::procs;
 use crate::rundir::{FORMAT_VERSION, Meta, RUN_ENV, RunDir, StartError, Status};
 use crate::sys;
-use crate::words::{self, Word};
 use std::ffi::OsStr;
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, Read};
@@ -38,7 +38,7 @@ pub fn prepare(runs: &Path, id: u64, meta: &Meta, attach: impl Fn(&RunDir)) -> R
         DirBuilder::new().mode(0o700).create(unborn.path())?;
         let filled = fill(&unborn, meta).and_then(|lock| {
             attach(&unborn);
-            let dir = RunDir(runs.join(directory_name(id, &words::quote(&meta.argv))));
+            let dir = RunDir(runs.join(directory_name(id, &os_text::quote(&meta.argv))));
             fs::rename(unborn.path(), dir.path()).map(|()| (dir, lock))
         });
         if filled.is_err() {
@@ -77,7 +77,7 @@ fn directory_name(id: u64, command: &str) -> String {
 /// Starts the shim of a prepared run and waits for its word on whether the command runs. If it does not, the status of
 /// the run says why, in the words of the error. The shim is returned as long as it may live: it must be reaped.
 pub fn start_shim(dir: &RunDir, lock: File, meta: &Meta) -> (Option<Child>, Result<(), Error>) {
-    let command = words::quote(&meta.argv);
+    let command = os_text::quote(&meta.argv);
     let (child, mut answer) = match spawn(dir, lock, meta) {
         Ok(started) => started,
         Err(error) => {
@@ -190,7 +190,7 @@ fn no_room(errno: i32) -> String {
 
 /// Why the shim could not start the command, with the name of what was missing.
 fn explain(meta: &Meta, errno: i32, text: &str) -> String {
-    let program = meta.argv.first().map_or(String::new(), Word::shown);
+    let program = meta.argv.first().map_or(String::new(), OsText::shown);
     let directory = meta.working_directory.as_path();
     let is_path = program.contains('/');
     let reason = match errno {
@@ -224,7 +224,7 @@ fn missing_file(path: &Path, directory: &Path) -> String {
 
 /// Whether the program of a run can be started, as far as its file tells. What is not certain is left to the system.
 pub fn check_program(meta: &Meta) -> Result<(), Error> {
-    let Some(program) = meta.argv.first().map(Word::as_path) else { return Ok(()) };
+    let Some(program) = meta.argv.first().map(OsText::as_path) else { return Ok(()) };
     let directory = meta.working_directory.as_path();
     if program.as_os_str().as_bytes().contains(&b'/') {
         return check_file(meta, &directory.join(program));
@@ -248,7 +248,7 @@ fn check_file(meta: &Meta, path: &Path) -> Result<(), Error> {
         Ok(file) if file.is_dir() || !is_executable(&file) => refuse(sys::EACCES),
         Ok(file) if file.len() == 0 && file.is_file() => refuse(sys::ENOEXEC),
         Ok(_) if interpreter(path).is_some_and(|interpreter| !directory.join(interpreter).exists()) => {
-            let program = meta.argv.first().map_or(String::new(), Word::shown);
+            let program = meta.argv.first().map_or(String::new(), OsText::shown);
             Err(Error::failed(format!("cannot start '{program}': {}", missing_file(path, directory))))
         }
         _ => Ok(()),
@@ -270,13 +270,13 @@ fn interpreter(path: &Path) -> Option<PathBuf> {
 }
 
 /// The directory in which a command is to run, absolute and without links, or why it cannot.
-pub fn working_directory(path: &Path) -> Result<Word, Error> {
+pub fn working_directory(path: &Path) -> Result<OsText, Error> {
     let shown = path.display();
     if !path.is_absolute() {
         return Err(Error::invalid(format!("the working directory must be an absolute path, not '{shown}'")));
     }
     match path.canonicalize() {
-        Ok(real) if real.is_dir() => Ok(Word(real.into_os_string())),
+        Ok(real) if real.is_dir() => Ok(OsText(real.into_os_string())),
         Ok(_) => Err(Error::invalid(format!("the working directory {shown} is not a directory"))),
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
             Err(Error::not_found(format!("the working directory {shown} does not exist")))

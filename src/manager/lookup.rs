@@ -5,7 +5,7 @@
 
 use super::watch::Run;
 use crate::error::{Error, ErrorKind};
-use crate::words;
+use crate::os_text;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -152,8 +152,8 @@ fn by_name<'a>(runs: &[&'a Arc<Run>], name: &str, near: Option<&str>) -> Result<
     if is_number(name) {
         return Ok(name.parse().ok().and_then(|pid| by_pid(runs, pid)));
     }
-    let words = words::split_plain(name).unwrap_or_else(|| vec![name.into()]);
-    let is_command = |run: &Run| run.meta.argv.iter().map(words::Word::shown).eq(words.iter().map(String::as_str));
+    let words = os_text::split_plain(name).unwrap_or_else(|| vec![name.into()]);
+    let is_command = |run: &Run| run.meta.argv.iter().map(os_text::OsText::shown).eq(words.iter().map(String::as_str));
     let all: Vec<Arc<Run>> = runs.iter().filter(|run| is_command(run)).map(|run| Arc::clone(run)).collect();
     let candidates = newest_per_label(&all);
     let only = |fits: &dyn Fn(&Run) -> bool| {

@@ -24,9 +24,9 @@ use crate::attributes::Attributes;
 use crate::error::Error;
 use crate::lease;
 use crate::log::stamp::{format_ms, now_ms};
+use crate::os_text::{self, OsText};
 use crate::rundir::{FORMAT_VERSION, Meta, RunDir, State, Status};
 use crate::shim::orphans;
-use crate::words::{self, Word};
 pub use describe::{Usage, age, describe, describe_end, describe_unreadable, problem, usage};
 use locks::{LockGuard, LockKey, Locks};
 use lookup::Target;
@@ -60,10 +60,10 @@ const LAST_BYTES: Duration = Duration::from_millis(500);
 /// What a command is started with.
 #[derive(Clone, Debug)]
 pub struct Request {
-    pub argv: Vec<Word>,
+    pub argv: Vec<OsText>,
     /// Absolute.
     pub working_directory: PathBuf,
-    pub environment: Vec<(Word, Word)>,
+    pub environment: Vec<(OsText, OsText)>,
     /// `None`: `<command> in <directory>`.
     pub label: Option<String>,
     /// Names this request. Sent again, because its answer was lost with a server, it starts nothing a second time.
@@ -117,11 +117,11 @@ impl Manager {
     /// Starts a command, or does what `if_running` says. Errors name what was missing.
     pub fn start(&self, request: Request, if_running: IfRunning) -> Result<Started, Error> {
         let working_directory = launch::working_directory(&request.working_directory)?;
-        let command = words::quote(&request.argv);
+        let command = os_text::quote(&request.argv);
         if request.argv.first().is_none_or(|program| program.0.is_empty()) {
             return Err(Error::invalid("the command is empty"));
         }
-        let default = || format!("{} in {}", words::brief(&command), words::brief(&working_directory.shown()));
+        let default = || format!("{} in {}", os_text::brief(&command), os_text::brief(&working_directory.shown()));
         let label = request.label.as_deref().map(str::trim).map_or_else(default, String::from);
         label::check(&label)?;
         let guard = self.locks.lock(LockKey::Label(label.clone()))?;
@@ -360,7 +360,7 @@ impl Manager {
     }
 }
 
-fn is_same(run: &Run, request: &Request, directory: &Word) -> bool {
+fn is_same(run: &Run, request: &Request, directory: &OsText) -> bool {
     run.meta.argv == request.argv && run.meta.working_directory == *directory
 }
 
@@ -380,7 +380,7 @@ fn on_port(port: u16) -> String {
 }
 
 /// Says of the run what is not as it was asked for: its label may be in use for something else.
-fn already_running(run: &Run, argv: &[Word], directory: &Word) -> Error {
+fn already_running(run: &Run, argv: &[OsText], directory: &OsText) -> Error {
     if let Some(pids) = lost::shown(&run.orphans()) {
         return Error::conflict(format!(
             "the shim of '{}' was killed, but its processes live on ({pids}); restart it, or stop it first",
@@ -392,7 +392,7 @@ fn already_running(run: &Run, argv: &[Word], directory: &Word) -> Error {
     let ports: Vec<String> = ports.iter().map(u16::to_string).collect();
     let listens = if ports.is_empty() { String::new() } else { format!(", listens on {}", ports.join(", ")) };
     let is_elsewhere = run.meta.working_directory != *directory;
-    let command = words::brief(&words::quote(&run.meta.argv));
+    let command = os_text::brief(&os_text::quote(&run.meta.argv));
     let what = match (is_elsewhere, run.meta.argv == argv) {
         (true, _) => format!(" in {}: {command}", run.meta.working_directory.shown()),
         (false, false) => format!(": {command}"),

@@ -4,8 +4,8 @@
 use super::launch::UNBORN;
 use super::watch::{self, OnEnd, Run};
 use crate::lease;
+use crate::os_text::OsText;
 use crate::rundir::{FORMAT_VERSION, Meta, RunDir, Unreadable};
-use crate::words::Word;
 use std::collections::{BTreeMap, HashSet};
 use std::fs;
 use std::io;
@@ -210,8 +210,8 @@ fn substitute(dir: &RunDir) -> Meta {
     let name = dir.path().file_name().unwrap_or_default().to_string_lossy().into_owned();
     Meta {
         version: FORMAT_VERSION,
-        argv: vec![Word::from("?")],
-        working_directory: Word::from("?"),
+        argv: vec![OsText::from("?")],
+        working_directory: OsText::from("?"),
         environment: Vec::new(),
         label: name,
         created: 0,

@@ -1,6 +1,6 @@
 //! JSON-RPC 2.0 as MCP uses it: what a body is, which id an answer carries, which code an error has.
 
-use crate::words::one_line;
+use crate::os_text::one_line;
 use serde_json::{Map, Value, json};
 
 /// RpcError codes of JSON-RPC 2.0, and of MCP 2026-07-28 (basic/index, "RpcError codes").

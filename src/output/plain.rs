@@ -1,7 +1,7 @@
 //! Whether text is shown to a model as it is: nothing in it to obey, to drop or to replace. Nearly all text is, so this is
 //! asked of whole blocks of a log, and nothing is decoded that need not be.
 
-use crate::words::{MARK, is_invisible};
+use crate::os_text::{MARK, is_invisible};
 use memchr::memchr3_iter;
 
 /// The first bytes, in UTF-8, of all characters beyond ASCII that are not shown as they are.

@@ -5,7 +5,7 @@
 //! in the middle of a character.
 
 use super::plain;
-use crate::words::{self, MARK};
+use crate::os_text::{self, MARK};
 use std::borrow::Cow;
 use std::fmt::Display;
 
@@ -17,7 +17,7 @@ const NOTHING: char = '\0';
 /// A line as a model sees it.
 pub struct Shown<'a> {
     pub text: Cow<'a, str>,
-    /// Invisible characters that were dropped from it, see [`words::hidden`].
+    /// Invisible characters that were dropped from it, see [`os_text::hidden`].
     pub hidden: usize,
 }
 
@@ -61,7 +61,7 @@ fn with_spaces(line: &[u8]) -> Shown<'_> {
     }
     let mut hidden = 0;
     let mut text = String::with_capacity(on_screen.len());
-    for (c, is_hidden) in words::with_hidden(&on_screen) {
+    for (c, is_hidden) in os_text::with_hidden(&on_screen) {
         if is_hidden { hidden += 1 } else { text.push(c) }
     }
     Shown { text: Cow::Owned(text), hidden }
@@ -81,7 +81,7 @@ pub fn mark(text: impl Display) -> String {
 
 /// Words of others in a sentence of ours: on one line, with everything visible and nothing like our marks.
 pub fn plain(text: &str) -> String {
-    words::one_line(&text.chars().map(without_mark).collect::<String>())
+    os_text::one_line(&text.chars().map(without_mark).collect::<String>())
 }
 
 /// One line of a terminal.
@@ -299,14 +299,14 @@ mod tests {
             let count = shown.chars().count();
             assert!(count <= line.len(), "{line:?}");
             assert!(shown.chars().all(|c| !c.is_control() || c == '\t'), "{line:?}");
-            assert!(words::hidden(&shown).count() == 0 && !shown.contains(MARK), "{line:?}");
+            assert!(os_text::hidden(&shown).count() == 0 && !shown.contains(MARK), "{line:?}");
             assert_eq!(clean(shown.as_bytes()), shown, "what is shown is shown as it is: {line:?}");
             let (most, bytes) = (random.below(40), random.below(90));
             let clipped = clip(&shown, most, bytes, 0);
             let kept = clipped.split(MARK[0]).next().unwrap_or("");
             assert!(shown.starts_with(kept) && kept.chars().count() <= most && kept.len() <= bytes, "{line:?}");
             assert_eq!(count <= most && shown.len() <= bytes, clipped == shown, "{line:?}");
-            assert_eq!(words::hidden(&clipped).count(), 0, "{line:?}");
+            assert_eq!(os_text::hidden(&clipped).count(), 0, "{line:?}");
         }
         let far = clean(b"\x1b[99999999999999999999Cx\x1b[99999G y\x1b[9Gx");
         assert_eq!(far, " x");

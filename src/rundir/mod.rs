@@ -24,8 +24,8 @@ pub use status::{
 };
 
 use crate::attributes::Attributes;
+use crate::os_text::OsText;
 use crate::sys;
-use crate::words::Word;
 use serde::{Deserialize, Serialize};
 use status::encode_status;
 use std::fs::{self, File, OpenOptions, TryLockError};
@@ -49,10 +49,10 @@ pub struct Meta {
     /// [`FORMAT_VERSION`] of the writer.
     pub version: u32,
     /// The program and its arguments.
-    pub argv: Vec<Word>,
-    pub working_directory: Word,
+    pub argv: Vec<OsText>,
+    pub working_directory: OsText,
     /// The complete environment, in the order in which it was passed.
-    pub environment: Vec<(Word, Word)>,
+    pub environment: Vec<(OsText, OsText)>,
     pub label: String,
     /// Milliseconds since 1970.
     pub created: u64,

@@ -6,7 +6,7 @@
 use super::token_help::with_token;
 use crate::config::DEFAULT_PORT;
 use crate::discovery::ServerInfo;
-use crate::words;
+use crate::os_text;
 use serde_json::json;
 use std::ffi::OsString;
 use std::fmt::Write;
@@ -105,7 +105,7 @@ fn push_bridges(text: &mut String, server_info: &ServerInfo, binary: &Path, data
     for (agent, file) in STDIO {
         let _ = writeln!(text, "  {agent:<14} {file}\n  {:<14} {entry}", "");
     }
-    let _ = writeln!(text, "  {:<14} {}", "Others", words::quote(&words));
+    let _ = writeln!(text, "  {:<14} {}", "Others", os_text::quote(&words));
 }
 
 /// The command of the bridge to this server, or to one like it that the bridge starts. Values stand in the words of their

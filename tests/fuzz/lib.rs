@@ -32,8 +32,8 @@ pub mod rundir;
 pub mod shim;
 #[path = "../../src/sys/mod.rs"]
 pub mod sys;
-#[path = "../../src/words.rs"]
-pub mod words;
+#[path = "../../src/os_text.rs"]
+pub mod os_text;
 
 /// A text out of these words: each byte chooses one.
 pub fn sentence(bytes: &[u8], words: &[&str]) -> String {

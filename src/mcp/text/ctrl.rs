@@ -5,10 +5,10 @@ use super::{ERROR, LABEL, answer, lines_in_words, name, names, state, told};
 use crate::api::params::Action;
 use crate::manager::describe_end;
 use crate::mcp::tools::ctrl::{Control, StartOutcome};
+use crate::os_text;
 use crate::output::query::Selected;
 use crate::output::wait::WaitOutcome;
 use crate::rundir::Status;
-use crate::words;
 use std::fmt::Write;
 use std::time::Duration;
 
@@ -78,7 +78,7 @@ fn started(control: &Control, verdict: &StartOutcome) -> String {
     if let Some(wait_for) =
         verdict.wait_for.as_ref().filter(|_| word != "exited" && verdict.outcome == WaitOutcome::TimedOut)
     {
-        let wait_for = words::quote_json(wait_for);
+        let wait_for = os_text::quote_json(wait_for);
         parts.push(format!("not ready yet; to go on waiting: output after=\"{}\" wait_for={wait_for}", verdict.cursor));
     }
     parts.push(format!("cursor={}", verdict.cursor));

@@ -2,10 +2,10 @@
 //! What is said of a line stands in brackets that no program's text has here.
 
 use super::names;
+use crate::os_text::MARK;
 use crate::output::lines::Line;
 use crate::output::query::Selected;
 use crate::output::view::{self, mark};
-use crate::words::MARK;
 
 /// Characters of one line, unless few were asked for.
 const LINE: usize = 500;
@@ -141,8 +141,8 @@ fn show(line: &Line, most: usize, bytes: usize) -> (String, usize) {
 mod tests {
     use super::*;
     use crate::log::Stream;
+    use crate::os_text;
     use crate::output::tests::{Random, cases};
-    use crate::words;
 
     fn line(run: u64, text: &str) -> Selected {
         let line = Line {
@@ -229,7 +229,7 @@ mod tests {
             let text = &shown.text;
             assert!(text.len() <= room.max(MARKS), "{} of {room}: {text:?}", text.len());
             assert!(shown.count >= usize::from(number > 0) && shown.count <= number);
-            assert_eq!((text.lines().count(), words::hidden(text).count()), (shown.rows, 0), "{text:?}");
+            assert_eq!((text.lines().count(), os_text::hidden(text).count()), (shown.rows, 0), "{text:?}");
             for part in text.split(MARK[0]).skip(1) {
                 let (mark, rest) = part.split_once(MARK[1]).unwrap();
                 let is_ours = mark.starts_with('×')

@@ -5,8 +5,8 @@ use super::{dropped, lines_in_words, names, size};
 use crate::api::Process;
 use crate::manager::age;
 use crate::mcp::tools::list::{Listing, Row};
+use crate::os_text;
 use crate::output::view::mark;
-use crate::words;
 use std::fmt::Write;
 
 /// Budget of a list, in bytes.
@@ -93,7 +93,7 @@ fn line(row: &Row) -> String {
 }
 
 fn command(process: &Process) -> String {
-    let command = names::bare(&words::quote(&process.command), PART);
+    let command = names::bare(&os_text::quote(&process.command), PART);
     format!("{command} in {}", names::bare(&process.working_directory, PART))
 }
 

@@ -19,8 +19,8 @@ use super::tools::Answer;
 use crate::log::stamp::now_ms;
 use crate::manager::watch::Run;
 use crate::manager::{age, describe_end, problem};
+use crate::os_text;
 use crate::rundir::State;
-use crate::words;
 use lines::Body;
 
 /// Bytes of a label in a sentence, and where space is short.
@@ -49,7 +49,7 @@ pub fn refusal(text: &str) -> String {
 /// The first line, of these parts, and what stands below it.
 fn answer(parts: &[String], body: &str) -> String {
     // Its parts are on one line and show all that they hold; whatever slips in shall not add a line.
-    format!("{}\n{body}", words::one_line(&parts.join("; ")))
+    format!("{}\n{body}", os_text::one_line(&parts.join("; ")))
 }
 
 /// What the first line tells of the rows below it.

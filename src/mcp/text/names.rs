@@ -1,8 +1,8 @@
 //! Labels, commands, directories and errors in a sentence of ours: short, on one line, and such that their end can be
 //! seen, whatever they hold.
 
+use crate::os_text::{self, MARK};
 use crate::output::view;
-use crate::words::{self, MARK};
 
 /// In quotes: `'web'`, or as a JSON string where that would not be clear. At most about so many bytes; a mark says how much
 /// more there is.
@@ -11,11 +11,11 @@ pub fn quoted(text: &str, most: usize) -> String {
         return format!("'{}'", clip(text, most));
     }
     let mut end = text.floor_char_boundary(most);
-    while end > 0 && words::quote_json(&text[..end]).len() > most + "\"\"".len() {
+    while end > 0 && os_text::quote_json(&text[..end]).len() > most + "\"\"".len() {
         end = text.floor_char_boundary(end - 1);
     }
     // The mark stands after the quotes, so that they hold nothing but the text.
-    words::quote_json(&text[..end]) + &view::clip("", 0, 0, (text.len() - end) as u64)
+    os_text::quote_json(&text[..end]) + &view::clip("", 0, 0, (text.len() - end) as u64)
 }
 
 /// Without quotes if nothing in it ends a part of a sentence, or begins another.
@@ -40,7 +40,7 @@ fn clip(text: &str, most: usize) -> String {
 }
 
 fn is_visible(text: &str) -> bool {
-    !text.contains(MARK) && !text.contains(char::is_control) && words::hidden(text).next().is_none()
+    !text.contains(MARK) && !text.contains(char::is_control) && os_text::hidden(text).next().is_none()
 }
 
 #[cfg(test)]

@@ -10,6 +10,7 @@ use crate::log::Stream;
 use crate::manager::lookup::{Selector, Target};
 use crate::manager::watch::Run;
 use crate::manager::{self, GRACE, IfRunning, Request, Stopped, usage};
+use crate::os_text::{self, OsText};
 use crate::output::caller::Unattended;
 use crate::output::cursor::{Cursor, Place};
 use crate::output::lines::Line;
@@ -18,7 +19,6 @@ use crate::output::scope::{Parts, RunSlice, Scope, Source};
 use crate::output::select::select;
 use crate::output::wait::{self, LONGEST, Until, WaitOutcome};
 use crate::sys;
-use crate::words::{self, Word};
 use std::ffi::OsString;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -218,7 +218,7 @@ fn start_request(request: &ControlRequest, context: &Context) -> Result<Request,
     let directory = directory.ok_or_else(|| {
         Error::invalid("start needs 'working_directory', the absolute path of the project: this server does not know where you are")
     })?;
-    let argv = words::split(command).map_err(Error::invalid)?.into_iter().map(Word::from).collect();
+    let argv = os_text::split(command).map_err(Error::invalid)?.into_iter().map(OsText::from).collect();
     let added = &request.environment;
     let is_name = |name: &str| !name.is_empty() && !name.contains(['=', '\0']);
     if command.contains('\0') || added.iter().any(|(name, value)| !is_name(name) || value.contains('\0')) {
@@ -233,8 +233,8 @@ fn start_request(request: &ControlRequest, context: &Context) -> Result<Request,
         argv,
         working_directory: PathBuf::from(directory),
         environment: inherited
-            .map(|(name, value)| (Word(name), Word(value)))
-            .chain(added.iter().map(|(name, value)| (Word::from(name), Word::from(value))))
+            .map(|(name, value)| (OsText(name), OsText(value)))
+            .chain(added.iter().map(|(name, value)| (OsText::from(name), OsText::from(value))))
             .collect(),
         label: request.label.clone(),
         idempotency_key: context.idempotency_key.clone(),

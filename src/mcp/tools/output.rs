@@ -9,6 +9,7 @@ use crate::log::stamp::{format_ms, now_ms, parse_time};
 use crate::manager::lookup::name_of;
 use crate::manager::problem;
 use crate::manager::watch::Run;
+use crate::os_text;
 use crate::output::caller::{Caller, Unattended, admit};
 use crate::output::cursor::Cursor;
 use crate::output::lines::Line;
@@ -17,7 +18,6 @@ use crate::output::query::{Query, SEARCH, Selection, Unfinished};
 use crate::output::scope::{Parts, Scope};
 use crate::output::select::select;
 use crate::output::wait::{self, LONGEST, Until, WaitOutcome};
-use crate::words;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -61,7 +61,7 @@ impl Output {
     /// Names in front of lines: none if it is clear whose they are.
     pub fn names(&self) -> Vec<String> {
         if self.is_merged {
-            self.processes.iter().map(|process| words::one_line(&process.name)).collect()
+            self.processes.iter().map(|process| os_text::one_line(&process.name)).collect()
         } else {
             Vec::new()
         }

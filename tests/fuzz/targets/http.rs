@@ -5,7 +5,7 @@
 use libfuzzer_sys::fuzz_target;
 use persistproc_fuzz::http::buffer::Buffer;
 use persistproc_fuzz::http::head::{decode, encode, parse_request, parse_response};
-use persistproc_fuzz::http::intake::{Halt, Intake, Source};
+use persistproc_fuzz::http::request_reader::{ReadError, RequestReader, Source};
 
 const MOST: usize = 5000;
 
@@ -15,12 +15,12 @@ struct Pieces<'a> {
 }
 
 impl Source for Pieces<'_> {
-    fn fill(&mut self, buffer: &mut Buffer) -> Result<(), Halt> {
+    fn fill(&mut self, buffer: &mut Buffer) -> Result<(), ReadError> {
         let (piece, rest) = self.left.split_at(self.size.min(self.left.len()));
         self.left = rest;
         let read = |room: &mut [u8]| {
             room.copy_from_slice(piece);
-            if piece.is_empty() { Err(Halt::Closed) } else { Ok(piece.len()) }
+            if piece.is_empty() { Err(ReadError::Closed) } else { Ok(piece.len()) }
         };
         buffer.fill(piece.len(), read).map(drop)
     }
@@ -28,7 +28,7 @@ impl Source for Pieces<'_> {
 
 /// Method, target and body of each request, and whether the end was a refusal.
 fn read(bytes: &[u8], size: usize) -> (Vec<(String, String, Vec<u8>)>, bool) {
-    let (mut intake, mut source) = (Intake::default(), Pieces { left: bytes, size });
+    let (mut intake, mut source) = (RequestReader::default(), Pieces { left: bytes, size });
     let mut requests = Vec::new();
     let mut next = || {
         intake.skip_empty_lines(&mut source)?;
@@ -39,12 +39,12 @@ fn read(bytes: &[u8], size: usize) -> (Vec<(String, String, Vec<u8>)>, bool) {
         let framing = head.request_body()?;
         let body = intake.body(framing, MOST, &mut source)?;
         assert!(body.len() <= MOST);
-        Ok::<_, Halt>((head.method.clone(), head.target.clone(), body))
+        Ok::<_, ReadError>((head.method.clone(), head.target.clone(), body))
     };
     loop {
         match next() {
             Ok(request) => requests.push(request),
-            Err(halt) => return (requests, halt != Halt::Closed),
+            Err(halt) => return (requests, halt != ReadError::Closed),
         }
     }
 }

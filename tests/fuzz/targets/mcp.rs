@@ -10,10 +10,10 @@ use persistproc_fuzz::log::stamp::format_ms;
 use persistproc_fuzz::manager::{About, Manager};
 use persistproc_fuzz::mcp::protocol::{LEGACY, MODERN, handle};
 use persistproc_fuzz::mcp::tools::Context;
-use persistproc_fuzz::output::wait::Caller;
+use persistproc_fuzz::output::caller::Caller;
 use persistproc_fuzz::rundir::{FORMAT_VERSION, Meta, RunDir, State, Status};
 use persistproc_fuzz::sentence;
-use persistproc_fuzz::words::{self, MARK, Word};
+use persistproc_fuzz::os_text::{self, MARK, OsText};
 use serde_json::{Map, Value, json};
 use std::fs;
 use std::path::Path;
@@ -145,7 +145,7 @@ fn call_of(mut bytes: &[u8]) -> Value {
 
 /// What a model reads: nothing hidden, and our brackets around our marks alone.
 fn check_text(text: &str) {
-    assert!(text.ends_with('\n') && words::hidden(text).count() == 0, "{text:?}");
+    assert!(text.ends_with('\n') && os_text::hidden(text).count() == 0, "{text:?}");
     assert!(text.chars().all(|c| matches!(c, '\n' | '\t') || !c.is_control()), "{text:?}");
     let (first, body) = text.split_once('\n').unwrap();
     assert!(first.matches("; cursor=").count() <= 1 || first.contains('"') || first.contains('\''), "{first}");
@@ -187,8 +187,8 @@ fn manager() -> &'static Manager {
         }
         let meta = Meta {
             version: FORMAT_VERSION,
-            argv: ["make", "watch"].map(Word::from).into(),
-            working_directory: Word::from("/"),
+            argv: ["make", "watch"].map(OsText::from).into(),
+            working_directory: OsText::from("/"),
             environment: Vec::new(),
             label: "make watch in /".into(),
             created: 1_767_323_045_000,

@@ -12,7 +12,7 @@ use persistproc_fuzz::output::cursor::Cursor;
 use persistproc_fuzz::output::pattern::Pattern;
 use persistproc_fuzz::output::view::{clean, clip, mark, plain, shown};
 use persistproc_fuzz::sentence;
-use persistproc_fuzz::words::{self, MARK};
+use persistproc_fuzz::os_text::{self, MARK};
 
 /// Columns that a line may have.
 const COLUMNS: usize = 16 << 10;
@@ -160,14 +160,14 @@ fn check_line(line: &[u8]) {
     let text = seen.text.as_ref();
     assert!(text.chars().count() <= COLUMNS.max(line.len()));
     assert!(text.chars().all(|c| c == '\t' || !c.is_control()));
-    assert!(words::hidden(text).count() == 0 && !text.contains(MARK), "{text:?}");
+    assert!(os_text::hidden(text).count() == 0 && !text.contains(MARK), "{text:?}");
     assert_eq!(clean(text.as_bytes()), text, "what is shown is shown as it is");
     let most = usize::from(line.first().copied().unwrap_or(0));
     let clipped = clip(text, most, most * 2, 0);
     let kept = clipped.split(MARK[0]).next().unwrap();
     assert!(kept.chars().count() <= most && kept.len() <= most * 2 && text.starts_with(kept));
     assert!(clipped == text || clipped.ends_with(" more bytes\u{27e7}"));
-    assert_eq!(words::hidden(&format!("{clipped}{}", mark("×2"))).count(), 0, "{clipped:?}");
+    assert_eq!(os_text::hidden(&format!("{clipped}{}", mark("×2"))).count(), 0, "{clipped:?}");
     for stream in Stream::ALL {
         let _ = record::parse(line, stream);
     }
@@ -202,16 +202,16 @@ fn check_pattern(pattern: &str, line: &str) {
 }
 
 fn check_name(text: &str) {
-    let quoted = words::quote_json(text);
+    let quoted = os_text::quote_json(text);
     assert_eq!(serde_json::from_str::<String>(&quoted).ok().as_deref(), Some(text));
     for shown in [quoted, plain(text)] {
         assert!(
-            words::hidden(&shown).count() == 0 && !shown.contains(MARK) && !shown.contains(char::is_control),
+            os_text::hidden(&shown).count() == 0 && !shown.contains(MARK) && !shown.contains(char::is_control),
             "{shown:?}"
         );
     }
-    let kept: String = words::with_hidden(text).filter(|(_, is_hidden)| !is_hidden).map(|(c, _)| c).collect();
-    assert_eq!(words::hidden(&kept).count(), 0, "{text:?}");
+    let kept: String = os_text::with_hidden(text).filter(|(_, is_hidden)| !is_hidden).map(|(c, _)| c).collect();
+    assert_eq!(os_text::hidden(&kept).count(), 0, "{text:?}");
 }
 
 fuzz_target!(|bytes: &[u8]| {
@@ -229,9 +229,9 @@ fuzz_target!(|bytes: &[u8]| {
     check_name(text);
     let (pattern, line) = text.split_once('\n').unwrap_or((text, text));
     check_pattern(pattern, line);
-    if let Ok(argv) = words::split(text) {
+    if let Ok(argv) = os_text::split(text) {
         assert_eq!(
-            words::split(&words::quote(&argv)).ok().as_ref(),
+            os_text::split(&os_text::quote(&argv)).ok().as_ref(),
             Some(&argv),
             "quoting and splitting undo each other"
         );

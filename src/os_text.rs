@@ -10,9 +10,9 @@ use std::path::Path;
 
 /// A string of the operating system in JSON: text where it is UTF-8, else an array of its bytes.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct Word(pub OsString);
+pub struct OsText(pub OsString);
 
-impl Word {
+impl OsText {
     /// For people: what is not UTF-8 becomes `�`.
     pub fn shown(&self) -> String {
         self.0.to_string_lossy().into_owned()
@@ -22,19 +22,19 @@ impl Word {
     }
 }
 
-impl<T: Into<OsString>> From<T> for Word {
-    fn from(text: T) -> Word {
-        Word(text.into())
+impl<T: Into<OsString>> From<T> for OsText {
+    fn from(text: T) -> OsText {
+        OsText(text.into())
     }
 }
 
-impl AsRef<OsStr> for Word {
+impl AsRef<OsStr> for OsText {
     fn as_ref(&self) -> &OsStr {
         &self.0
     }
 }
 
-impl Serialize for Word {
+impl Serialize for OsText {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         match self.0.to_str() {
             Some(text) => serializer.serialize_str(text),
@@ -43,23 +43,23 @@ impl Serialize for Word {
     }
 }
 
-impl<'de> Deserialize<'de> for Word {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Word, D::Error> {
+impl<'de> Deserialize<'de> for OsText {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<OsText, D::Error> {
         struct Bytes;
         impl<'de> Visitor<'de> for Bytes {
-            type Value = Word;
+            type Value = OsText;
             fn expecting(&self, f: &mut fmt::Formatter) -> fmt::Result {
                 f.write_str("a string or an array of bytes")
             }
-            fn visit_str<E: de::Error>(self, text: &str) -> Result<Word, E> {
-                Ok(Word(text.into()))
+            fn visit_str<E: de::Error>(self, text: &str) -> Result<OsText, E> {
+                Ok(OsText(text.into()))
             }
-            fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<Word, A::Error> {
+            fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<OsText, A::Error> {
                 let mut bytes = Vec::new();
                 while let Some(byte) = items.next_element::<u8>()? {
                     bytes.push(byte);
                 }
-                Ok(Word(OsString::from_vec(bytes)))
+                Ok(OsText(OsString::from_vec(bytes)))
             }
         }
         deserializer.deserialize_any(Bytes)
@@ -228,12 +228,12 @@ mod tests {
     fn words_survive_json_byte_for_byte() {
         for bytes in [&b"plain"[..], b"", b"with \"quotes\" and \\", "wörter ☃".as_bytes(), b"\xff\x00\xfe", b"a\nb\tc"]
         {
-            let word = Word(OsString::from_vec(bytes.to_vec()));
+            let word = OsText(OsString::from_vec(bytes.to_vec()));
             let json = serde_json::to_string(&word).unwrap();
-            assert_eq!(serde_json::from_str::<Word>(&json).unwrap(), word, "{json}");
+            assert_eq!(serde_json::from_str::<OsText>(&json).unwrap(), word, "{json}");
         }
-        assert!(serde_json::from_str::<Word>("[256]").is_err());
-        assert!(serde_json::from_str::<Word>("7").is_err());
+        assert!(serde_json::from_str::<OsText>("[256]").is_err());
+        assert!(serde_json::from_str::<OsText>("7").is_err());
     }
 
     #[test]
