@@ -276,6 +276,11 @@ fn large_log(megabytes: usize) {
     row(&format!("capture of {megabytes} MB in lines of 100; cat | tee a > b"), ours, theirs, "MB/s");
     println!("{:<52} {:>12}", "  CPU of the shim per line", format!("{:.0} ns", median(nanoseconds)));
 
+    read_large_log(&sandbox);
+}
+
+/// Reading the log of the newest run of `sandbox`.
+fn read_large_log(sandbox: &Sandbox) {
     let log = sandbox.runs().last().unwrap().join("combined.log");
     let log = log.to_str().unwrap();
     let ours = time(30, || sandbox.command(&["output", "big 5", "--lines", "100"]));

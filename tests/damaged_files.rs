@@ -2,6 +2,7 @@
 
 use crate::support::*;
 use std::fs;
+use std::path::PathBuf;
 
 fn log(sandbox: &Sandbox) -> String {
     fs::read_to_string(sandbox.data().join("server.log")).unwrap_or_default()
@@ -14,16 +15,8 @@ fn states(sandbox: &Sandbox) -> Vec<(String, String)> {
     processes.iter().map(|p| (p["run"].as_str().unwrap().into(), p["status"].as_str().unwrap().into())).collect()
 }
 
-#[test]
-fn damaged_files_of_runs_are_reported_and_hide_no_other() {
-    let sandbox = Sandbox::new();
-    for i in 1..=7 {
-        sandbox.run(&["--label", &format!("p{i}"), "echo", &format!("output {i}")]).ok();
-    }
-    sandbox.run(&["start", "--label", "live1", "sh", "-c", "echo up; read never"]).ok();
-    sandbox.run(&["start", "--label", "live2", "sh", "-c", "echo up; read never"]).ok();
-    sandbox.run(&["shutdown", "--keep"]).ok();
-    let runs = sandbox.runs();
+/// Damages files of runs 1 to 6, 8 and 9.
+fn damage(runs: &[PathBuf]) {
     let file = |i: usize, name: &str| runs[i - 1].join(name);
     fs::write(file(1, "status.json"), "").unwrap();
     fs::write(file(2, "status.json"), "{\"version\":1,\"state\":\"exi").unwrap();
@@ -34,6 +27,19 @@ fn damaged_files_of_runs_are_reported_and_hide_no_other() {
     fs::write(file(6, "combined.log"), b"\xff\xfe no record at all\n\0\0\n").unwrap();
     fs::write(file(8, "meta.json"), "[]").unwrap();
     fs::write(file(9, "status.json"), "").unwrap();
+}
+
+#[test]
+fn damaged_files_of_runs_are_reported_and_hide_no_other() {
+    let sandbox = Sandbox::new();
+    for i in 1..=7 {
+        sandbox.run(&["--label", &format!("p{i}"), "echo", &format!("output {i}")]).ok();
+    }
+    sandbox.run(&["start", "--label", "live1", "sh", "-c", "echo up; read never"]).ok();
+    sandbox.run(&["start", "--label", "live2", "sh", "-c", "echo up; read never"]).ok();
+    sandbox.run(&["shutdown", "--keep"]).ok();
+    let runs = sandbox.runs();
+    damage(&runs);
     let foreign = sandbox.data().join("runs");
     fs::write(foreign.join("notes.txt"), "mine").unwrap();
     fs::create_dir(foreign.join("000099.not_ours")).unwrap();

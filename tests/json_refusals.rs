@@ -19,7 +19,6 @@ fn refused(ended: &Ended, words: &[&str], code: i32, expected: &str) -> Value {
 #[test]
 fn every_command_refuses_in_json_if_json_is_wanted() {
     let sandbox = Sandbox::new();
-    let elsewhere = Sandbox::new();
     let server = sandbox.serve();
     sandbox.run(&["start", "--label", "web", "sh", "-c", "echo up; read never"]).ok();
     let action = |name: &str| json!(name);
@@ -64,7 +63,12 @@ fn every_command_refuses_in_json_if_json_is_wanted() {
             assert_eq!((ended.code, ended.stdout.as_slice()), (code, &b""[..]), "{words:?}: {ended:?}");
         }
     }
-    // No server.
+    drop(server);
+}
+
+#[test]
+fn every_command_without_a_server_refuses_in_json_if_json_is_wanted() {
+    let sandbox = Sandbox::new();
     for words in [
         &["list"][..],
         &["stop", "web"],
@@ -74,10 +78,9 @@ fn every_command_refuses_in_json_if_json_is_wanted() {
         &["--no-autostart", "start", "true"],
         &["--no-autostart", "true"],
     ] {
-        let ended = elsewhere.run(&[&["--format", "json"], words].concat());
+        let ended = sandbox.run(&[&["--format", "json"], words].concat());
         refused(&ended, words, 3, "start one with `persistproc serve`");
     }
-    drop(server);
 }
 
 #[test]

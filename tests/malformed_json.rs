@@ -53,15 +53,12 @@ fn what_is_no_message_gets_an_error_of_the_protocol_and_keeps_its_id() {
     }
 }
 
-#[test]
-fn arguments_out_of_bounds_get_a_text_that_says_what_would_fit() {
-    let sandbox = Sandbox::new();
-    let _server = sandbox.serve();
-    sandbox.run(&["start", "--label", "silent", "sh", "-c", "read never"]).ok();
+/// A tool, arguments of it that are out of bounds, and what the answer must contain.
+fn arguments_out_of_bounds() -> Vec<((&'static str, String), &'static str)> {
     let long = "x".repeat(3_000_000);
     let start = |more: &str| ("ctrl", format!(r#"{{"action":"start","working_directory":"/",{more}}}"#));
     let output = |more: &str| ("output", format!(r#"{{"command_or_label":"silent",{more}}}"#));
-    let cases = [
+    vec![
         (output(r#""lines":-1"#), "a whole number from 1 to"),
         (output(r#""lines":0"#), "a whole number from 1 to"),
         (output(r#""lines":1000000000000000000"#), "not 1000000000000000000"),
@@ -110,8 +107,15 @@ fn arguments_out_of_bounds_get_a_text_that_says_what_would_fit() {
         ),
         (("ctrl", r#"{"action":"signal","command_or_label":"silent","text":"-9"}"#.into()), "is not a valid signal"),
         (("ctrl", format!(r#"{{"action":"input","command_or_label":"silent","text":"{long}"}}"#)), "bytes"),
-    ];
-    for ((tool, arguments), expected) in cases {
+    ]
+}
+
+#[test]
+fn arguments_out_of_bounds_get_a_text_that_says_what_would_fit() {
+    let sandbox = Sandbox::new();
+    let _server = sandbox.serve();
+    sandbox.run(&["start", "--label", "silent", "sh", "-c", "read never"]).ok();
+    for ((tool, arguments), expected) in arguments_out_of_bounds() {
         let shown: String = arguments.chars().take(120).collect();
         let call = format!(
             r#"{{"jsonrpc":"2.0","id":1,"method":"tools/call","params":{{"name":"{tool}","arguments":{arguments}}}}}"#

@@ -148,26 +148,27 @@ fn names_and_uris_in_headers_may_be_base64_and_must_be_the_ones_in_the_body() {
     }
 }
 
-#[test]
-fn a_modern_request_must_agree_with_its_headers() {
-    let wire = Wire::new();
-    let supported = wire.modern("server/discover", json!({})).json()["result"]["supportedVersions"].clone();
+/// A request whose envelope has another value for `key`, or none.
+fn list_with(key: &str, value: Option<Value>) -> Value {
+    let mut request = enveloped("tools/list", json!({}));
+    let envelope = request["params"]["_meta"].as_object_mut().unwrap();
+    match value {
+        Some(value) => envelope.insert(key.into(), value),
+        None => envelope.remove(key),
+    };
+    request
+}
+
+/// What is sent, its headers, its body, and the status and the code of the error of the answer.
+type HeaderCase = (&'static str, String, Value, u16, i64);
+
+fn header_cases() -> Vec<HeaderCase> {
     let list = enveloped("tools/list", json!({}));
     let call = enveloped("tools/call", json!({"name": "list", "arguments": {}}));
     let unnamed = enveloped("tools/call", json!({"arguments": {}}));
     let (v, m) = (format!("MCP-Protocol-Version: {MODERN}\r\n"), "Mcp-Method: tools/list\r\n");
     let c = "Mcp-Method: tools/call\r\n";
-    let changed = |key: &str, value: Value| {
-        let mut request = list.clone();
-        request["params"]["_meta"][key] = value;
-        request
-    };
-    let without = |key: &str| {
-        let mut request = list.clone();
-        request["params"]["_meta"].as_object_mut().unwrap().remove(key);
-        request
-    };
-    for (what, headers, body, status, code) in [
+    vec![
         ("all is well", format!("{v}{m}"), list.clone(), 200, 0),
         (
             "blanks and case of names",
@@ -190,10 +191,10 @@ fn a_modern_request_must_agree_with_its_headers() {
         ("another name", format!("{v}{c}Mcp-Name: ctrl\r\n"), call.clone(), 400, -32020),
         ("two names", format!("{v}{c}Mcp-Name: list\r\nMcp-Name: list\r\n"), call.clone(), 400, -32020),
         ("a name only in the header", format!("{v}{c}Mcp-Name: list\r\n"), unnamed, 400, -32020),
-        ("no capabilities", format!("{v}{m}"), without(CAPABILITIES), 400, -32602),
-        ("capabilities no object", format!("{v}{m}"), changed(CAPABILITIES, json!([])), 400, -32602),
-        ("version no string", format!("{v}{m}"), changed(VERSION, json!(5)), 400, -32602),
-        ("no version in the body", format!("{v}{m}"), without(VERSION), 400, -32602),
+        ("no capabilities", format!("{v}{m}"), list_with(CAPABILITIES, None), 400, -32602),
+        ("capabilities no object", format!("{v}{m}"), list_with(CAPABILITIES, Some(json!([]))), 400, -32602),
+        ("version no string", format!("{v}{m}"), list_with(VERSION, Some(json!(5))), 400, -32602),
+        ("no version in the body", format!("{v}{m}"), list_with(VERSION, None), 400, -32602),
         (
             "unknown version, no envelope",
             "MCP-Protocol-Version: 2099-01-01\r\n".into(),
@@ -204,18 +205,25 @@ fn a_modern_request_must_agree_with_its_headers() {
         (
             "unknown version in both",
             format!("MCP-Protocol-Version: 2099-01-01\r\n{m}"),
-            changed(VERSION, json!("2099-01-01")),
+            list_with(VERSION, Some(json!("2099-01-01"))),
             400,
             -32022,
         ),
         (
             "old version in an envelope",
             format!("MCP-Protocol-Version: 2025-11-25\r\n{m}"),
-            changed(VERSION, json!("2025-11-25")),
+            list_with(VERSION, Some(json!("2025-11-25"))),
             400,
             -32022,
         ),
-    ] {
+    ]
+}
+
+#[test]
+fn a_modern_request_must_agree_with_its_headers() {
+    let wire = Wire::new();
+    let supported = wire.modern("server/discover", json!({})).json()["result"]["supportedVersions"].clone();
+    for (what, headers, body, status, code) in header_cases() {
         let answer = wire.post(&headers, &body.to_string());
         let json = answer.json();
         assert_eq!((answer.status, json["error"]["code"].as_i64().unwrap_or(0)), (status, code), "{what}: {json}");

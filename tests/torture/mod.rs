@@ -2,14 +2,16 @@
 //! the short tests of the other files call the same ones.
 #![allow(clippy::print_stdout)]
 
+mod kills;
 mod loads;
 
+pub use kills::kill_servers_under_load;
+
 use crate::support::*;
-use serde_json::{Value, json};
-use std::io::{BufRead, BufReader, Read};
-use std::path::Path;
+use serde_json::json;
+use std::io::Read;
 use std::process::Command;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
