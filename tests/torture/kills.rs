@@ -154,7 +154,7 @@ fn wait_for_the_end(sandbox: &Sandbox) -> JoinHandle<u32> {
         loop {
             let ended = finish(spawn(&mut command), DEADLINE);
             if ended.code == 3 {
-                assert!(ended.stderr.contains("no server answers"), "{ended:?}");
+                assert!(ended.stderr.contains("no server runs"), "{ended:?}");
                 std::thread::sleep(Duration::from_millis(20));
                 continue;
             }
