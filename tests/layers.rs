@@ -66,8 +66,10 @@ const MODULES: [(&str, &[&str]); 22] = [
     ("sys", &[]),
 ];
 
+/// Files below a directory, without what a build leaves there.
 fn sources(dir: &Path) -> Vec<PathBuf> {
     let entries = fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().path());
+    let entries = entries.filter(|path| !path.ends_with("target"));
     entries.flat_map(|path| if path.is_dir() { sources(&path) } else { vec![path] }).collect()
 }
 
