@@ -101,7 +101,7 @@ fn a_second_process_of_the_same_command_is_told_of_the_first() {
 }
 
 #[test]
-fn a_parameter_that_an_action_does_not_take_is_refused_before_anything_happens() {
+fn a_parameter_that_an_action_does_not_have_is_refused_before_anything_happens() {
     let sandbox = Sandbox::new();
     let _server = sandbox.serve();
     start(&sandbox, &sandbox.work(), "web", &echo_command());
@@ -126,7 +126,7 @@ fn a_parameter_that_an_action_does_not_take_is_refused_before_anything_happens()
 }
 
 #[test]
-fn what_answers_an_input_is_found_behind_its_cursor_however_fast_it_comes() {
+fn the_answer_to_an_input_is_found_after_its_cursor_however_fast_it_comes() {
     let sandbox = Sandbox::new();
     let _server = sandbox.serve();
     start(&sandbox, &sandbox.work(), "web", &echo_command());
@@ -143,7 +143,7 @@ fn what_answers_an_input_is_found_behind_its_cursor_however_fast_it_comes() {
 }
 
 #[test]
-fn who_waits_in_vain_is_told_of_a_line_that_was_there_before() {
+fn a_wait_that_times_out_reports_an_earlier_matching_line() {
     let sandbox = Sandbox::new();
     let _server = sandbox.serve();
     let command = "sh -c 'echo server is ready; echo GET /; echo up; read x'";
@@ -164,7 +164,7 @@ fn who_waits_in_vain_is_told_of_a_line_that_was_there_before() {
 }
 
 #[test]
-fn of_few_lines_that_are_asked_for_long_ones_are_shown_as_far_as_there_is_room() {
+fn when_few_lines_are_requested_long_ones_are_shown_as_far_as_they_fit() {
     let sandbox = Sandbox::new();
     let _server = sandbox.serve();
     let script = "for i in 1 2 3; do printf '{\"n\": %d, \"stack\": \"' $i; head -c 6000 /dev/zero | tr '\\0' x; echo '\"}'; done";
@@ -214,7 +214,7 @@ fn a_list_has_one_line_a_process_and_the_address_that_still_answers() {
 }
 
 #[test]
-fn input_that_is_not_read_is_told_to_be_dropped_and_how_much() {
+fn input_that_is_not_read_is_reported_as_dropped_with_its_size() {
     let sandbox = Sandbox::new();
     sandbox.run(&["start", "--label", "deaf", "sleep", "1000"]).ok();
     let text = "x".repeat(16_000);

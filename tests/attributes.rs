@@ -198,7 +198,7 @@ fn a_program_is_put_into_the_control_group_of_its_shell() {
 }
 
 #[test]
-fn an_environment_that_the_system_takes_is_taken_whatever_is_in_it() {
+fn an_environment_that_the_system_accepts_is_accepted_whatever_is_in_it() {
     let sandbox = Sandbox::new();
     // A string has at most 128 KiB (execve(2)); as JSON, control characters take six times their room.
     let value = "\u{1}".repeat(120_000);
@@ -226,7 +226,7 @@ fn a_server_that_cannot_live_is_not_started_again_and_again() {
 }
 
 #[test]
-fn without_proc_it_is_said_what_is_missing() {
+fn without_proc_the_message_names_what_is_missing() {
     let sandbox = Sandbox::new();
     let mut unshare = sandbox.program("unshare");
     unshare.args(["-r", "-m", "sh", "-c", &format!("mount -t tmpfs none /proc && exec {BINARY} echo works")]);

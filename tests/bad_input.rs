@@ -98,7 +98,7 @@ fn a_data_directory_that_cannot_be_used_is_named() {
 }
 
 #[test]
-fn in_a_directory_that_is_gone_it_is_said_what_to_do_and_what_needs_none_works() {
+fn in_a_removed_directory_the_message_says_what_to_do_and_commands_that_need_none_work() {
     let sandbox = Sandbox::new();
     let _server = sandbox.serve();
     let gone = sandbox.root.join("gone");

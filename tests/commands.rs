@@ -60,7 +60,7 @@ fn start_and_restart_can_wait_until_it_is_ready_and_say_why_it_is_not() {
 }
 
 #[test]
-fn start_takes_directory_environment_and_label() {
+fn start_accepts_directory_environment_and_label() {
     let sandbox = Sandbox::new();
     let environment = r#"{"ADDED": "a b", "HOME": "/changed"}"#;
     std::fs::create_dir(sandbox.work().join("sub")).unwrap();
@@ -174,7 +174,7 @@ fn list_shows_one_row_per_process_with_what_became_of_it() {
 }
 
 #[test]
-fn a_process_is_found_by_pid_run_label_and_command_also_when_it_has_ended() {
+fn a_process_is_found_by_pid_run_label_and_command_even_after_it_exited() {
     let sandbox = Sandbox::new();
     sandbox.run(&["--label", "my label", "printf", "%s\n", "a b", "it's"]).ok();
     let pid = sandbox.status(0)["pid"].to_string();
@@ -357,7 +357,7 @@ fn zsh_completes_commands_and_options() {
 }
 
 #[test]
-fn who_saw_a_program_end_may_start_the_next_one_at_once() {
+fn a_caller_that_saw_a_program_exit_may_start_the_next_one_immediately() {
     let sandbox = Sandbox::new();
     let _server = sandbox.serve();
     for round in 0..40 {

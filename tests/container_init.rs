@@ -93,7 +93,7 @@ fn what_killed_shims_leave_is_reaped() {
 }
 
 #[test]
-fn each_program_is_asked_once_to_end_also_by_the_end_of_the_container() {
+fn each_program_gets_one_sigterm_even_when_the_container_ends() {
     let sandbox = Sandbox::new();
     // A signal to all ends the sleep, too, so that each TERM is counted at once.
     let program = "n=0; trap 'n=$((n+1))' TERM; echo > begun$1; i=0

@@ -48,7 +48,7 @@ fn twenty_kills_in_the_middle_of_output_lose_and_double_no_line() {
 }
 
 #[test]
-fn what_ends_while_no_server_is_there_keeps_its_output_and_its_exit_code() {
+fn a_process_that_exits_without_a_server_keeps_its_output_and_exit_code() {
     let sandbox = Sandbox::new();
     let flag = sandbox.work().join("flag");
     let script = "while [ ! -e flag ]; do sleep 0.02; done; seq 1 20000; exit 7";
@@ -74,7 +74,7 @@ fn what_ends_while_no_server_is_there_keeps_its_output_and_its_exit_code() {
 }
 
 #[test]
-fn a_server_killed_while_it_starts_something_leaves_no_half_run() {
+fn a_server_killed_during_a_start_leaves_no_incomplete_run() {
     let sandbox = Sandbox::new();
     let mut answered = 0;
     for i in 0..25 {
@@ -128,7 +128,7 @@ fn a_command_whose_server_dies_before_it_answers_is_run_exactly_once() {
 }
 
 #[test]
-fn a_killed_shim_makes_its_run_lost_and_disturbs_nobody_else() {
+fn a_killed_shim_makes_its_run_lost_and_affects_no_other() {
     let sandbox = Sandbox::new();
     let _server = sandbox.serve();
     sandbox.run(&["start", "--label", "other", "sh", "-c", "read never"]).ok();
@@ -148,12 +148,12 @@ fn a_killed_shim_makes_its_run_lost_and_disturbs_nobody_else() {
 }
 
 #[test]
-fn kills_under_load_are_noticed_by_no_wrapper_no_wait_and_no_process() {
+fn kills_under_load_are_not_noticed_by_any_wrapper_wait_or_process() {
     assert!(kill_servers_under_load(5).lines > 1000);
 }
 
 #[test]
-fn a_wait_goes_on_at_the_next_server_from_the_same_place() {
+fn a_wait_continues_at_the_next_server_from_the_same_position() {
     let sandbox = Sandbox::new();
     let server = sandbox.serve();
     let script = "while [ ! -e flag ]; do sleep 0.01; done; echo ready; seq 1 2000; read never";
@@ -178,7 +178,7 @@ fn a_wait_goes_on_at_the_next_server_from_the_same_place() {
 }
 
 #[test]
-fn what_a_killed_shim_left_behind_is_told_and_can_be_stopped() {
+fn processes_left_by_a_killed_shim_are_reported_and_can_be_stopped() {
     let sandbox = Sandbox::new();
     let _server = sandbox.serve();
     sandbox.run(&["start", "--label", "other", "sh", "-c", "read never"]).ok();
@@ -216,7 +216,7 @@ fn what_a_killed_shim_left_behind_is_told_and_can_be_stopped() {
 }
 
 #[test]
-fn restart_and_shutdown_stop_what_a_killed_shim_left_behind() {
+fn restart_and_shutdown_stop_processes_left_by_a_killed_shim() {
     let sandbox = Sandbox::new();
     let server = sandbox.serve();
     let script =

@@ -60,7 +60,7 @@ fn a_cursor_goes_on_with_the_new_run_and_says_so() {
 }
 
 #[test]
-fn starts_and_restarts_carry_a_cursor_behind_what_they_show() {
+fn starts_and_restarts_return_a_cursor_after_what_they_show() {
     let sandbox = Sandbox::new();
     let _server = sandbox.serve();
     let work = sandbox.work();
@@ -277,7 +277,7 @@ fn paging_back_works_over_several_runs_and_several_processes() {
 }
 
 #[test]
-fn paging_back_to_a_cursor_includes_who_had_ended_there_and_was_started_again() {
+fn paging_back_to_a_cursor_includes_a_process_that_had_exited_there_and_was_restarted() {
     let sandbox = Sandbox::new();
     let _server = sandbox.serve();
     start_echo(&sandbox, "lives");

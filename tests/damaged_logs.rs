@@ -17,7 +17,7 @@ fn spoil(run: &Path) {
 }
 
 #[test]
-fn how_a_process_ended_is_known_also_if_it_cannot_be_written_down() {
+fn how_a_process_exited_is_known_even_if_it_cannot_be_written_to_disk() {
     let sandbox = Sandbox::new();
     let Some(user) = AnotherUser::new(&sandbox) else { return };
     let wait = |code: u8| format!("trap 'exit 7' TERM; echo up; while [ ! -e go ]; do sleep 0.02; done; exit {code}");
@@ -41,7 +41,7 @@ fn how_a_process_ended_is_known_also_if_it_cannot_be_written_down() {
 }
 
 #[test]
-fn what_could_not_be_written_down_is_told_meanwhile_and_written_when_the_disk_takes_it() {
+fn a_status_that_could_not_be_written_is_reported_and_written_when_the_disk_accepts_it() {
     let sandbox = Sandbox::new();
     let Some(user) = AnotherUser::new(&sandbox) else { return };
     // A line now and then, because a status is written only if there is something new.
@@ -74,7 +74,7 @@ fn what_could_not_be_written_down_is_told_meanwhile_and_written_when_the_disk_ta
 const BAD: [(&str, &str); 2] = [("EIO", "Input/output error"), ("EROFS", "Read-only file system")];
 
 #[test]
-fn on_a_disk_that_takes_nothing_any_more_the_process_waits_it_is_said_and_with_a_good_one_it_goes_on() {
+fn on_a_broken_disk_the_process_waits_which_is_reported_and_on_a_repaired_one_it_continues() {
     for (error, words) in BAD {
         let sandbox = Sandbox::new();
         let _server = sandbox.serve();
@@ -106,7 +106,7 @@ fn on_a_disk_that_takes_nothing_any_more_the_process_waits_it_is_said_and_with_a
 }
 
 #[test]
-fn on_a_disk_that_takes_nothing_any_more_a_process_can_be_stopped_and_its_exit_code_is_known() {
+fn on_a_broken_disk_a_process_can_be_stopped_and_its_exit_code_is_known() {
     // Side by side: each time, the shim tries for five seconds to write the rest.
     std::thread::scope(|scope| BAD.map(|(error, words)| drop(scope.spawn(move || stop_on_bad_disk(error, words)))));
 }
@@ -202,7 +202,7 @@ fn a_wrapper_that_keeps_up_misses_nothing_whatever_happens_to_the_log() {
 }
 
 #[test]
-fn a_reader_that_is_behind_when_the_log_is_emptied_is_told_what_is_missing() {
+fn a_reader_that_lags_when_the_log_is_emptied_is_told_what_is_missing() {
     let sandbox = Sandbox::new();
     // More than the pipes of the wrapper hold, so that it is behind.
     let script = format!("seq -f %0999.0f 1 3000; echo all; {COUNT_UNTIL_ENOUGH}");
@@ -226,7 +226,7 @@ fn a_reader_that_is_behind_when_the_log_is_emptied_is_told_what_is_missing() {
 }
 
 #[test]
-fn a_log_that_is_missing_is_said_to_be_and_is_not_taken_for_an_empty_one() {
+fn a_missing_log_is_reported_and_not_mistaken_for_an_empty_one() {
     let sandbox = Sandbox::new();
     sandbox.run(&["--label", "web", "echo", "up"]).ok();
     sandbox.run(&["--label", "silent", "true"]).ok();
@@ -246,7 +246,7 @@ fn a_log_that_is_missing_is_said_to_be_and_is_not_taken_for_an_empty_one() {
 }
 
 #[test]
-fn a_log_of_a_live_process_that_is_silent_is_begun_anew_when_it_is_asked_for() {
+fn a_damaged_log_of_a_silent_process_is_recreated_when_it_is_requested() {
     let sandbox = Sandbox::new();
     sandbox.run(&["start", "--label", "web", "sh", "-c", "echo up; read go; echo gone on; sleep 1000"]).ok();
     wait_until("its line", || sandbox.status(0)["bytes"][2] != 0);

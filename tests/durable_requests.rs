@@ -114,7 +114,7 @@ fn a_stop_that_is_sent_again_does_not_reach_a_newer_run_of_the_label() {
 }
 
 #[test]
-fn what_is_done_or_refused_leaves_no_order_behind() {
+fn a_request_that_was_carried_out_or_refused_leaves_no_order() {
     let sandbox = Sandbox::new();
     sandbox.script("slow", SLOW);
     sandbox.run(&["start", "--label", "web", "./slow"]).ok();
@@ -137,7 +137,7 @@ fn what_is_done_or_refused_leaves_no_order_behind() {
 type Break = fn(&Sandbox);
 
 #[test]
-fn a_program_that_cannot_be_started_again_is_left_running_and_it_is_said_why() {
+fn a_program_that_cannot_be_started_again_is_left_running_and_the_reason_reported() {
     let interpreter = |sandbox: &Sandbox| sandbox.work().join("shell");
     const BREAKS: [(&str, Break); 6] = [
         ("no such file", |s| std::fs::remove_file(s.work().join("web")).unwrap()),
@@ -196,7 +196,7 @@ fn a_program_that_is_found_further_down_the_path_can_be_restarted() {
 }
 
 #[test]
-fn a_program_whose_interpreter_has_a_name_that_is_no_text_can_be_restarted() {
+fn a_program_whose_interpreter_has_a_name_that_is_not_text_can_be_restarted() {
     use std::os::unix::ffi::OsStrExt;
     let sandbox = Sandbox::new();
     let interpreter = sandbox.work().join(std::ffi::OsStr::from_bytes(b"sh\xff"));
@@ -210,7 +210,7 @@ fn a_program_whose_interpreter_has_a_name_that_is_no_text_can_be_restarted() {
 }
 
 #[test]
-fn a_restart_that_begins_as_the_server_ends_with_its_processes_is_not_carried_out_later() {
+fn a_restart_that_begins_while_the_server_shuts_down_is_not_carried_out_later() {
     let sandbox = Sandbox::new();
     let server = sandbox.serve();
     sandbox.script("slow", SLOW);
@@ -230,7 +230,7 @@ fn a_restart_that_begins_as_the_server_ends_with_its_processes_is_not_carried_ou
 }
 
 #[test]
-fn a_stop_during_a_restart_takes_nothing_away_from_what_the_next_server_finishes() {
+fn a_stop_during_a_restart_does_not_hinder_what_the_next_server_finishes() {
     let sandbox = Sandbox::new();
     let server = sandbox.serve();
     sandbox.script("slow", &SLOW.replace("sleep 0.3", "while [ ! -e go ]; do sleep 0.02; done"));
@@ -257,7 +257,7 @@ fn a_stop_during_a_restart_takes_nothing_away_from_what_the_next_server_finishes
 }
 
 #[test]
-fn a_fresh_run_whose_server_is_killed_is_there_once_in_the_place_of_the_old_one() {
+fn a_fresh_run_whose_server_is_killed_replaces_the_old_one_exactly_once() {
     let sandbox = Sandbox::new();
     sandbox.script("slow", SLOW);
     sandbox.run(&["-q", "start", "--label", "web", "./slow"]).ok();
@@ -293,7 +293,7 @@ fn where_no_order_can_be_written_a_stop_is_carried_out_and_a_restart_leaves_the_
 }
 
 #[test]
-fn a_restart_that_was_promised_is_not_carried_out_beside_a_later_start() {
+fn a_pending_restart_is_not_carried_out_in_addition_to_a_later_start() {
     let sandbox = Sandbox::new();
     sandbox.run(&["-q", "--label", "web", "true"]).ok();
     sandbox.run(&["-q", "start", "--label", "web", "sleep", "1000"]).ok();

@@ -53,7 +53,7 @@ fn check_count(log: &std::path::Path) {
 }
 
 #[test]
-fn on_a_full_disk_the_process_waits_and_with_room_it_goes_on_without_a_loss() {
+fn on_a_full_disk_the_process_waits_and_with_space_it_continues_without_loss() {
     let sandbox = Sandbox::new();
     let Some(_disk) = SmallDisk::new(&sandbox, 4096) else { return };
     let ballast = sandbox.data().join("ballast");
@@ -82,7 +82,7 @@ fn on_a_full_disk_the_process_waits_and_with_room_it_goes_on_without_a_loss() {
 }
 
 #[test]
-fn a_stop_on_a_full_disk_ends_and_tells_how_much_was_lost() {
+fn a_stop_on_a_full_disk_finishes_and_reports_how_much_was_lost() {
     let sandbox = Sandbox::new();
     let Some(_disk) = SmallDisk::new(&sandbox, 1024) else { return };
     let _server = sandbox.serve();
@@ -98,7 +98,7 @@ fn a_stop_on_a_full_disk_ends_and_tells_how_much_was_lost() {
 }
 
 #[test]
-fn what_a_full_disk_did_not_take_until_the_end_is_said_to_every_reader_and_fails() {
+fn output_that_a_full_disk_never_accepted_is_reported_to_every_reader_and_is_a_failure() {
     let sandbox = Sandbox::new();
     let Some(_disk) = SmallDisk::new(&sandbox, 1024) else { return };
     let _server = sandbox.serve();
@@ -159,7 +159,7 @@ fn a_file_size_limit_is_a_full_disk() {
 }
 
 #[test]
-fn a_data_directory_that_cannot_be_written_is_said_and_hurts_nothing_that_runs() {
+fn a_data_directory_that_cannot_be_written_is_reported_and_harms_no_running_process() {
     use std::os::unix::fs::PermissionsExt;
     let sandbox = Sandbox::new();
     let Some(user) = AnotherUser::new(&sandbox) else { return };
@@ -190,7 +190,7 @@ fn a_data_directory_that_cannot_be_written_is_said_and_hurts_nothing_that_runs()
 }
 
 #[test]
-fn a_run_whose_directory_is_removed_lives_is_told_and_can_be_stopped() {
+fn a_run_whose_directory_is_removed_lives_on_is_reported_and_can_be_stopped() {
     let sandbox = Sandbox::new();
     let _server = sandbox.serve();
     sandbox.run(&["start", "--label", "web", "sh", "-c", COUNT]).ok();
@@ -210,7 +210,7 @@ fn a_run_whose_directory_is_removed_lives_is_told_and_can_be_stopped() {
 }
 
 #[test]
-fn a_log_that_is_removed_begins_anew_and_says_how_much_is_gone() {
+fn a_removed_log_is_recreated_and_reports_how_much_is_gone() {
     let sandbox = Sandbox::new();
     let _server = sandbox.serve();
     let mut wrapper = Guard(sandbox.spawn(&["--label", "web", "sh", "-c", COUNT]));
@@ -233,7 +233,7 @@ fn a_log_that_is_removed_begins_anew_and_says_how_much_is_gone() {
 }
 
 #[test]
-fn while_nobody_takes_the_output_the_process_waits_and_memory_stays_flat() {
+fn while_the_output_is_not_read_the_process_waits_and_memory_does_not_grow() {
     let sandbox = Sandbox::new();
     let server = sandbox.serve();
     // A shim that does not get to write is what a slow disk makes of it.
@@ -321,7 +321,7 @@ fn without_descriptors_errors_are_clear_no_run_is_thought_dead_and_all_comes_bac
 }
 
 #[test]
-fn without_room_for_processes_errors_are_clear_and_all_comes_back() {
+fn without_free_processes_errors_are_clear_and_everything_recovers() {
     let sandbox = Sandbox::new();
     let Some(user) = AnotherUser::new(&sandbox) else { return };
     let mine = || {
@@ -374,7 +374,7 @@ for i in range(200): os.write(1, b'line %d\\n' % i)";
 }
 
 #[test]
-fn without_room_for_a_single_file_a_new_server_still_finds_and_stops_what_runs() {
+fn without_space_for_a_single_file_a_new_server_still_finds_and_stops_what_runs() {
     let sandbox = Sandbox::new();
     let Some(_disk) = SmallDisk::new(&sandbox, 4096) else { return };
     let limit = ["-o", "remount,nr_inodes=40"];
@@ -394,7 +394,7 @@ fn without_room_for_a_single_file_a_new_server_still_finds_and_stops_what_runs()
 
 #[test]
 #[allow(unsafe_code)]
-fn what_a_killed_shim_left_behind_is_not_forgotten_while_there_are_no_descriptors() {
+fn processes_left_by_a_killed_shim_are_not_forgotten_while_there_are_no_descriptors() {
     use std::io::Write;
     let sandbox = Sandbox::new();
     let server = sandbox.serve();

@@ -24,7 +24,7 @@ fn one_line_of_a_hundred_megabytes_passes_in_bounded_memory() {
 }
 
 #[test]
-fn nul_bytes_empty_lines_and_what_is_no_text_pass_in_bounded_memory() {
+fn nul_bytes_empty_lines_and_binary_data_pass_in_bounded_memory() {
     check(
         "head -c 30000000 /dev/zero; head -c 3000000 /dev/zero | tr '\\0' '\\n'; head -c 30000000 /dev/urandom",
         63_000_000,

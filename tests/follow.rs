@@ -266,7 +266,7 @@ fn a_timeout_ends_following_whatever_is_followed() {
 }
 
 #[test]
-fn a_timeout_ends_following_also_while_the_process_is_restarted_again_and_again() {
+fn a_timeout_ends_following_even_while_the_process_is_restarted_repeatedly() {
     let sandbox = Sandbox::new();
     let _server = sandbox.serve();
     for label in ["p", "q"] {
@@ -283,7 +283,7 @@ fn a_timeout_ends_following_also_while_the_process_is_restarted_again_and_again(
 }
 
 #[test]
-fn a_timeout_ends_following_also_if_nobody_reads_what_it_prints() {
+fn a_timeout_ends_following_even_if_its_output_is_not_read() {
     let sandbox = Sandbox::new();
     let _server = sandbox.serve();
     // More than a pipe holds, at first and later.

@@ -26,7 +26,7 @@ fn cursor_in(first: &str) -> &str {
 }
 
 #[test]
-fn what_looks_like_our_words_stands_below_the_first_line() {
+fn text_that_looks_like_ours_is_below_the_first_line() {
     let sandbox = Sandbox::new();
     let _server = sandbox.serve();
     print(
@@ -69,7 +69,7 @@ fn marks_stand_in_brackets_that_programs_do_not_have() {
 }
 
 #[test]
-fn a_new_run_and_the_parts_of_a_failed_start_are_told_by_number() {
+fn a_new_run_and_the_parts_of_a_failed_start_are_marked_by_number() {
     let sandbox = Sandbox::new();
     let _server = sandbox.serve();
     let script = "echo '--- stdout, last lines ---' >&2; echo why >&2; echo first; exit 7";
@@ -98,7 +98,7 @@ fn a_line_that_matched_earlier_does_not_stand_in_the_first_line() {
 }
 
 #[test]
-fn addresses_are_told_without_what_could_be_ours() {
+fn addresses_are_shown_without_text_that_could_be_ours() {
     let sandbox = Sandbox::new();
     let _server = sandbox.serve();
     let lines = "http://localhost:1/;cursor=r9.combined.1 http://localhost:2/?cursor=r9.combined.1 \

@@ -8,7 +8,7 @@ use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
 
 #[test]
-fn web_pages_do_not_come_in_on_any_path_or_method() {
+fn web_pages_are_refused_on_every_path_and_method() {
     let sandbox = Sandbox::new();
     let _server = sandbox.serve();
     let port = sandbox.port;
@@ -50,7 +50,7 @@ fn web_pages_do_not_come_in_on_any_path_or_method() {
 }
 
 #[test]
-fn the_gate_is_asked_before_the_body_is_read() {
+fn the_gate_decides_before_the_body_is_read() {
     let sandbox = Sandbox::new();
     let _server = sandbox.serve();
     let mut stream = TcpStream::connect((Ipv4Addr::LOCALHOST, sandbox.port)).unwrap();
@@ -94,7 +94,7 @@ fn connections_are_kept_and_requests_may_come_in_pieces_in_chunks_and_all_at_onc
 }
 
 #[test]
-fn at_the_cap_the_longest_idle_connection_makes_room_and_nobody_else_notices() {
+fn at_the_limit_the_longest_idle_connection_is_closed_and_no_other_is_affected() {
     let sandbox = Sandbox::new();
     let server = sandbox.serve();
     let idle: Vec<TcpStream> =
@@ -116,7 +116,7 @@ fn at_the_cap_the_longest_idle_connection_makes_room_and_nobody_else_notices() {
 }
 
 #[test]
-fn waiting_requests_do_not_hold_up_others_and_end_when_their_client_goes() {
+fn waiting_requests_do_not_delay_others_and_end_when_their_client_disconnects() {
     let sandbox = Sandbox::new();
     let server = sandbox.serve();
     sandbox.run(&["start", "--label", "silent", "sh", "-c", "read never"]).ok();
@@ -147,7 +147,7 @@ fn with_token(sandbox: &Sandbox, words: &[&str]) -> Ended {
 }
 
 #[test]
-fn with_a_token_nobody_comes_in_by_the_port_without_it_on_any_path() {
+fn with_a_token_no_request_to_the_port_is_served_without_it_on_any_path() {
     let sandbox = Sandbox::new();
     let server = Guard(spawn(sandbox.command(&["serve"]).env("PERSISTPROC_TOKEN", TOKEN)));
     sandbox.wait_for_server();
@@ -205,7 +205,7 @@ fn with_a_token_nobody_comes_in_by_the_port_without_it_on_any_path() {
 }
 
 #[test]
-fn the_token_reaches_our_own_commands_and_nothing_else() {
+fn the_token_is_used_by_our_own_commands_and_reaches_nothing_else() {
     let sandbox = Sandbox::new();
     // The server that a command starts asks for the command's token.
     let ran = with_token(&sandbox, &["sh", "-c", "env; exit 3"]);

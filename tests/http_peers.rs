@@ -221,7 +221,7 @@ const COMMANDS: [&[&str]; 6] =
     [&["list"], &["start", "true"], &["run", "true"], &["output", "x"], &["stop", "x"], &["shutdown"]];
 
 /// A sandbox without a server, and the place where its socket would be.
-fn place_of_a_stranger() -> (Sandbox, ShortPath) {
+fn sandbox_with_a_foreign_server() -> (Sandbox, ShortPath) {
     let sandbox = Sandbox::new();
     std::fs::create_dir(sandbox.data()).unwrap();
     let data = sandbox.short_data();
@@ -230,7 +230,7 @@ fn place_of_a_stranger() -> (Sandbox, ShortPath) {
 
 /// None of our commands takes what answers at this socket for ours, hangs, or says more than a line.
 #[track_caller]
-fn is_recognised_as_a_stranger(name: &str, sandbox: &Sandbox) {
+fn is_not_mistaken_for_our_server(name: &str, sandbox: &Sandbox) {
     let check = |words: &[&str]| {
         let begun = Instant::now();
         let ended = sandbox.run(words);
@@ -249,8 +249,8 @@ fn is_recognised_as_a_stranger(name: &str, sandbox: &Sandbox) {
 }
 
 #[test]
-fn tiny_http_is_recognised_as_a_stranger() {
-    let (sandbox, data) = place_of_a_stranger();
+fn tiny_http_is_not_mistaken_for_our_server() {
+    let (sandbox, data) = sandbox_with_a_foreign_server();
     let server = tiny_http::Server::http_unix(&data.join("server.sock")).unwrap();
     std::thread::scope(|scope| {
         scope.spawn(|| {
@@ -258,7 +258,7 @@ fn tiny_http_is_recognised_as_a_stranger() {
                 let _ = request.respond(tiny_http::Response::from_string(r#"{"pid": 1}"#));
             }
         });
-        is_recognised_as_a_stranger("tiny_http", &sandbox);
+        is_not_mistaken_for_our_server("tiny_http", &sandbox);
         server.unblock();
     });
     // It removes what has the name of its socket, and that is our server's now.
@@ -286,8 +286,8 @@ fn listening(sandbox: &Sandbox, program: &str, arguments: &[&str]) -> Option<Gua
 }
 
 #[test]
-fn pythons_server_is_recognised_as_a_stranger() {
-    let (sandbox, _) = place_of_a_stranger();
+fn pythons_server_is_not_mistaken_for_our_server() {
+    let (sandbox, _) = sandbox_with_a_foreign_server();
     let script = r#"
 import http.server, socketserver, sys
 class Handler(http.server.SimpleHTTPRequestHandler):
@@ -297,12 +297,12 @@ class Server(socketserver.ThreadingMixIn, socketserver.UnixStreamServer):
 Server(sys.argv[1], Handler).serve_forever()
 "#;
     let Some(_server) = listening(&sandbox, "python3", &["-c", script, "server.sock"]) else { return };
-    is_recognised_as_a_stranger("http.server", &sandbox);
+    is_not_mistaken_for_our_server("http.server", &sandbox);
 }
 
 #[test]
-fn nginx_is_recognised_as_a_stranger() {
-    let (sandbox, _) = place_of_a_stranger();
+fn nginx_is_not_mistaken_for_our_server() {
+    let (sandbox, _) = sandbox_with_a_foreign_server();
     let root = sandbox.root.display().to_string();
     let paths: String = ["client_body", "proxy", "fastcgi", "uwsgi", "scgi"]
         .map(|kind| format!("{kind}_temp_path {root}/{kind}; "))
@@ -315,7 +315,7 @@ fn nginx_is_recognised_as_a_stranger() {
     std::fs::write(&file, text).unwrap();
     let words = ["-e", &format!("{root}/error.log"), "-p", &root, "-c", &file.display().to_string()];
     let Some(_server) = listening(&sandbox, "nginx", &words) else { return };
-    is_recognised_as_a_stranger("nginx", &sandbox);
+    is_not_mistaken_for_our_server("nginx", &sandbox);
 }
 
 /// Answers every connection to this socket with these bytes, without end if it is told to.
@@ -338,7 +338,7 @@ fn babble(socket: &Path, bytes: Vec<u8>, is_endless: bool) {
 }
 
 #[test]
-fn what_speaks_no_http_or_a_broken_one_neither_hangs_nor_crashes_us() {
+fn servers_that_speak_no_http_or_broken_http_neither_hang_nor_crash_us() {
     let ok = "HTTP/1.1 200 OK\r\nServer: persistproc/9\r\n";
     for (name, text, is_endless) in [
         ("it closes at once", String::new(), false),
@@ -356,15 +356,15 @@ fn what_speaks_no_http_or_a_broken_one_neither_hangs_nor_crashes_us() {
             true,
         ),
     ] {
-        let (sandbox, data) = place_of_a_stranger();
+        let (sandbox, data) = sandbox_with_a_foreign_server();
         babble(&data.join("server.sock"), text.into_bytes(), is_endless);
-        is_recognised_as_a_stranger(name, &sandbox);
+        is_not_mistaken_for_our_server(name, &sandbox);
     }
 }
 
 #[test]
 fn our_client_reads_answers_however_others_frame_them() {
-    let (sandbox, data) = place_of_a_stranger();
+    let (sandbox, data) = sandbox_with_a_foreign_server();
     let server = tiny_http::Server::http_unix(&data.join("server.sock")).unwrap();
     let label = "a label ".repeat(6000);
     let process = json!({"pid": 1, "label": label.trim(), "command": ["x"], "status": "running", "run": "r1"});

@@ -172,7 +172,7 @@ fn a_search_finds_everything_in_a_large_log_and_its_context() {
 }
 
 #[test]
-fn a_cursor_of_named_processes_goes_on_with_all_of_them_also_with_one_that_had_ended() {
+fn a_cursor_of_named_processes_continues_all_of_them_even_one_that_had_exited() {
     let sandbox = Sandbox::new();
     let _server = sandbox.serve();
     sandbox.run(&["start", "--label", "web", "sh", "-c", "echo up; read never"]).ok();

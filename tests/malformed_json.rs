@@ -111,7 +111,7 @@ fn arguments_out_of_bounds() -> Vec<((&'static str, String), &'static str)> {
 }
 
 #[test]
-fn arguments_out_of_bounds_get_a_text_that_says_what_would_fit() {
+fn arguments_out_of_bounds_get_a_text_that_names_the_bounds() {
     let sandbox = Sandbox::new();
     let _server = sandbox.serve();
     sandbox.run(&["start", "--label", "silent", "sh", "-c", "read never"]).ok();

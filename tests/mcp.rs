@@ -245,7 +245,7 @@ fn what_is_no_message_is_refused_with_the_right_code() {
 }
 
 #[test]
-fn batches_are_for_those_who_have_them() {
+fn batches_are_only_for_versions_that_have_them() {
     let wire = Wire::new();
     let ping = |id: i32| json!({"jsonrpc": "2.0", "id": id, "method": "ping"});
     let silent = json!({"jsonrpc": "2.0", "method": "notifications/initialized"});

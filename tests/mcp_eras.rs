@@ -46,7 +46,7 @@ fn modern_requests_stand_alone() {
 }
 
 #[test]
-fn ids_go_back_as_they_came_also_with_errors() {
+fn ids_are_returned_unchanged_even_with_errors() {
     let wire = Wire::new();
     for id in [json!(0), json!("0"), json!(-1), json!(""), json!("server-discover-probe-1"), json!(u64::MAX)] {
         let legacy = wire.legacy(json!({"jsonrpc": "2.0", "id": id, "method": "nothing"}));
@@ -91,7 +91,7 @@ fn the_era_is_decided_by_envelope_and_version_alone() {
 }
 
 #[test]
-fn of_several_things_wrong_the_first_is_told() {
+fn of_several_errors_the_first_is_reported() {
     let wire = Wire::new();
     let v = format!("MCP-Protocol-Version: {MODERN}\r\n");
     let mut incomplete = enveloped("nothing", json!({}));

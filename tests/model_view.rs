@@ -44,7 +44,7 @@ w('a\rb\x1b[K\n')
 }
 
 #[test]
-fn neighbours_are_folded_and_long_lines_clipped_with_their_length_told() {
+fn equal_neighbours_are_folded_and_long_lines_clipped_with_their_length() {
     let sandbox = Sandbox::new();
     let _server = sandbox.serve();
     say(
@@ -153,7 +153,7 @@ fn a_list_is_compact_and_has_all_that_matters() {
 }
 
 #[test]
-fn follow_ends_with_what_is_waited_for_and_searches_as_it_goes() {
+fn follow_ends_with_the_awaited_line_and_filters_as_it_goes() {
     let sandbox = Sandbox::new();
     let _server = sandbox.serve();
     let script = "echo old error; while read x; do echo \"$x\"; done; exit 3";
@@ -221,7 +221,7 @@ fn follow_shows_several_processes_and_an_open_line_once() {
 }
 
 #[test]
-fn who_follows_with_a_search_gets_whole_lines_and_a_prompt_that_was_waited_for() {
+fn following_with_a_search_shows_whole_lines_and_an_awaited_prompt() {
     let sandbox = Sandbox::new();
     let _server = sandbox.serve();
     // `10` matches as far as it is there, and no longer when it is whole; `2` the other way round.

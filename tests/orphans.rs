@@ -122,7 +122,7 @@ fn processes_that_fork_with_a_clean_environment_while_they_are_stopped_all_end()
 }
 
 #[test]
-fn a_session_with_the_number_of_a_killed_shim_is_not_taken_for_its_run() {
+fn a_session_with_the_pid_of_a_killed_shim_is_not_mistaken_for_its_run() {
     let sandbox = Sandbox::new();
     let server = sandbox.serve();
     let m = Mark::new(&sandbox, 5);
@@ -176,7 +176,7 @@ fn halt(pid: i32, is_halted: bool) -> bool {
 
 #[test]
 #[cfg(target_os = "linux")]
-fn a_restart_that_has_begun_is_finished_before_a_server_leaves_however_long_it_takes() {
+fn a_restart_in_progress_is_finished_before_the_server_exits_however_long_it_takes() {
     let sandbox = Sandbox::new();
     let server = sandbox.serve();
     sandbox.run(&["start", "--label", "web", "sh", "-c", "read never"]).ok();
@@ -229,7 +229,7 @@ fn a_daemon_that_has_left_its_session_and_its_environment_is_found_by_its_output
 }
 
 #[test]
-fn what_holds_the_other_end_of_a_pipe_or_one_of_another_run_is_not_taken_for_a_part_of_it() {
+fn processes_that_hold_the_other_end_of_a_pipe_or_a_pipe_of_another_run_are_not_part_of_the_run() {
     let sandbox = Sandbox::new();
     let _server = sandbox.serve();
     let (mark, other) = (Mark::new(&sandbox, 71), Mark::new(&sandbox, 72));

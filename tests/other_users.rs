@@ -82,7 +82,7 @@ fn end(server: Guard) -> String {
 }
 
 #[test]
-fn other_users_do_not_come_in() {
+fn other_users_are_refused() {
     if !can_be_others() {
         return;
     }
@@ -103,7 +103,7 @@ fn other_users_do_not_come_in() {
 }
 
 #[test]
-fn where_owners_cannot_be_told_the_port_stays_closed_without_a_token_or_the_word_of_the_user() {
+fn where_owners_are_unknown_the_port_stays_closed_without_a_token_or_the_consent_of_the_user() {
     if !can_be_others() {
         return;
     }
@@ -132,7 +132,7 @@ fn where_owners_cannot_be_told_the_port_stays_closed_without_a_token_or_the_word
 }
 
 #[test]
-fn a_server_that_has_the_number_of_all_unknown_users_does_not_take_them_for_its_own() {
+fn a_server_with_the_id_of_all_unknown_users_does_not_trust_them() {
     let sandbox = Sandbox::new();
     // In a user namespace without a map everyone is the overflow user, the server and all others.
     let mut command = sandbox.program("unshare");
@@ -156,7 +156,7 @@ fn start_touch(sandbox: &Sandbox, marker: &Path) -> Vec<u8> {
 }
 
 #[test]
-fn a_client_that_sends_and_leaves_at_once_does_not_pass_as_root() {
+fn a_client_that_sends_and_disconnects_immediately_does_not_pass_as_root() {
     if !can_be_others() {
         return;
     }
@@ -200,7 +200,7 @@ fn connect_from(own_port: u16, port: u16) -> std::io::Result<TcpStream> {
 }
 
 #[test]
-fn a_request_of_another_user_is_not_taken_for_ours_because_we_get_its_port_next() {
+fn a_request_of_another_user_is_not_mistaken_for_ours_because_we_get_its_port_next() {
     if !can_be_others() {
         return;
     }
@@ -230,7 +230,7 @@ fn a_request_of_another_user_is_not_taken_for_ours_because_we_get_its_port_next(
 }
 
 #[test]
-fn a_full_queue_at_the_start_opens_the_port_to_nobody() {
+fn a_full_queue_at_the_start_does_not_open_the_port_to_others() {
     if !can_be_others() {
         return;
     }
@@ -262,7 +262,7 @@ fn a_full_queue_at_the_start_opens_the_port_to_nobody() {
 }
 
 #[test]
-fn connections_of_another_user_take_no_place_of_ours() {
+fn connections_of_another_user_use_none_of_our_slots() {
     if !can_be_others() {
         return;
     }
@@ -384,7 +384,7 @@ fn a_data_directory_that_another_user_made_or_may_write_to_is_refused() {
 }
 
 #[test]
-fn links_and_fifos_in_place_of_the_servers_files_are_refused_and_what_they_lead_to_is_left_alone() {
+fn links_and_fifos_in_place_of_the_servers_files_are_refused_and_their_targets_not_touched() {
     for name in ["server.lock", "server.log"] {
         let sandbox = Sandbox::new();
         std::fs::create_dir_all(sandbox.data()).unwrap();

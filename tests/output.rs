@@ -41,7 +41,7 @@ fn the_newest_lines_and_how_many_there_are_around_them() {
 }
 
 #[test]
-fn streams_are_told_apart_and_all_times_end_in_a_capital_z() {
+fn streams_are_distinguished_and_all_times_end_in_a_capital_z() {
     let sandbox = Sandbox::new();
     let _server = sandbox.serve();
     with_lines(&sandbox, &["one", "two"]);
@@ -171,7 +171,7 @@ fn an_unfinished_line_is_shown_and_given_again_when_it_is_whole() {
 }
 
 #[test]
-fn waiting_ends_with_the_line_the_process_or_the_time_and_says_which() {
+fn a_wait_ends_with_the_line_the_process_or_the_timeout_and_reports_which() {
     let sandbox = Sandbox::new();
     let _server = sandbox.serve();
     sandbox
@@ -219,7 +219,7 @@ fn waiting_ends_with_the_line_the_process_or_the_time_and_says_which() {
 }
 
 #[test]
-fn follow_goes_on_with_what_comes_until_the_end_and_through_a_restart() {
+fn follow_shows_new_output_until_the_exit_and_across_a_restart() {
     let sandbox = Sandbox::new();
     let _server = sandbox.serve();
     sandbox

@@ -69,7 +69,7 @@ fn a_reader_that_starts_late_gets_all_and_the_program_waits_for_it_meanwhile() {
 }
 
 #[test]
-fn a_reader_that_is_killed_or_leaves_holds_up_nothing() {
+fn a_reader_that_is_killed_or_exits_delays_nothing() {
     let sandbox = Sandbox::new();
     let (mut wrapper, _out) = held(&sandbox, &["-q", "sh", "-c", &numbers(MANY)]);
     wrapper.0.kill().unwrap();
@@ -82,7 +82,7 @@ fn a_reader_that_is_killed_or_leaves_holds_up_nothing() {
 }
 
 #[test]
-fn what_is_stopped_while_it_waits_for_a_reader_ends_and_the_gap_is_said() {
+fn a_process_stopped_while_it_waits_for_a_reader_exits_and_the_gap_is_reported() {
     let sandbox = Sandbox::new();
     // What it prints when it is stopped is more than the logs keep, so that its reader, which takes nothing, must miss some.
     let script = format!("trap '{}; exit 0' TERM; {}", numbers(MANY), numbers(MANY));
@@ -96,7 +96,7 @@ fn what_is_stopped_while_it_waits_for_a_reader_ends_and_the_gap_is_said() {
 }
 
 #[test]
-fn a_gap_is_said_also_to_those_who_want_no_notes_and_fails() {
+fn a_gap_is_reported_even_with_quiet_and_is_a_failure() {
     let sandbox = Sandbox::new();
     let script = format!("{}; read go", numbers(200_000));
     sandbox.run(&["start", "sh", "-c", &script]).ok();
@@ -135,7 +135,7 @@ fn first_kept(sandbox: &Sandbox) -> u64 {
 }
 
 #[test]
-fn a_restart_is_followed_by_a_reader_that_is_behind_and_nothing_of_either_run_is_lost() {
+fn a_lagging_reader_follows_a_restart_and_loses_nothing_of_either_run() {
     let sandbox = Sandbox::new();
     // The first run prints more than the pipes hold; each is told apart by its last line.
     let script = format!("{}; echo end; exec sleep 1000", numbers(20_000));

@@ -93,7 +93,7 @@ fn links_in_the_place_of_a_runs_files_delay_no_request() {
 }
 
 #[test]
-fn a_run_goes_on_when_another_fifo_takes_the_place_of_its_doorbell() {
+fn a_run_continues_when_another_fifo_replaces_its_doorbell() {
     let sandbox = Sandbox::new();
     let server = sandbox.serve();
     replace(&sandbox, "web", "events", "mkfifo $f; kill -STOP $$");
@@ -155,7 +155,7 @@ fn a_shim_keeps_no_pipe_of_the_process_that_started_it() {
 }
 
 #[test]
-fn a_server_keeps_its_data_directory_to_itself_also_without_its_lock_file() {
+fn a_server_keeps_its_data_directory_to_itself_even_without_its_lock_file() {
     let sandbox = Sandbox::new();
     let _server = sandbox.serve();
     let lock = sandbox.data().join("server.lock");

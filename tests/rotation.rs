@@ -100,7 +100,7 @@ fn a_slow_reader_is_told_what_it_missed_and_gets_the_rest_without_a_gap() {
 }
 
 #[test]
-fn who_follows_across_rotations_misses_nothing_or_is_told() {
+fn following_across_rotations_misses_nothing_or_reports_it() {
     let sandbox = Sandbox::new();
     let _server = sandbox.serve_with(&[("PERSISTPROC_MAX_LOG_BYTES", CAP.to_string())]);
     // 100 lines every few milliseconds, 30 000 in all: about three rotations.

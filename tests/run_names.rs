@@ -16,7 +16,7 @@ fn with_old_label(sandbox: &Sandbox, script: &str) -> Guard {
 }
 
 #[test]
-fn a_wrapper_stops_its_own_process_also_when_another_has_a_label_like_its_run() {
+fn a_wrapper_stops_its_own_process_even_when_another_has_a_label_like_its_run() {
     let sandbox = Sandbox::new();
     let _server = with_old_label(&sandbox, "read never");
     let wrapper =
@@ -30,7 +30,7 @@ fn a_wrapper_stops_its_own_process_also_when_another_has_a_label_like_its_run() 
 }
 
 #[test]
-fn a_start_that_worked_says_so_also_when_another_process_has_a_label_like_its_run() {
+fn a_start_that_worked_reports_success_even_when_another_process_has_a_label_like_its_run() {
     let sandbox = Sandbox::new();
     let _server = with_old_label(&sandbox, "read never");
     let start = json!({"action": "start", "command_or_label": "sh -c 'echo up; read never'",
@@ -98,7 +98,7 @@ fn a_label_that_could_be_a_run_or_that_hides_something_is_refused_with_the_way_o
 }
 
 #[test]
-fn ctrl_takes_the_number_of_a_run_and_nothing_beside_it() {
+fn ctrl_accepts_the_number_of_a_run_but_no_other_selector_with_it() {
     let sandbox = Sandbox::new();
     let _server = sandbox.serve();
     for label in ["a", "b"] {

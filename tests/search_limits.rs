@@ -25,7 +25,7 @@ fn send(sandbox: &Sandbox, arguments: &Value) -> TcpStream {
 }
 
 #[test]
-fn an_expression_is_at_most_so_long_and_so_large() {
+fn the_length_and_size_of_an_expression_are_bounded() {
     let sandbox = Sandbox::new();
     let _server = sandbox.serve();
     sandbox.run(&["--label", "p", "echo", "hello"]).ok();

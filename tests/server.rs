@@ -43,7 +43,7 @@ fn a_taken_port_is_refused_and_its_holder_is_named() {
 }
 
 #[test]
-fn ctrl_c_and_sigterm_end_the_server_and_everything_it_runs() {
+fn ctrl_c_and_sigterm_stop_the_server_and_everything_it_runs() {
     for number in [libc::SIGINT, libc::SIGTERM] {
         let sandbox = Sandbox::new();
         let server = Guard(sandbox.spawn(&["serve"]));
@@ -62,7 +62,7 @@ fn ctrl_c_and_sigterm_end_the_server_and_everything_it_runs() {
 }
 
 #[test]
-fn a_second_ctrl_c_does_not_wait_for_those_who_ignore_the_first() {
+fn a_second_ctrl_c_does_not_wait_for_processes_that_ignore_the_first() {
     let sandbox = Sandbox::new();
     let server = Guard(sandbox.spawn(&["serve", "-q"]));
     sandbox.wait_for_server();
@@ -149,7 +149,7 @@ fn under_nohup_a_closed_terminal_does_not_end_it() {
 }
 
 #[test]
-fn it_says_how_to_connect_every_agent_with_the_real_address() {
+fn it_shows_how_to_connect_every_agent_with_the_real_address() {
     let sandbox = Sandbox::new();
     let mut server = Guard(sandbox.spawn(&["serve", "--port", "0"]));
     let mut text = String::new();
@@ -181,7 +181,7 @@ fn it_says_how_to_connect_every_agent_with_the_real_address() {
 }
 
 #[test]
-fn quiet_means_nothing_at_all() {
+fn quiet_prints_nothing_at_all() {
     let sandbox = Sandbox::new();
     let server = sandbox.serve();
     sandbox.run(&FOREVER).ok();

@@ -20,7 +20,7 @@ fn socket(sandbox: &Sandbox) -> PathBuf {
 }
 
 #[test]
-fn a_data_directory_may_have_any_name_and_lie_as_deep_as_it_likes() {
+fn a_data_directory_may_have_any_name_and_be_at_any_depth() {
     let sandbox = Sandbox::new();
     let real = sandbox.root.join("real");
     fs::create_dir(&real).unwrap();
@@ -62,7 +62,7 @@ fn the_socket_is_this_users_alone_and_there_is_never_more_than_one() {
 
 #[test]
 #[allow(unsafe_code)]
-fn another_user_who_gets_to_the_socket_is_refused_all_the_same() {
+fn another_user_who_reaches_the_socket_is_refused_as_well() {
     if unsafe { libc::geteuid() } != 0 {
         return skip("only root can act as another user");
     }
@@ -85,7 +85,7 @@ fn another_user_who_gets_to_the_socket_is_refused_all_the_same() {
 
 #[test]
 #[allow(unsafe_code)]
-fn a_command_says_nothing_to_a_socket_that_another_user_serves() {
+fn a_command_sends_nothing_to_a_socket_that_another_user_serves() {
     if unsafe { libc::geteuid() } != 0 {
         return skip("only root can act as another user");
     }
@@ -115,7 +115,7 @@ fn a_command_says_nothing_to_a_socket_that_another_user_serves() {
 }
 
 #[test]
-fn what_a_killed_server_leaves_never_stops_the_next_one() {
+fn what_a_killed_server_leaves_never_prevents_the_next_one() {
     let sandbox = Sandbox::new();
     for _ in 0..5 {
         let server = sandbox.serve();
@@ -136,7 +136,7 @@ fn what_a_killed_server_leaves_never_stops_the_next_one() {
 }
 
 #[test]
-fn a_socket_that_was_removed_is_made_anew() {
+fn a_socket_that_was_removed_is_created_again() {
     let sandbox = Sandbox::new();
     let server = sandbox.serve();
     fs::remove_file(socket(&sandbox)).unwrap();
@@ -199,7 +199,7 @@ fn a_command_can_start_a_server_on_any_free_port_and_the_next_one_finds_it() {
 }
 
 #[test]
-fn where_no_socket_can_be_made_it_is_said_in_one_line() {
+fn where_no_socket_can_be_created_one_line_reports_it() {
     let sandbox = Sandbox::new();
     for words in [&["serve"][..], &["serve", "--background"], &["start", "true"]] {
         // As on file systems that have none, such as vfat.

@@ -27,7 +27,7 @@ fn mark(sandbox: &Sandbox, i: u32) -> String {
 }
 
 #[test]
-fn a_child_in_a_session_of_its_own_is_stopped() {
+fn a_child_in_another_session_is_stopped() {
     let sandbox = Sandbox::new();
     let m = mark(&sandbox, 1);
     start(&sandbox, &format!("setsid sh -c 'sleep {m} & exec sleep {m}' & exec sleep {m}"), &m, 3);
@@ -75,7 +75,7 @@ fn a_leader_that_ignores_term_is_killed_after_the_grace_and_at_once_by_force() {
 }
 
 #[test]
-fn those_who_end_politely_are_not_killed_and_hear_term_once() {
+fn processes_that_exit_on_sigterm_are_not_killed_and_get_it_once() {
     let sandbox = Sandbox::new();
     let m = mark(&sandbox, 5);
     let count = format!(
@@ -103,7 +103,7 @@ fn a_stopped_process_is_woken_so_that_it_can_end() {
 }
 
 #[test]
-fn what_its_leader_left_behind_is_listed_captured_and_stopped() {
+fn processes_left_by_the_leader_are_listed_captured_and_stopped() {
     let sandbox = Sandbox::new();
     let m = mark(&sandbox, 7);
     start(&sandbox, &format!("(setsid sh -c 'while echo alive; do sleep 0.1; done; sleep {m}' &); exit 3"), &m, 1);
@@ -133,7 +133,7 @@ fn stopping_is_idempotent_and_safe_from_many_at_once() {
 }
 
 #[test]
-fn two_hundred_children_end_together() {
+fn two_hundred_children_are_stopped_together() {
     let sandbox = Sandbox::new();
     let m = mark(&sandbox, 9);
     start(&sandbox, &format!("i=0; while [ $i -lt 200 ]; do sleep {m} & i=$((i+1)); done; wait"), &m, 200);
@@ -241,7 +241,7 @@ fn stopped_children_in_every_corner_are_woken_and_end() {
 }
 
 #[test]
-fn whom_we_may_not_stop_is_named_and_the_run_stays_until_he_is_gone() {
+fn a_process_we_may_not_stop_is_named_and_the_run_stays_until_it_exits() {
     let sandbox = Sandbox::new();
     let Some(user) = AnotherUser::new(&sandbox) else { return };
     let m = mark(&sandbox, 12);
@@ -289,7 +289,7 @@ fn a_storm_of_ctrl_c_at_wrapper_and_server_ends_both_and_leaves_nothing() {
 }
 
 #[test]
-fn who_has_only_ended_its_first_thread_is_no_zombie_and_is_stopped() {
+fn a_process_whose_first_thread_exited_is_not_a_zombie_and_is_stopped() {
     if std::process::Command::new("python3").arg("--version").output().is_err() {
         return skip("python3 is not there to end a thread");
     }
@@ -322,7 +322,7 @@ fn where_a_sandbox_forbids_pidfds_signals_arrive_all_the_same() {
 }
 
 #[test]
-fn a_command_of_ours_inside_a_run_goes_with_it_whatever_its_words_and_a_server_does_not() {
+fn a_persistproc_command_inside_a_run_is_stopped_with_it_whatever_its_arguments_but_a_server_is_not() {
     let sandbox = Sandbox::new();
     let _server = sandbox.serve();
     sandbox.script("serve", "#!/bin/sh\necho inner; read never\n");

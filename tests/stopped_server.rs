@@ -13,7 +13,7 @@ fn stop(pid: i32) {
 }
 
 #[test]
-fn a_command_says_what_it_waits_for_and_goes_on_when_that_comes() {
+fn a_command_reports_what_it_waits_for_and_continues_when_the_server_does() {
     let sandbox = Sandbox::new();
     let server = sandbox.serve();
     sandbox.run(&["--label", "web", "echo", "up"]).ok();
@@ -31,7 +31,7 @@ fn a_command_says_what_it_waits_for_and_goes_on_when_that_comes() {
 }
 
 #[test]
-fn a_wrapper_goes_on_while_its_server_is_stopped_and_shows_what_is_printed() {
+fn a_wrapper_continues_while_its_server_is_stopped_and_shows_what_is_printed() {
     let sandbox = Sandbox::new();
     let server = sandbox.serve();
     let script =

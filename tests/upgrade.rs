@@ -13,7 +13,7 @@ const NEWER: &str = "9.9.9";
 const TOKEN: &str = "open-sesame-open";
 
 #[test]
-fn a_newer_serve_takes_the_place_of_an_older_server_and_touches_no_process() {
+fn a_newer_serve_replaces_an_older_server_and_touches_no_process() {
     let sandbox = Sandbox::new();
     let older = of_version(&sandbox, OLDER);
     let old = Guard(spawn(sandbox.program(&older).args(["serve"])));
@@ -62,7 +62,7 @@ fn in_the_background_it_does_the_same_and_so_does_shutdown_keep_with_any_start()
 }
 
 #[test]
-fn a_server_with_a_token_leaves_its_place_to_its_own_user() {
+fn a_server_with_a_token_gives_way_to_its_own_user() {
     let sandbox = Sandbox::new();
     let older = of_version(&sandbox, OLDER);
     let old = Guard(spawn(sandbox.program(&older).args(["serve", "-q"]).env("PERSISTPROC_TOKEN", TOKEN)));
@@ -76,7 +76,7 @@ fn a_server_with_a_token_leaves_its_place_to_its_own_user() {
 }
 
 #[test]
-fn an_older_program_never_takes_the_place_of_a_newer_server_nor_does_an_equal_one() {
+fn neither_an_older_nor_an_equal_version_replaces_a_server() {
     let sandbox = Sandbox::new();
     let newer = of_version(&sandbox, NEWER);
     let server = Guard(spawn(sandbox.program(&newer).args(["serve", "-q"])));
@@ -93,7 +93,7 @@ fn an_older_program_never_takes_the_place_of_a_newer_server_nor_does_an_equal_on
 }
 
 #[test]
-fn a_restart_that_has_begun_is_ended_before_the_server_leaves_its_place() {
+fn a_restart_in_progress_is_finished_before_the_server_gives_way() {
     let sandbox = Sandbox::new();
     let _server = sandbox.serve();
     let script = "trap 'echo ending; while [ ! -e go ]; do sleep 0.02; done; exit 0' TERM; echo up; while :; do sleep 0.02; done";
@@ -142,7 +142,7 @@ pub fn wait_for_closing(sandbox: &Sandbox) {
 }
 
 #[test]
-fn a_start_that_waits_for_its_turn_goes_to_the_next_server_if_ours_leaves_meanwhile() {
+fn a_start_that_waits_for_its_lock_goes_to_the_next_server_if_ours_exits_meanwhile() {
     let sandbox = Sandbox::new();
     let (old, restart) = begin_restart(&sandbox, &of_version(&sandbox, OLDER));
     let fresh = sandbox.spawn(&["-q", "run", "--fresh", "--label", "web", "sh", "web.sh"]);
@@ -164,7 +164,7 @@ fn a_start_that_waits_for_its_turn_goes_to_the_next_server_if_ours_leaves_meanwh
 }
 
 #[test]
-fn a_successor_that_is_killed_leaves_the_place_to_the_next_one() {
+fn a_killed_successor_is_followed_by_the_next_one() {
     let sandbox = Sandbox::new();
     let (old, restart) = begin_restart(&sandbox, &of_version(&sandbox, OLDER));
     let inode = || std::fs::metadata(sandbox.data().join("server.sock")).map_or(0, |socket| socket.ino());
@@ -190,7 +190,7 @@ fn a_successor_that_is_killed_leaves_the_place_to_the_next_one() {
 }
 
 #[test]
-fn a_newer_server_that_cannot_have_its_port_leaves_the_older_one_where_it_is() {
+fn a_newer_server_that_cannot_have_its_port_leaves_the_older_one_running() {
     let sandbox = Sandbox::new();
     let older = of_version(&sandbox, OLDER);
     let old = Guard(spawn(sandbox.program(&older).args(["serve", "-q"])));
@@ -205,7 +205,7 @@ fn a_newer_server_that_cannot_have_its_port_leaves_the_older_one_where_it_is() {
 }
 
 #[test]
-fn a_second_request_to_end_is_told_that_the_end_is_near() {
+fn a_second_request_to_exit_is_told_that_the_server_is_exiting() {
     let sandbox = Sandbox::new();
     let (server, restart) = begin_restart(&sandbox, &PathBuf::from(BINARY));
     let first = sandbox.spawn(&["shutdown", "--keep"]);

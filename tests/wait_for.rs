@@ -267,7 +267,7 @@ fn of_a_long_start_the_first_and_the_last_lines_are_shown_and_the_rest_is_counte
 }
 
 #[test]
-fn a_port_of_another_process_is_not_told() {
+fn a_port_of_another_process_is_not_shown() {
     let sandbox = Sandbox::new();
     let _server = sandbox.serve();
     let _other = TcpListener::bind("127.0.0.1:0").unwrap();

@@ -47,7 +47,7 @@ fn start_echo(sandbox: &Sandbox) {
 }
 
 #[test]
-fn a_waiting_call_holds_up_nobody_and_is_answered_when_its_line_comes() {
+fn a_waiting_call_delays_no_other_and_is_answered_when_its_line_arrives() {
     let sandbox = Sandbox::new();
     let _server = sandbox.serve();
     start_echo(&sandbox);
@@ -66,7 +66,7 @@ fn a_waiting_call_holds_up_nobody_and_is_answered_when_its_line_comes() {
 }
 
 #[test]
-fn a_waiting_call_ends_when_its_client_goes_and_leaves_the_process_alone() {
+fn a_waiting_call_ends_when_its_client_disconnects_and_does_not_touch_the_process() {
     let sandbox = Sandbox::new();
     let server = sandbox.serve();
     start_echo(&sandbox);
@@ -90,7 +90,7 @@ fn a_waiting_call_ends_when_its_client_goes_and_leaves_the_process_alone() {
 }
 
 #[test]
-fn nobody_waits_longer_than_clients_do() {
+fn no_call_waits_longer_than_clients_do() {
     let sandbox = Sandbox::new();
     let _server = sandbox.serve();
     start_echo(&sandbox);
@@ -195,7 +195,7 @@ fn batch(calls: impl IntoIterator<Item = Value>) -> String {
 }
 
 #[test]
-fn the_calls_of_a_batch_wait_side_by_side_and_are_answered_in_their_order() {
+fn the_calls_of_a_batch_wait_in_parallel_and_are_answered_in_order() {
     let sandbox = Sandbox::new();
     let _server = sandbox.serve();
     start_echo(&sandbox);
@@ -215,7 +215,7 @@ fn the_calls_of_a_batch_wait_side_by_side_and_are_answered_in_their_order() {
 }
 
 #[test]
-fn each_call_of_a_batch_that_waits_takes_a_place_and_gives_it_back() {
+fn each_waiting_call_of_a_batch_uses_a_slot_and_returns_it() {
     let sandbox = Sandbox::new();
     let _server = sandbox.serve();
     start_echo(&sandbox);

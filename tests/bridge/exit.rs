@@ -3,7 +3,7 @@
 use super::*;
 
 #[test]
-fn a_cancelled_request_is_given_up_and_never_answered() {
+fn a_cancelled_request_is_abandoned_and_never_answered() {
     let sandbox = Sandbox::new();
     let mut host = Host::new(&sandbox);
     let start =
@@ -35,7 +35,7 @@ fn connections(pid: i32) -> usize {
 }
 
 #[test]
-fn the_end_of_stdin_ends_it_within_two_seconds_whatever_waits() {
+fn at_the_end_of_stdin_it_exits_within_two_seconds_whatever_is_pending() {
     let sandbox = Sandbox::new();
     let mut host = Host::new(&sandbox);
     let start = json!({"action": "start", "command_or_label": "sleep 600", "working_directory": sandbox.work(), "label": "web"});
@@ -56,7 +56,7 @@ fn the_end_of_stdin_ends_it_within_two_seconds_whatever_waits() {
 }
 
 #[test]
-fn sigterm_ends_it_and_a_host_that_is_gone_does_too() {
+fn it_exits_on_sigterm_and_when_its_host_is_gone() {
     let sandbox = Sandbox::new();
     let mut host = Host::new(&sandbox);
     host.is_silent();

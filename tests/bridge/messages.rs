@@ -6,7 +6,7 @@ use super::*;
 const LINE_MAX: usize = 4 << 20;
 
 #[test]
-fn lines_that_are_no_messages_are_refused_and_the_next_one_is_read() {
+fn lines_that_are_not_messages_are_refused_and_the_next_one_is_read() {
     let sandbox = Sandbox::new();
     let _server = sandbox.serve();
     let mut host = Host::new(&sandbox);
@@ -75,7 +75,7 @@ fn batches_are_answered_as_batches() {
 }
 
 #[test]
-fn a_line_that_is_too_long_is_refused_with_its_id_and_nothing_is_lost_behind_it() {
+fn a_line_that_is_too_long_is_refused_with_its_id_and_nothing_after_it_is_lost() {
     let sandbox = Sandbox::new();
     let _server = sandbox.serve();
     let mut host = Host::new(&sandbox);

@@ -164,7 +164,7 @@ fn hosts_of_both_eras_work_over_pipes_and_a_server_is_started_for_them() {
 }
 
 #[test]
-fn answers_come_when_they_are_ready_and_not_in_turn() {
+fn answers_come_when_they_are_ready_and_not_in_order() {
     let sandbox = Sandbox::new();
     let mut host = Host::new(&sandbox);
     let script = sandbox.script("once.sh", "#!/bin/sh\nread line; echo said $line\nread never\n");

@@ -102,7 +102,7 @@ fn a_start_whose_server_is_killed_is_sent_again_and_happens_once() {
 }
 
 #[test]
-fn a_start_that_waits_for_its_turn_goes_to_the_next_server_if_ours_leaves_meanwhile() {
+fn a_start_that_waits_for_its_lock_goes_to_the_next_server_if_ours_exits_meanwhile() {
     let sandbox = Sandbox::new();
     let older = of_version(&sandbox, "0.3.9");
     let old = Guard(spawn(sandbox.program(&older).args(["serve", "-q"])));
@@ -134,7 +134,7 @@ fn a_start_that_waits_for_its_turn_goes_to_the_next_server_if_ours_leaves_meanwh
 }
 
 #[test]
-fn without_a_server_and_without_leave_to_start_one_every_request_says_so() {
+fn without_a_server_and_without_permission_to_start_one_every_request_reports_it() {
     let sandbox = Sandbox::new();
     let mut host = Host::with(&mut sandbox.command(&["mcp", "--no-autostart"]));
     for message in [

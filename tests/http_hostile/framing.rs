@@ -3,7 +3,7 @@
 use super::*;
 
 #[test]
-fn answers_fit_what_was_asked() {
+fn responses_match_their_requests() {
     let victim = Victim::new();
     let port = victim.port();
     // What GET and HEAD are answered with there is on the socket only; of them and of all the rest, the server is the same.

@@ -4,7 +4,7 @@ use super::*;
 use serde_json::json;
 
 #[test]
-fn five_thousand_connections_shut_nobody_out() {
+fn five_thousand_connections_do_not_lock_out_others() {
     let victim = Victim::new();
     let most = raise_descriptor_limit(5200).saturating_sub(200).min(5000) as usize;
     if most < 5000 {
@@ -26,7 +26,7 @@ fn five_thousand_connections_shut_nobody_out() {
 }
 
 #[test]
-fn without_descriptors_it_waits_and_comes_back() {
+fn without_free_descriptors_it_waits_and_recovers() {
     let sandbox = Sandbox::new();
     let server = {
         // Some of them are taken already, by what somebody forgot to close.
@@ -46,7 +46,7 @@ fn without_descriptors_it_waits_and_comes_back() {
 }
 
 #[test]
-fn clients_may_go_at_any_byte_and_in_any_way() {
+fn clients_may_disconnect_at_any_byte_and_in_any_way() {
     let victim = Victim::new();
     let head = format!("POST /mcp HTTP/1.1\r\nHost: 127.0.0.1:{}\r\nContent-Type: application/json\r\n", victim.port());
     let chunked = format!("{head}Transfer-Encoding: chunked\r\n\r\n{:x};x\r\n{PING}\r\n0\r\nA: b\r\n\r\n", PING.len());
@@ -68,7 +68,7 @@ fn clients_may_go_at_any_byte_and_in_any_way() {
 }
 
 #[test]
-fn the_largest_bodies_leave_no_memory_behind() {
+fn the_memory_of_the_largest_bodies_is_released() {
     let victim = Victim::new();
     let padding = "x".repeat((4 << 20) - 100);
     let body = format!(r#"{{"jsonrpc":"2.0","id":1,"method":"ping","params":{{"x":"{padding}"}}}}"#);
@@ -88,7 +88,7 @@ fn the_largest_bodies_leave_no_memory_behind() {
 }
 
 #[test]
-fn who_leaves_while_waiting_frees_the_place_within_a_second() {
+fn a_waiting_client_that_disconnects_frees_its_slot_within_a_second() {
     let victim = Victim::new();
     victim.sandbox.run(&["start", "--label", "silent", "sh", "-c", "read never"]).ok();
     let before = size_of_process(victim.server.pid());

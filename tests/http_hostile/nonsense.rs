@@ -255,7 +255,7 @@ fn play<L: Line>(victim: &Victim, cases: Vec<Case>, connect: impl Fn() -> L) {
 }
 
 #[test]
-fn after_every_kind_of_nonsense_the_next_good_request_is_answered_at_once() {
+fn after_every_kind_of_nonsense_the_next_good_request_is_answered_promptly() {
     let victim = Victim::new();
     let port = victim.port();
     let cases: Vec<Case> =
@@ -268,7 +268,7 @@ fn after_every_kind_of_nonsense_the_next_good_request_is_answered_at_once() {
 }
 
 #[test]
-fn the_socket_of_our_own_commands_takes_nonsense_no_better() {
+fn the_private_socket_refuses_the_same_nonsense() {
     let victim = Victim::new();
     let port = victim.port();
     let mut cases: Vec<Case> =

@@ -25,7 +25,7 @@ fn stalled(port: u16) -> Vec<(&'static str, Vec<u8>)> {
 }
 
 #[test]
-fn a_request_has_ten_seconds_and_slow_ones_hold_up_nobody() {
+fn a_request_has_ten_seconds_and_slow_ones_delay_no_other() {
     let victim = Victim::new();
     let begun = Instant::now();
     let mut streams: Vec<(String, TcpStream)> = Vec::new();
@@ -62,7 +62,7 @@ fn a_request_has_ten_seconds_and_slow_ones_hold_up_nobody() {
 }
 
 #[test]
-fn more_stalled_requests_than_there_are_places_shut_nobody_out() {
+fn more_stalled_requests_than_slots_do_not_lock_out_others() {
     let victim = Victim::new();
     let kinds = stalled(victim.port());
     let stalled: Vec<TcpStream> = (0..400)
@@ -95,7 +95,7 @@ fn stuff(stream: &mut TcpStream, bytes: &[u8], most: usize) -> usize {
 }
 
 #[test]
-fn a_hundred_thousand_requests_of_one_who_never_reads_hold_up_nobody() {
+fn a_hundred_thousand_requests_of_a_client_that_never_reads_delay_no_other() {
     let victim = Victim::new();
     let mut stream = victim.connect();
     let request = post("/mcp", victim.port(), "", PING);
@@ -118,7 +118,7 @@ fn a_hundred_thousand_requests_of_one_who_never_reads_hold_up_nobody() {
 }
 
 #[test]
-fn more_clients_who_never_read_than_there_are_places_shut_nobody_out() {
+fn more_clients_that_never_read_than_slots_do_not_lock_out_others() {
     let victim = Victim::new();
     let request = post("/mcp", victim.port(), "", PING).repeat(100);
     let deaf: Vec<TcpStream> = (0..160)

@@ -72,7 +72,7 @@ fn forty_million_lines_are_whole_whatever_reads_them() {
 
 #[test]
 #[ignore = "long: make torture"]
-fn ninety_programs_that_end_at_once_and_five_hundred_wrappers() {
+fn ninety_programs_that_exit_at_once_and_five_hundred_wrappers() {
     for round in 0..3 {
         assert_eq!(wrappers_at_once(90), Vec::<String>::new(), "round {round}");
     }

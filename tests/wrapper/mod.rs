@@ -62,7 +62,7 @@ fn arguments_arrive_exactly_as_they_are() {
 }
 
 #[test]
-fn one_argument_with_blanks_is_split_as_a_shell_would() {
+fn one_argument_with_spaces_is_split_as_a_shell_would() {
     let sandbox = Sandbox::new();
     assert_eq!(sandbox.run(&["printf '[%s]' 'a b' c"]).ok().out(), "[a b][c]");
 }
@@ -85,7 +85,7 @@ fn environment_and_directory_are_those_of_the_caller_not_of_the_server() {
 }
 
 #[test]
-fn it_ends_as_the_program_ends() {
+fn it_exits_as_the_program_exits() {
     let sandbox = Sandbox::new();
     for code in [0, 1, 2, 3, 42, 127, 255] {
         assert_eq!(sandbox.run(&["sh", "-c", &format!("exit {code}")]).code, code);
@@ -108,7 +108,7 @@ fn the_last_line_of_a_short_program_is_always_there() {
 }
 
 #[test]
-fn bytes_that_are_no_text_come_through_as_they_are() {
+fn bytes_that_are_not_text_come_through_unchanged() {
     let sandbox = Sandbox::new();
     let bytes: Vec<u8> = (0..200_000u32).map(|i| (i.wrapping_mul(2_654_435_761) >> 13) as u8).collect();
     std::fs::write(sandbox.work().join("bytes"), &bytes).unwrap();
@@ -120,7 +120,7 @@ fn bytes_that_are_no_text_come_through_as_they_are() {
 }
 
 #[test]
-fn a_prompt_without_a_newline_is_visible_and_the_answer_goes_on_behind_it() {
+fn a_prompt_without_a_newline_is_visible_and_the_answer_follows_it() {
     let sandbox = Sandbox::new();
     let mut child =
         sandbox.spawn(&["sh", "-c", "printf 'Continue? '; echo waiting >&2; read answer; echo \"got $answer\""]);
@@ -148,7 +148,7 @@ fn output_arrives_while_the_program_runs_not_at_its_end() {
 }
 
 #[test]
-fn the_wrapper_ends_with_its_program_also_when_a_grandchild_holds_the_pipe() {
+fn the_wrapper_exits_with_its_program_even_when_a_grandchild_holds_the_pipe() {
     let sandbox = Sandbox::new();
     let ended = sandbox.run(&["sh", "-c", "(sleep 300 &) ; echo all of it; exit 5"]);
     assert_eq!((ended.code, ended.out().as_str()), (5, "all of it\n"));
@@ -180,7 +180,7 @@ fn the_same_command_again_attaches_and_sees_it_from_the_first_byte() {
 }
 
 #[test]
-fn fresh_stops_what_runs_and_starts_anew() {
+fn fresh_stops_the_running_process_and_starts_a_new_one() {
     let sandbox = Sandbox::new();
     let script = ["sh", "-c", "echo $$; read never"];
     let mut first = Guard(sandbox.spawn(&script));
@@ -200,7 +200,7 @@ fn fresh_stops_what_runs_and_starts_anew() {
 }
 
 #[test]
-fn it_follows_a_restart_by_somebody_else() {
+fn it_follows_a_restart_by_another_command() {
     let sandbox = Sandbox::new();
     let mut wrapper = Guard(sandbox.spawn(&["--label", "web", "sh", "-c", "echo run $$; read never"]));
     let mut out = wrapper.0.stdout.take().unwrap();
@@ -244,7 +244,7 @@ fn a_restart_that_fails_ends_the_wrapper_with_the_reason() {
 }
 
 #[test]
-fn without_a_terminal_ctrl_c_leaves_the_process_and_on_exit_stop_takes_it_along() {
+fn without_a_terminal_ctrl_c_leaves_the_process_running_and_on_exit_stop_stops_it() {
     let sandbox = Sandbox::new();
     let wrapper = Guard(sandbox.spawn(&["sh", "-c", "echo up; read never"]));
     wait_until("the process", || sandbox.runs().len() == 1 && sandbox.status(0)["state"] == "running");
@@ -274,7 +274,7 @@ fn raw_shows_the_time_of_each_line() {
 }
 
 #[test]
-fn a_command_that_cannot_be_started_is_said_at_once_with_what_was_missing() {
+fn a_command_that_cannot_be_started_is_reported_immediately_with_what_was_missing() {
     let sandbox = Sandbox::new();
     sandbox.script("bad-interpreter", "#!/no/such/interpreter\n");
     sandbox.script("no-interpreter", "just text\n");

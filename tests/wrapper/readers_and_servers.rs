@@ -16,7 +16,7 @@ fn stuck(sandbox: &Sandbox, words: &[&str]) -> Guard {
 }
 
 #[test]
-fn a_signal_is_heard_also_while_nobody_reads_the_output() {
+fn a_signal_is_handled_even_while_the_output_is_not_read() {
     let sandbox = Sandbox::new();
     let mut wrapper = stuck(&sandbox, &["run"]);
     signal(wrapper.pid(), libc::SIGTERM);
@@ -31,7 +31,7 @@ fn a_signal_is_heard_also_while_nobody_reads_the_output() {
 }
 
 #[test]
-fn a_reader_that_leaves_ends_the_wrapper_and_not_the_process() {
+fn a_reader_that_closes_the_pipe_ends_the_wrapper_but_not_the_process() {
     let sandbox = Sandbox::new();
     let mut wrapper = sandbox.spawn(&["sh", "-c", "while echo again; do sleep 0.01; done"]);
     let mut line = [0; 6];

@@ -79,7 +79,7 @@ fn asking(sandbox: &Sandbox, script: &str) -> AtTerminal {
 }
 
 #[test]
-fn yes_is_meant_for_what_was_restarted_while_the_question_was_open() {
+fn yes_applies_to_the_run_that_was_restarted_while_the_question_was_open() {
     let sandbox = Sandbox::new();
     let mut wrapper = asking(&sandbox, "echo up; read never");
     sandbox.run(&["restart", "web"]).ok();
@@ -89,7 +89,7 @@ fn yes_is_meant_for_what_was_restarted_while_the_question_was_open() {
 }
 
 #[test]
-fn after_no_it_is_said_how_things_are_then_and_not_how_they_were() {
+fn after_no_the_current_state_is_shown_and_not_the_earlier_one() {
     let sandbox = Sandbox::new();
     let mut wrapper = asking(&sandbox, "echo up; read never");
     sandbox.run(&["restart", "web"]).ok();
@@ -106,7 +106,7 @@ fn after_no_it_is_said_how_things_are_then_and_not_how_they_were() {
 }
 
 #[test]
-fn yes_is_obeyed_also_when_the_server_was_killed_while_the_question_was_open() {
+fn yes_is_obeyed_even_when_the_server_was_killed_while_the_question_was_open() {
     let sandbox = Sandbox::new();
     // What it says fills the way to the wrapper, so that this does not look for another server by itself.
     let mut wrapper = asking(&sandbox, "while echo up; do sleep 0.01; done");
@@ -119,7 +119,7 @@ fn yes_is_obeyed_also_when_the_server_was_killed_while_the_question_was_open() {
 }
 
 #[test]
-fn what_the_wrapper_says_begins_a_line_of_its_own_at_a_terminal() {
+fn notes_of_the_wrapper_begin_on_a_new_line_at_a_terminal() {
     let sandbox = Sandbox::new();
     let mut wrapper = AtTerminal::new(&sandbox, &["--label", "web", "sh", "-c", "printf 'done: 50%%'; read never"]);
     wrapper.wait_for("50%");
@@ -163,7 +163,7 @@ fn a_list_is_as_wide_as_the_terminal() {
 }
 
 #[test]
-fn on_exit_stop_holds_also_when_the_terminal_closes_or_the_same_ctrl_c_ends_who_reads() {
+fn on_exit_stop_applies_even_when_the_terminal_closes_or_the_same_ctrl_c_ends_the_reader() {
     let sandbox = Sandbox::new();
     let words = ["run", "--on-exit", "stop", "sh", "-c", "while echo up; do sleep 0.002; done"];
     for round in 0..4 {
