@@ -25,7 +25,7 @@ const GRACE: Duration = Duration::from_secs(9);
 /// What belongs to no run has at least this long, also if the programs took all the time there was.
 const LAST: Duration = Duration::from_millis(500);
 /// It is looked again after this, should a signal get lost.
-const LOOK: Duration = Duration::from_secs(1);
+const CHECK_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Whether this process is PID 1.
 pub fn is_init() -> bool {
@@ -59,7 +59,7 @@ fn supervise() -> io::Result<u8> {
         if sys::stopped_by(child).is_some_and(|number| number != sys::SIGSTOP) {
             let _ = sys::kill_group(child, sys::SIGCONT);
         }
-        for number in wait_for_signals(&mut signals, LOOK) {
+        for number in wait_for_signals(&mut signals, CHECK_INTERVAL) {
             if number != sys::SIGCHLD {
                 let _ = sys::kill(child, number); // ours, and not reaped
             }
@@ -77,7 +77,7 @@ fn supervise() -> io::Result<u8> {
 fn end_the_rest(signals: &mut std::fs::File) {
     let end = Instant::now() + GRACE;
     let mut wait_until = |end: Instant| {
-        wait_for_signals(signals, LOOK.min(end.saturating_duration_since(Instant::now())));
+        wait_for_signals(signals, CHECK_INTERVAL.min(end.saturating_duration_since(Instant::now())));
     };
     let mut asked = BTreeSet::new();
     while !is_alone() && ask_services(&mut asked) && Instant::now() < end {

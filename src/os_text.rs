@@ -80,13 +80,13 @@ pub fn quote<W: AsRef<OsStr>>(words: &[W]) -> String {
 
 /// A command as part of a name: one line of at most 200 characters that no other command shares.
 pub fn brief(command: &str) -> String {
-    const LONGEST: usize = 200;
+    const BRIEF_MAX: usize = 200;
     let line = one_line(command);
-    if line.chars().count() <= LONGEST {
+    if line.chars().count() <= BRIEF_MAX {
         return line;
     }
     let hash = line.bytes().fold(0xcbf2_9ce4_8422_2325_u64, |h, b| (h ^ u64::from(b)).wrapping_mul(0x100_0000_01b3));
-    let start: String = line.chars().take(LONGEST - 20).collect();
+    let start: String = line.chars().take(BRIEF_MAX - 20).collect();
     format!("{start}… {hash:016x}")
 }
 

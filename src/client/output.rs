@@ -10,7 +10,7 @@ use crate::cli::OutputOptions;
 use crate::error::Error;
 use crate::log::Stream;
 use crate::output::pattern::Pattern;
-use crate::output::wait::{LONGEST, Until};
+use crate::output::wait::{Until, WAIT_MAX};
 use serde_json::{Map, Value};
 use std::time::Instant;
 
@@ -77,7 +77,7 @@ pub fn wait(server: &mut ServerConnection, mut request: OutputRequest) -> Result
     }
     loop {
         let answer = retry(server, end, was_there, |server| {
-            let left = end.saturating_duration_since(Instant::now()).min(LONGEST);
+            let left = end.saturating_duration_since(Instant::now()).min(WAIT_MAX);
             request.timeout = Some(left.as_millis().div_ceil(1000) as u32);
             server.read_output(&request, &options)
         })?;

@@ -22,14 +22,14 @@ use std::time::{Duration, Instant};
 
 const STACK: usize = 256 << 10;
 /// Pause of the accept loop when the system has nothing left to give.
-const EXHAUSTED: Duration = Duration::from_millis(20);
+const EXHAUSTED_PAUSE: Duration = Duration::from_millis(20);
 
 /// At the end: how long to accept what waits in the queue.
-const DRAIN: Duration = Duration::from_millis(500);
+const DRAIN_TIMEOUT: Duration = Duration::from_millis(500);
 /// How often to look whether requests that have begun are answered.
-const DRAIN_LOOK: Duration = Duration::from_millis(5);
+const DRAIN_CHECK_INTERVAL: Duration = Duration::from_millis(5);
 /// How often to look whether this is the end, where closing a listener does not wake its thread.
-const LOOK: Duration = Duration::from_millis(250);
+const STOP_CHECK_INTERVAL: Duration = Duration::from_millis(250);
 
 /// A running server.
 pub struct Server {
@@ -67,7 +67,7 @@ impl Server {
             answering > shared.waiting.taken()
         };
         while is_busy(&self.shared) && Instant::now() < end {
-            thread::sleep(DRAIN_LOOK);
+            thread::sleep(DRAIN_CHECK_INTERVAL);
         }
     }
 
@@ -88,11 +88,11 @@ fn accept(listener: &Listener, shared: &Arc<Shared>) {
     let mut next = 0;
     let mut end = None;
     loop {
-        let timeout = if Listener::WAKES_AT_CLOSE { None } else { Some(LOOK) };
+        let timeout = if Listener::WAKES_AT_CLOSE { None } else { Some(STOP_CHECK_INTERVAL) };
         sys::poll_readable([listener.as_raw_fd()], timeout);
         // Before the next one is accepted: what had connected by then is served.
         let is_closed = shared.is_closed.load(Ordering::SeqCst);
-        if is_closed && *end.get_or_insert(Instant::now() + DRAIN) <= Instant::now() {
+        if is_closed && *end.get_or_insert(Instant::now() + DRAIN_TIMEOUT) <= Instant::now() {
             return;
         }
         match listener.accept() {
@@ -108,7 +108,7 @@ fn accept(listener: &Listener, shared: &Arc<Shared>) {
                 if matches!(error.raw_os_error(), Some(sys::EMFILE | sys::ENFILE)) {
                     shared.evict_one();
                 }
-                thread::sleep(EXHAUSTED);
+                thread::sleep(EXHAUSTED_PAUSE);
             }
         }
     }

@@ -11,10 +11,10 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
 /// Bytes used by connections after which memory is given back: when nothing goes on, and in any case.
-const MUCH: usize = 1 << 20;
-const VERY_MUCH: usize = 32 << 20;
+const TRIM_WHEN_IDLE: usize = 1 << 20;
+const TRIM_ALWAYS: usize = 32 << 20;
 /// A client that takes nothing of its answer for this long may lose it to a newcomer.
-const STALLED: Duration = Duration::from_secs(1);
+const STALL_LIMIT: Duration = Duration::from_secs(1);
 
 /// What all connections share.
 pub(super) struct Shared {
@@ -75,7 +75,7 @@ impl ConnectionState {
         match self.phase {
             Phase::Unverified | Phase::Idle | Phase::Reading => true,
             Phase::Answering => false,
-            Phase::Writing => self.moved.elapsed() > STALLED,
+            Phase::Writing => self.moved.elapsed() > STALL_LIMIT,
         }
     }
 }
@@ -169,13 +169,13 @@ impl Shared {
     /// Gives back what the allocator keeps after a lot was used: at once after very much, else when nothing goes on.
     pub(super) fn give_back(&self) {
         let used = self.used.load(Ordering::Relaxed);
-        if used < MUCH {
+        if used < TRIM_WHEN_IDLE {
             return;
         }
         let rests = self.connections().values().all(|connection| connection.phase == Phase::Idle);
-        if rests || used >= VERY_MUCH {
+        if rests || used >= TRIM_ALWAYS {
             // What other connections still hold now is not counted again: memory is given back once more when all are idle.
-            self.used.store(if rests { 0 } else { MUCH }, Ordering::Relaxed);
+            self.used.store(if rests { 0 } else { TRIM_WHEN_IDLE }, Ordering::Relaxed);
             sys::trim_heap();
         }
     }
@@ -277,7 +277,7 @@ mod tests {
         assert!(!shared.note(1, Phase::Answering));
         // A client that takes nothing of its answer gives its place to a newcomer after a while.
         assert!(shared.note(2, Phase::Writing));
-        shared.connections().get_mut(&2).unwrap().moved -= 2 * STALLED;
+        shared.connections().get_mut(&2).unwrap().moved -= 2 * STALL_LIMIT;
         insert(&shared, 3);
         assert_eq!(shared.admit(3), Admission::Admitted);
     }

@@ -6,7 +6,7 @@ use crate::error::Error;
 use crate::os_text;
 
 /// Characters of a label.
-const LONGEST: usize = 500;
+const LABEL_MAX: usize = 500;
 
 /// Refuses a label that could mean something else, or that shows something else than it is.
 pub fn check(label: &str) -> Result<(), Error> {
@@ -19,8 +19,8 @@ pub fn check(label: &str) -> Result<(), Error> {
             u32::from(hidden)
         )));
     }
-    if label.chars().count() > LONGEST {
-        return Err(Error::invalid(format!("a label has at most {LONGEST} characters")));
+    if label.chars().count() > LABEL_MAX {
+        return Err(Error::invalid(format!("a label has at most {LABEL_MAX} characters")));
     }
     if label == EVERYTHING {
         return Err(Error::invalid("the label '*' means all processes; use at least one letter"));

@@ -22,27 +22,28 @@ use std::process::{Child, Command};
 use std::time::{Duration, Instant};
 
 /// How long a shim may take to say whether the command runs.
-const SHIM_ANSWERS: Duration = Duration::from_secs(10);
+const SHIM_ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long a shim that has said its last word may take to end.
-const SHIM_ENDS: Duration = Duration::from_secs(2);
+const SHIM_EXIT_TIMEOUT: Duration = Duration::from_secs(2);
 /// The longest start: what the shim takes, and the files of the run before it.
-pub const START_MAX: Duration = SHIM_ANSWERS.saturating_add(SHIM_ENDS).saturating_add(Duration::from_secs(2));
+pub const START_MAX: Duration =
+    SHIM_ANSWER_TIMEOUT.saturating_add(SHIM_EXIT_TIMEOUT).saturating_add(Duration::from_secs(2));
 /// Prefix of directories that are being made.
-pub const UNBORN: &str = ".new.";
+pub const UNFINISHED_PREFIX: &str = ".new.";
 
 /// Makes the directory of run `id` and takes its lock; the lock goes to the shim. `attach` is called before it gets its
 /// name.
 pub fn prepare(runs: &Path, id: u64, meta: &Meta, attach: impl Fn(&RunDir)) -> Result<(RunDir, File), Error> {
     let build = || -> io::Result<(RunDir, File)> {
-        let unborn = RunDir(runs.join(format!("{UNBORN}{}.{id}", std::process::id())));
-        DirBuilder::new().mode(0o700).create(unborn.path())?;
-        let filled = fill(&unborn, meta).and_then(|lock| {
-            attach(&unborn);
+        let unfinished = RunDir(runs.join(format!("{UNFINISHED_PREFIX}{}.{id}", std::process::id())));
+        DirBuilder::new().mode(0o700).create(unfinished.path())?;
+        let filled = fill(&unfinished, meta).and_then(|lock| {
+            attach(&unfinished);
             let dir = RunDir(runs.join(directory_name(id, &os_text::quote(&meta.argv))));
-            fs::rename(unborn.path(), dir.path()).map(|()| (dir, lock))
+            fs::rename(unfinished.path(), dir.path()).map(|()| (dir, lock))
         });
         if filled.is_err() {
-            let _ = fs::remove_dir_all(unborn.path());
+            let _ = fs::remove_dir_all(unfinished.path());
         }
         filled
     };
@@ -89,7 +90,7 @@ pub fn start_shim(dir: &RunDir, lock: File, meta: &Meta) -> (Option<Child>, Resu
     match answer.split_once(' ') {
         Some(("ok", _)) => (Some(child), Ok(())),
         Some(("err", problem)) => {
-            let left = reap_within(child, SHIM_ENDS); // when it is gone, only this server writes the status
+            let left = reap_within(child, SHIM_EXIT_TIMEOUT); // when it is gone, only this server writes the status
             let (errno, text) = problem.split_once(' ').unwrap_or(("0", problem));
             let errno = errno.parse().unwrap_or(0);
             (left, Err(failed(dir, errno, explain(meta, errno, text))))
@@ -116,12 +117,12 @@ fn reap_within(mut child: Child, limit: Duration) -> Option<Child> {
 
 fn failed(dir: &RunDir, errno: i32, text: String) -> Error {
     let now = now_ms();
-    let fault = Error::failed(text);
-    // As it is told, escaped: others show what is on disk.
-    let error = Some(StartError { errno, text: fault.to_string() });
+    let failure = Error::failed(text);
+    // Escaped, as it is shown: clients print what is on disk.
+    let error = Some(StartError { errno, text: failure.to_string() });
     let status = Status { version: FORMAT_VERSION, started: now, ended: Some(now), error, ..Status::default() };
     let _ = dir.write_status(&status); // without it the run is `failed` all the same
-    fault
+    failure
 }
 
 fn spawn(dir: &RunDir, lock: File, meta: &Meta) -> io::Result<(Child, io::PipeReader)> {
@@ -151,9 +152,9 @@ fn own_program() -> io::Result<PathBuf> {
     if cfg!(target_os = "linux") { Ok("/proc/self/exe".into()) } else { std::env::current_exe() }
 }
 
-/// The shim's one line, or what there is of it after `SHIM_ANSWERS`.
+/// The shim's one line, or what there is of it after `SHIM_ANSWER_TIMEOUT`.
 fn read_answer(pipe: &mut io::PipeReader) -> io::Result<String> {
-    let end = Instant::now() + SHIM_ANSWERS;
+    let end = Instant::now() + SHIM_ANSWER_TIMEOUT;
     let mut answer = Vec::new();
     let mut bytes = [0; 512];
     while !answer.ends_with(b"\n") && answer.len() < 4096 {

@@ -83,7 +83,7 @@ pub fn find_all(runs: &[Arc<Run>], target: &Target) -> Result<Vec<Arc<Run>>, Err
         return if all.is_empty() { Err(not_found(runs, &[], target)) } else { Ok(newest_per_label(&all)) };
     }
     let missing = match find(runs, target) {
-        Err(fault) if fault.kind == ErrorKind::NotFound => fault,
+        Err(error) if error.kind == ErrorKind::NotFound => error,
         found => return found.map(|run| vec![run]),
     };
     let parts: Vec<&str> = name.into_iter().flat_map(|name| name.split(',')).map(str::trim).collect();

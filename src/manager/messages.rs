@@ -13,12 +13,12 @@ use std::time::{Duration, Instant};
 /// Input that is taken at once, in bytes.
 const INPUT_MAX: usize = 16 << 10;
 /// How long a message may take to be taken.
-const MESSAGE_TAKEN: Duration = Duration::from_secs(5);
+const MESSAGE_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long a dying shim may have its lock when it has let go of its FIFO.
-const DYING: Duration = Duration::from_millis(500);
+const SHIM_EXIT_TIMEOUT: Duration = Duration::from_millis(500);
 /// How often one is offered again: to a shim that does not listen yet, and to one that does not read.
-const NOT_LISTENING: Duration = Duration::from_millis(5);
-const NOT_READING: Duration = Duration::from_millis(20);
+const NOT_LISTENING_PAUSE: Duration = Duration::from_millis(5);
+const NOT_READING_PAUSE: Duration = Duration::from_millis(20);
 
 impl Manager {
     /// Writes to the stdin of a live process.
@@ -31,7 +31,7 @@ impl Manager {
         let _guard = self.locks.lock(LockKey::Input(run.id))?;
         run.look();
         let before = run.status().input;
-        let end = Instant::now() + MESSAGE_TAKEN;
+        let end = Instant::now() + MESSAGE_TIMEOUT;
         for part in bytes.chunks((MAX_MESSAGE_LEN - VERB) / 2) {
             let hex: String = part.iter().map(|byte| format!("{byte:02x}")).collect();
             deliver(run, &format!("input {hex}\n"), end)?;
@@ -42,7 +42,7 @@ impl Manager {
     /// Sends a signal to the leader of a live process.
     pub fn signal(&self, run: &Run, number: i32) -> Result<(), Error> {
         check_live(run)?;
-        deliver(run, &format!("signal {number}\n"), Instant::now() + MESSAGE_TAKEN)
+        deliver(run, &format!("signal {number}\n"), Instant::now() + MESSAGE_TIMEOUT)
     }
 }
 
@@ -115,7 +115,7 @@ fn send(run: &Run, message: &str, end: Instant) -> Result<bool, Error> {
     let begun = Instant::now();
     orphans::continue_shim(&run.dir, run.status().shim_pid); // should something have stopped it
     // Before its process it has opened the FIFO.
-    let may_begin_to_listen = || run.status().pid == 0 || begun.elapsed() < DYING;
+    let may_begin_to_listen = || run.status().pid == 0 || begun.elapsed() < SHIM_EXIT_TIMEOUT;
     loop {
         let sent = sys::open_fifo_writer(&run.dir.ctl()).and_then(|mut fifo| fifo.write_all(message.as_bytes()));
         let is_late = Instant::now() >= end;
@@ -126,7 +126,7 @@ fn send(run: &Run, message: &str, end: Instant) -> Result<bool, Error> {
                 if is_late || !may_begin_to_listen() || !run.dir.is_shim_alive() {
                     return Ok(false);
                 }
-                std::thread::sleep(NOT_LISTENING);
+                std::thread::sleep(NOT_LISTENING_PAUSE);
             }
             // Removed, or no FIFO any more.
             Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::InvalidInput) => {
@@ -134,7 +134,7 @@ fn send(run: &Run, message: &str, end: Instant) -> Result<bool, Error> {
             }
             // Full: the shim is stopped or starved, and reads when it runs again. Or we have no descriptor left, and get one
             // when some connection ends.
-            Err(error) if sys::is_exhaustion(&error) && !is_late => std::thread::sleep(NOT_READING),
+            Err(error) if sys::is_exhaustion(&error) && !is_late => std::thread::sleep(NOT_READING_PAUSE),
             Err(error) => {
                 return Err(Error::failed(format!(
                     "cannot reach the shim of '{}': {error}; try again",

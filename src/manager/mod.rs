@@ -45,17 +45,17 @@ pub const GRACE: Duration = Duration::from_secs(8);
 /// What stopping may take beyond the grace: rounds of KILL, the last bytes onto a slow disk.
 const BEYOND_GRACE: Duration = Duration::from_secs(12);
 /// How long a shim may take to be gone when it was killed.
-const SHIM_DIES: Duration = Duration::from_secs(2);
+const SHIM_KILL_TIMEOUT: Duration = Duration::from_secs(2);
 /// The longest stop: the shim takes all the time it has, is killed then, and its processes are left to us to kill.
 const STOP_MAX: Duration =
-    GRACE.saturating_add(BEYOND_GRACE).saturating_add(SHIM_DIES).saturating_add(orphans::STOP_OVERHEAD_MAX);
+    GRACE.saturating_add(BEYOND_GRACE).saturating_add(SHIM_KILL_TIMEOUT).saturating_add(orphans::STOP_OVERHEAD_MAX);
 /// How long [`Manager::leave`] may take: the longest restart that can have begun. What waits for a server to leave has to
 /// wait longer than this.
 pub const LEAVE_MAX: Duration = STOP_MAX.saturating_add(launch::START_MAX);
 /// How long a shim that was just being started by a server that is gone may take.
-const BIRTH: Duration = Duration::from_secs(5);
+const SHIM_BIRTH_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long the shim of a program that has ended may take to read its last bytes and go.
-const LAST_BYTES: Duration = Duration::from_millis(500);
+const LAST_BYTES_TIMEOUT: Duration = Duration::from_millis(500);
 
 /// What a command is started with.
 #[derive(Clone, Debug)]
@@ -131,7 +131,7 @@ impl Manager {
         let same = |run: &Run| is_same(run, &request, &working_directory);
         // A client that saw a program end may start the next one at once.
         let before = self.registry.all().into_iter().filter(|run| run.meta.label == label || same(run));
-        before.for_each(|run| run.let_go(LAST_BYTES));
+        before.for_each(|run| run.let_go(LAST_BYTES_TIMEOUT));
         // Without a label of its own it is also found under another one.
         let unnamed = || self.live_run(same).filter(|_| request.label.is_none());
         let live = self.live_run(|run| run.meta.label == label).or_else(unnamed);
@@ -194,7 +194,7 @@ impl Manager {
 
     /// Whether the shim of a run has started its command, which it may be about to do.
     fn is_born(&self, run: &Run) -> bool {
-        let end = Instant::now() + BIRTH;
+        let end = Instant::now() + SHIM_BIRTH_TIMEOUT;
         while run.status().pid == 0 && !run.is_over() && Instant::now() < end {
             let generation = run.generation();
             run.wait(generation, end.saturating_duration_since(Instant::now()));
@@ -257,7 +257,7 @@ impl Manager {
                 is_killed = true;
             }
             if is_killed {
-                left = (end + SHIM_DIES).saturating_duration_since(Instant::now());
+                left = (end + SHIM_KILL_TIMEOUT).saturating_duration_since(Instant::now());
             }
             if left.is_zero() {
                 return Err(Error::failed(format!(

@@ -99,7 +99,7 @@ impl Manager {
         let restart = self.start_gate.restart()?;
         launch::working_directory(next.working_directory.as_path())
             .and_then(|_| launch::check_program(&next))
-            .map_err(|fault| goes_on(run, fault))?;
+            .map_err(|error| goes_on(run, error))?;
         let order = Order {
             version: FORMAT_VERSION,
             grace: grace.as_millis() as u64,
@@ -147,7 +147,7 @@ impl Manager {
                 let label = run.meta.label.clone();
                 let outcome = match manager.finish(&run, order, guard) {
                     Ok(()) => format!("finished the {what} of '{label}' that a server before this one had begun"),
-                    Err(fault) => format!("could not finish the {what} of '{label}': {fault}"),
+                    Err(error) => format!("could not finish the {what} of '{label}': {error}"),
                 };
                 manager.registry.notice(outcome);
             };
@@ -199,7 +199,7 @@ impl Manager {
 /// A restart was carried out, or failed for good: one that this server has begun, and leaves to the next one, is still to
 /// be done.
 fn clear(run: &Run, started: &Result<Started, Error>) {
-    if !started.as_ref().is_err_and(|fault| fault.kind == ErrorKind::Ending) {
+    if !started.as_ref().is_err_and(|error| error.kind == ErrorKind::Ending) {
         run.dir.remove_order();
     }
 }
@@ -209,9 +209,9 @@ fn now() -> Option<BootInstant> {
 }
 
 /// What was to be restarted was left alone.
-fn goes_on(run: &Run, fault: Error) -> Error {
+fn goes_on(run: &Run, error: Error) -> Error {
     if run.is_over() {
-        return fault;
+        return error;
     }
-    fault.with_hint(&format!("'{}' goes on as it was (PID {})", run.meta.label, run.status().pid))
+    error.with_hint(&format!("'{}' goes on as it was (PID {})", run.meta.label, run.status().pid))
 }

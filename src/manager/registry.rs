@@ -1,7 +1,7 @@
 //! Runs on disk → a table in memory. Reading `runs/` is how every server begins, after a crash or not: there is no
 //! second way. What cannot be read is reported and left alone, and never hides the rest.
 
-use super::launch::UNBORN;
+use super::launch::UNFINISHED_PREFIX;
 use super::watch::{self, OnEnd, Run};
 use crate::lease;
 use crate::os_text::OsText;
@@ -66,7 +66,7 @@ impl Registry {
             let Ok(entry) = entry else { continue };
             let name = entry.file_name().to_string_lossy().into_owned();
             let dir = RunDir(entry.path());
-            if name.starts_with(UNBORN) {
+            if name.starts_with(UNFINISHED_PREFIX) {
                 // Its server was killed while it made this; we hold the server's lock, so no server is making it now.
                 let _ = fs::remove_dir_all(dir.path());
             } else if let Some(id) =

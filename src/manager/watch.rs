@@ -17,14 +17,14 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, Weak};
 use std::time::{Duration, Instant};
 
 /// A dying process closes its descriptors one by one: the lock may go a moment after the FIFO.
-const LAST_BREATH: Duration = Duration::from_secs(2);
+const LOCK_RELEASE_TIMEOUT: Duration = Duration::from_secs(2);
 /// When the system has no descriptors or threads left: how often to try again, and how long it may take to read the last
 /// status of a run.
-const EXHAUSTED: Duration = Duration::from_millis(100);
+const EXHAUSTED_PAUSE: Duration = Duration::from_millis(100);
 const EXHAUSTED_MAX: Duration = Duration::from_secs(60);
 const STACK: usize = 256 << 10;
 /// How long a shim may take to begin a log anew that something has removed or emptied.
-const ANEW: Duration = Duration::from_millis(500);
+const LOG_RECREATED_TIMEOUT: Duration = Duration::from_millis(500);
 /// What is wrong with a run without a directory.
 const REMOVED: &str = "its directory was removed, so its output is not kept";
 
@@ -117,7 +117,7 @@ impl Run {
         // Its shim begins it anew as soon as it looks.
         super::messages::ask_to_look(self);
         let begun = Instant::now();
-        while begun.elapsed() < ANEW {
+        while begun.elapsed() < LOG_RECREATED_TIMEOUT {
             std::thread::sleep(Duration::from_millis(5));
             if let Ok(log) = open()? {
                 return Ok(log);
@@ -170,7 +170,7 @@ impl Run {
             let _ = self.refresh(false);
         }
         let begun = Instant::now();
-        while self.dir.is_shim_alive() && begun.elapsed() < LAST_BREATH {
+        while self.dir.is_shim_alive() && begun.elapsed() < LOCK_RELEASE_TIMEOUT {
             std::thread::sleep(Duration::from_millis(1));
         }
     }
@@ -196,7 +196,7 @@ impl Run {
         let mut notifier = loop {
             match sys::open_fifo_reader(&self.dir.events()) {
                 Ok(notifier) => break notifier,
-                Err(error) if sys::is_exhaustion(&error) => std::thread::sleep(EXHAUSTED),
+                Err(error) if sys::is_exhaustion(&error) => std::thread::sleep(EXHAUSTED_PAUSE),
                 Err(_) => return,
             }
         };
@@ -224,7 +224,7 @@ impl Run {
     fn conclude(&self) {
         let begun = Instant::now();
         while matches!(self.dir.read_status(), Err(Unreadable::Exhausted(_))) && begun.elapsed() < EXHAUSTED_MAX {
-            std::thread::sleep(EXHAUSTED);
+            std::thread::sleep(EXHAUSTED_PAUSE);
         }
         let _ = self.refresh(true);
         // What only we know is there for the next server, if the disk takes it now.

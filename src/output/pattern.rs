@@ -10,7 +10,7 @@ use std::collections::VecDeque;
 
 /// Bytes of an expression, and of what it is compiled to. Together with [`SEARCHED`] they bound the time for one line:
 /// measured in release, 7 ms for each KB compiled, so less than a second.
-const LONGEST: usize = 1024;
+const PATTERN_MAX: usize = 1024;
 const LARGEST: usize = 128 << 10;
 /// So many bytes of a line are searched, as it is shown.
 const SEARCHED: usize = 16 << 10;
@@ -28,9 +28,9 @@ pub struct Pattern {
 
 impl Pattern {
     pub fn parse(text: &str) -> Result<Pattern, Error> {
-        if text.len() > LONGEST {
+        if text.len() > PATTERN_MAX {
             return Err(Error::invalid(format!(
-                "the regular expression has {} bytes; at most {LONGEST} are searched for: search for a part of it",
+                "the regular expression has {} bytes; at most {PATTERN_MAX} are searched for: search for a part of it",
                 text.len()
             )));
         }

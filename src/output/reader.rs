@@ -19,7 +19,7 @@ use std::collections::VecDeque;
 use std::io;
 
 /// Lines after the newest shown one are counted only up to this many bytes.
-const COUNTED: u64 = 64 << 20;
+const COUNT_MAX: u64 = 64 << 20;
 /// What there is to read in one part.
 pub struct SliceRead {
     /// Oldest first; unfinished ones last.
@@ -116,7 +116,7 @@ fn log_and_count(piece: &RunSlice, query: &Query) -> io::Result<(Log, Option<(u6
 
 /// Lines in `from..to`, if that is not too much to read for a number.
 fn count(log: &Log, from: u64, to: u64) -> io::Result<Option<u64>> {
-    if to.saturating_sub(from) > COUNTED { Ok(None) } else { log.count_lines(from, to).map(Some) }
+    if to.saturating_sub(from) > COUNT_MAX { Ok(None) } else { log.count_lines(from, to).map(Some) }
 }
 
 /// Which streams have a line open, told by the logs of each alone, where it is the last byte.

@@ -8,11 +8,11 @@ use crate::log::scan::Scanner;
 use std::io;
 
 /// The beginning of a line is looked up only this far back, in bytes.
-const REACH: u64 = 1 << 20;
+const LINE_START_MAX: u64 = 1 << 20;
 
 /// The lines that are open at `at`, with what stands of them before it.
 pub fn open_before(log: &Log, query: &Query, at: u64) -> io::Result<Assembler> {
-    let start = log.record_start(at.saturating_sub(REACH).max(log.start()), log.start())?;
+    let start = log.record_start(at.saturating_sub(LINE_START_MAX).max(log.start()), log.start())?;
     let mut scan = Scanner::new(log, start, at, query.longest + PREFIX_LEN);
     let mut lines = Assembler::new(query.stream, query.longest);
     while let Some(raw) = scan.next()? {
@@ -26,7 +26,7 @@ pub fn recall(log: &Log, assembler: &mut Assembler, at: u64, open: [Option<u64>;
     for (s, began) in open.into_iter().enumerate() {
         let Some(began) = began.filter(|began| *began >= log.start()) else { continue };
         let mut own = Assembler::like(assembler);
-        let mut scan = Scanner::new(log, began, at.min(began + REACH), own.longest() + PREFIX_LEN);
+        let mut scan = Scanner::new(log, began, at.min(began + LINE_START_MAX), own.longest() + PREFIX_LEN);
         while let Some(raw) = scan.next()? {
             own.push(&raw);
         }

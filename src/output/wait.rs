@@ -24,14 +24,14 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 /// The longest wait of one call.
-pub const LONGEST: Duration = Duration::from_secs(TIMEOUT_MAX as u64);
+pub const WAIT_MAX: Duration = Duration::from_secs(TIMEOUT_MAX as u64);
 /// So much silence after something new is "quiet". It counts from the call on at the earliest: what reacts to an edit
 /// takes a moment to say its first word.
-pub const QUIET: Duration = Duration::from_millis(500);
+pub const QUIET_PERIOD: Duration = Duration::from_millis(500);
 /// What is there already is looked through for so long, also in a shorter wait: `timeout=0` asks whether it has come.
-const CATCH_UP: Duration = Duration::from_secs(1);
+const CATCH_UP_MIN: Duration = Duration::from_secs(1);
 /// Of a line, so much is looked at, in bytes.
-const LINE: usize = 64 << 10;
+const LINE_MAX: usize = 64 << 10;
 
 /// What is waited for.
 #[derive(Clone, Debug)]
@@ -60,8 +60,8 @@ pub fn wait(
     caller: &dyn Caller,
 ) -> Result<WaitOutcome, Error> {
     admit(caller)?;
-    let end = Instant::now() + limit.min(LONGEST);
-    let mut budget = Budget::new(end.max(Instant::now() + CATCH_UP), caller);
+    let end = Instant::now() + limit.min(WAIT_MAX);
+    let mut budget = Budget::new(end.max(Instant::now() + CATCH_UP_MIN), caller);
     let notifier = Arc::new(ChangeNotifier::default());
     let mut seen: BTreeMap<u64, Seen> = BTreeMap::new();
     let mut news_at = None;
@@ -83,7 +83,7 @@ pub fn wait(
             }
         }
         let now = Instant::now();
-        let quiet_at = news_at.filter(|_| matches!(until, Until::Quiet)).map(|news| news + QUIET);
+        let quiet_at = news_at.filter(|_| matches!(until, Until::Quiet)).map(|news| news + QUIET_PERIOD);
         if quiet_at.is_some_and(|quiet| quiet <= now) {
             return Ok(WaitOutcome::Quiet);
         }
@@ -133,7 +133,7 @@ struct Seen {
 
 impl Seen {
     fn new(stream: Stream, after: Option<Place>) -> Seen {
-        Seen { at: None, after, lines: Assembler::new(stream, LINE), stream, is_done: false, is_behind: false }
+        Seen { at: None, after, lines: Assembler::new(stream, LINE_MAX), stream, is_done: false, is_behind: false }
     }
 
     /// Goes through what is new: whether there was something, and whether it matches. A line that is not finished counts
@@ -155,7 +155,7 @@ impl Seen {
         let grew = log.end() > at;
         let mut matched = false;
         if let (true, Until::Match(wanted)) = (grew, until) {
-            let mut scan = Scanner::new(&log, at, log.end(), LINE);
+            let mut scan = Scanner::new(&log, at, log.end(), LINE_MAX);
             while let Some(raw) = scan.next()? {
                 at = raw.next;
                 let length = raw.bytes.len();

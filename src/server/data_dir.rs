@@ -26,9 +26,9 @@ use std::time::{Duration, Instant};
 
 /// A server that was killed while it started a shim leaves a child between fork and exec that holds its lock and its
 /// port for a moment more. So both are asked for this long before another server is believed in.
-pub const PATIENCE: Duration = Duration::from_millis(500);
+pub const LOCK_TIMEOUT: Duration = Duration::from_millis(500);
 /// How long an older server may take to go after it said that it will.
-const HANDOVER: Duration = Duration::from_secs(10);
+const HANDOVER_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// A data directory that this process has to itself, with a socket at which nothing is accepted yet.
 pub struct OwnedDataDir {
@@ -56,7 +56,7 @@ impl OwnedDataDir {
         let lock =
             open_lock(&path).map_err(|error| Error::failed(format!("cannot open {}: {error}", path.display())))?;
         let failed = |error: io::Error| Error::failed(format!("cannot lock {}: {error}", path.display()));
-        if lock_within(&lock, PATIENCE).map_err(failed)? {
+        if lock_within(&lock, LOCK_TIMEOUT).map_err(failed)? {
             let runs = lock_runs(&data_dir)?;
             let socket = NewSocket::bind_as_holder(&data_dir).and_then(NewSocket::place).map_err(unusable)?;
             return Ok(OwnedDataDir { data_dir, socket, predecessor: None, lock, runs });
@@ -66,9 +66,9 @@ impl OwnedDataDir {
             return Err(taken(server_info, &data_dir));
         };
         let socket = NewSocket::bind(&data_dir).map_err(unusable)?;
-        if let Err(fault) = take_over(older, &socket.name(), token, &lock) {
+        if let Err(error) = take_over(older, &socket.name(), token, &lock) {
             let _ = fs::remove_file(&socket.path);
-            return Err(fault);
+            return Err(error);
         }
         let runs = lock_runs(&data_dir)?;
         let socket = socket.place().map_err(unusable)?;
@@ -103,7 +103,7 @@ impl HeldFiles {
     pub fn restore(&mut self) -> Option<Listener> {
         let path = self.data_dir.join(SOCKET);
         let is_there = identity(&path).is_ok_and(|found| Some(found) == self.identity);
-        if is_there || Socket::connect_unix(&path, PATIENCE).is_ok() {
+        if is_there || Socket::connect_unix(&path, LOCK_TIMEOUT).is_ok() {
             return None;
         }
         let socket = NewSocket::bind_as_holder(&self.data_dir).and_then(NewSocket::place).ok()?;
@@ -161,7 +161,7 @@ fn is_at(file: &File, path: &Path) -> bool {
 /// Locks the directory of runs. `None` where the file system has no locks for directories.
 fn lock_runs(data_dir: &Path) -> Result<Option<File>, Error> {
     let Ok(runs) = File::open(data_dir.join("runs")) else { return Ok(None) };
-    match lock_within(&runs, HANDOVER.min(4 * PATIENCE)) {
+    match lock_within(&runs, HANDOVER_TIMEOUT.min(4 * LOCK_TIMEOUT)) {
         Ok(true) => Ok(Some(runs)),
         Err(_) => Ok(None),
         Ok(false) => Err(Error::conflict(format!(
@@ -248,14 +248,14 @@ fn take_over(older: &ServerInfo, successor: &str, token: Option<&Token>, lock: &
     let failed = |error: io::Error| Error::failed(format!("cannot lock {LOCK}: {error}"));
     let begun = Instant::now();
     while !handover::ask_to_leave(older, successor, token)? {
-        if lock_within(lock, PATIENCE).map_err(failed)? {
+        if lock_within(lock, LOCK_TIMEOUT).map_err(failed)? {
             return Ok(());
         }
-        if begun.elapsed() > handover::ANSWER {
+        if begun.elapsed() > handover::LEAVE_TIMEOUT {
             return Err(taken(Some(older.clone()), &older.data_dir));
         }
     }
-    if lock_within(lock, HANDOVER).map_err(failed)? {
+    if lock_within(lock, HANDOVER_TIMEOUT).map_err(failed)? {
         return Ok(());
     }
     Err(taken(Some(older.clone()), &older.data_dir))

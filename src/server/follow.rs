@@ -13,19 +13,19 @@ use crate::manager::Manager;
 use crate::manager::watch::Run;
 use crate::output::caller::Caller;
 use crate::output::unreadable;
-use crate::output::wait::LONGEST;
+use crate::output::wait::WAIT_MAX;
 use std::time::{Duration, Instant};
 
 /// Bytes of one answer.
-const CHUNK: usize = 256 << 10;
+const CHUNK_MAX: usize = 256 << 10;
 /// Pause before the answer to a command that cannot wait because too many do.
-const BUSY: Duration = Duration::from_millis(200);
+const BUSY_PAUSE: Duration = Duration::from_millis(200);
 
 /// Answers at once if there is something, else when there is, or after `ask.wait`.
 pub fn follow(manager: &Manager, ask: &Follow, caller: &dyn Caller) -> Result<(Following, Vec<u8>), Error> {
     let run = manager.get(ask.run).ok_or_else(|| Error::not_found(format!("run r{} is not kept any more", ask.run)))?;
     manager.attach(&run, ask.reader.as_deref());
-    let end = Instant::now() + ask.wait.min(LONGEST);
+    let end = Instant::now() + ask.wait.min(WAIT_MAX);
     let mut is_waiting = false;
     loop {
         let generation = run.generation();
@@ -41,7 +41,7 @@ pub fn follow(manager: &Manager, ask: &Follow, caller: &dyn Caller) -> Result<(F
         let is_news = following.next > ask.from || ask.knows_blocked != following.blocked.is_some() && !ask.with_bytes;
         following.is_busy = !is_waiting && !is_news && !is_done && !left.is_zero() && !caller.may_wait();
         if following.is_busy && ask.with_bytes {
-            std::thread::sleep(BUSY.min(left)); // commands up to 0.4 know of no pause
+            std::thread::sleep(BUSY_PAUSE.min(left)); // commands up to 0.4 know of no pause
         }
         if is_news || is_done || following.is_leaving || following.is_busy || left.is_zero() || caller.is_gone() {
             following.is_final = is_done;
@@ -72,7 +72,7 @@ fn look(run: &Run, ask: &Follow) -> Result<(Following, Vec<u8>), Error> {
         if !ask.with_bytes {
             return Ok((from, Vec::new(), log.end()));
         }
-        let mut bytes = vec![0; CHUNK.min(log.end().saturating_sub(from) as usize)];
+        let mut bytes = vec![0; CHUNK_MAX.min(log.end().saturating_sub(from) as usize)];
         let n = log.read_at(from, &mut bytes)?;
         // Whole records, so that a gap, should the next ones be gone before they are asked for, lies between two lines.
         bytes.truncate(memchr::memrchr(b'\n', &bytes[..n]).map_or(n, |newline| newline + 1));

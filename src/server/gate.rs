@@ -27,11 +27,11 @@ use std::time::Duration;
 
 const ROOT: u32 = 0;
 /// How often, and after which pause, to look for the owner of a connection that was not found, or could not be looked for.
-const LOOKS: usize = 4;
-const PAUSE: Duration = Duration::from_millis(2);
+const LOOKUPS: usize = 4;
+const LOOKUP_PAUSE: Duration = Duration::from_millis(2);
 /// The same for finding out how owners can be told at all.
-const TRIALS: usize = 20;
-const TRIAL_PAUSE: Duration = Duration::from_millis(50);
+const PROBES: usize = 20;
+const PROBE_PAUSE: Duration = Duration::from_millis(50);
 
 /// What is asked of the clients of one listener.
 pub enum Gate {
@@ -136,11 +136,11 @@ impl TcpGate {
             Err(_) => false,
         };
         let mut owner = self.owner(way, stream, peer);
-        for _ in 1..LOOKS {
+        for _ in 1..LOOKUPS {
             if is_final(&owner) {
                 break;
             }
-            std::thread::sleep(PAUSE);
+            std::thread::sleep(LOOKUP_PAUSE);
             owner = self.owner(way, stream, peer);
         }
         match owner {
@@ -196,11 +196,11 @@ impl TcpGate {
 /// user could fill the queue, and so make the trial fail.
 pub fn find_way() -> io::Result<Option<Way>> {
     let mut trial = try_way();
-    for _ in 1..TRIALS {
+    for _ in 1..PROBES {
         if trial.is_ok() {
             break;
         }
-        std::thread::sleep(TRIAL_PAUSE);
+        std::thread::sleep(PROBE_PAUSE);
         trial = try_way();
     }
     trial

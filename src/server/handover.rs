@@ -20,10 +20,10 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::time::{Duration, Instant};
 
 /// How long the older server may take to answer that it leaves: it waits for restarts that have begun.
-pub const ANSWER: Duration = LEAVE_MAX.saturating_add(Duration::from_secs(8));
+pub const LEAVE_TIMEOUT: Duration = LEAVE_MAX.saturating_add(Duration::from_secs(8));
 
 /// How long it may take to accept a connection.
-const ACCEPTED: Duration = Duration::from_secs(2);
+const ACCEPT_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Asks an older server to leave its processes to us, and to put our socket, of the name `successor`, in the place of its
 /// own. `token` is ours, and so most likely its. It is gone when its lock is free. False if it does not listen: it leaves
@@ -66,7 +66,7 @@ fn ask_by_port(server_info: &ServerInfo, token: Option<&Token>) -> io::Result<An
 fn ask(mut client: Client, mut headers: Vec<(&str, String)>, body: &Value) -> io::Result<Answer> {
     headers.push(("Content-Type", "application/json".to_string()));
     let body = body.to_string();
-    client.send(&Call { method: "POST", target: "/shutdown", headers, body: body.as_bytes() }, ANSWER)
+    client.send(&Call { method: "POST", target: "/shutdown", headers, body: body.as_bytes() }, LEAVE_TIMEOUT)
 }
 
 /// That a TCP connection is served by this user. Asked when the connection is made, because another program may have
@@ -78,7 +78,7 @@ fn verify_owner(socket: &Socket) -> io::Result<()> {
     // Until the server has accepted the connection, its end has no owner.
     let begun = Instant::now();
     let mut owner = look();
-    while owner.is_none() && begun.elapsed() < ACCEPTED {
+    while owner.is_none() && begun.elapsed() < ACCEPT_TIMEOUT {
         std::thread::sleep(Duration::from_millis(2));
         owner = look();
     }

@@ -22,7 +22,7 @@ use crate::log::stamp::now_ms;
 use crate::manager::{About, Manager};
 use crate::{procs, sys};
 use crossbeam_channel::bounded;
-use data_dir::{OwnedDataDir, PATIENCE};
+use data_dir::{LOCK_TIMEOUT, OwnedDataDir};
 use event_loop::{EventLoop, log_panics};
 use events::Event;
 use gate::{Gate, Owners, TcpGate};
@@ -196,7 +196,7 @@ fn bind(port: u16) -> Result<Listener, Error> {
     let error = loop {
         match Listener::tcp(SocketAddr::from((Ipv4Addr::LOCALHOST, port))) {
             Ok(listener) => return Ok(listener),
-            Err(error) if error.kind() == io::ErrorKind::AddrInUse && begun.elapsed() < PATIENCE => {
+            Err(error) if error.kind() == io::ErrorKind::AddrInUse && begun.elapsed() < LOCK_TIMEOUT => {
                 std::thread::sleep(Duration::from_millis(10));
             }
             Err(error) => break error,

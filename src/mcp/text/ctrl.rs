@@ -13,7 +13,7 @@ use std::fmt::Write;
 use std::time::Duration;
 
 /// Budget for the lines of a fresh process, in bytes.
-const ROOM: usize = 4000;
+const LINES_BUDGET: usize = 4000;
 
 pub fn text(control: &Control) -> String {
     let Control { action, run, stopped, verdict, cursor, .. } = control;
@@ -102,7 +102,7 @@ fn ended_lines(verdict: &StartOutcome) -> (Body, Option<String>) {
     let mut rows: Vec<String> = Vec::new();
     for (stream, lines) in [("stderr", &verdict.errors), ("stdout", &verdict.lines)] {
         let first = body.rows + 1;
-        body.append(lines::body_of(&lines::selected(lines), ROOM / 2));
+        body.append(lines::body_of(&lines::selected(lines), LINES_BUDGET / 2));
         match body.rows {
             last if last < first => {}
             last if last == first => rows.push(format!("{stream}: line {first}")),
@@ -115,13 +115,13 @@ fn ended_lines(verdict: &StartOutcome) -> (Body, Option<String>) {
 /// The first lines of what runs and the last ones, and how many there are between.
 fn first_lines(verdict: &StartOutcome) -> (Body, Option<String>) {
     let lines = lines::selected(verdict.lines.iter().chain(&verdict.last));
-    let whole = lines::body_of(&lines, ROOM);
+    let whole = lines::body_of(&lines, LINES_BUDGET);
     if verdict.last.is_empty() && whole.count == lines.len() {
         return (whole, None);
     }
     let middle = if verdict.last.is_empty() { lines.len() / 2 } else { verdict.lines.len() };
     let (first, last) = lines.split_at(middle);
-    let (mut body, last) = (first_that_fit(first, ROOM / 2), lines::body_of(last, ROOM / 2));
+    let (mut body, last) = (first_that_fit(first, LINES_BUDGET / 2), lines::body_of(last, LINES_BUDGET / 2));
     let left_out = verdict.left_out + (lines.len() - body.count - last.count) as u64;
     let words = (left_out > 0).then(|| format!("{} left out after line {}", lines_in_words(left_out), body.rows));
     body.append(last);

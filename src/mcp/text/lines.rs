@@ -8,7 +8,7 @@ use crate::output::query::Selected;
 use crate::output::view::{self, mark};
 
 /// Characters of one line, unless few were asked for.
-const LINE: usize = 500;
+const LINE_MAX: usize = 500;
 /// Bytes that ` ⟦×10000⟧` takes.
 const TIMES: usize = 15;
 /// Bytes of the marks at a line that is cut: its run, a missing beginning, how much is left out, that it is unfinished.
@@ -53,7 +53,7 @@ struct Row<'a> {
 /// for is to be read.
 pub fn longest(count: usize, room: usize) -> usize {
     const MARKS_AND_NAME: usize = 80;
-    (room / count.max(1)).saturating_sub(MARKS_AND_NAME).max(LINE)
+    (room / count.max(1)).saturating_sub(MARKS_AND_NAME).max(LINE_MAX)
 }
 
 /// The newest of `lines` that fit into `room` bytes, of each at most `longest` characters, with the name of their process
@@ -109,7 +109,7 @@ pub fn body(lines: &[Selected], names: &[String], longest: usize, room: usize) -
 
 /// The same for lines of one run.
 pub fn body_of(lines: &[Selected], room: usize) -> Body {
-    body(lines, &[], LINE, room)
+    body(lines, &[], LINE_MAX, room)
 }
 
 /// Lines of one run as those of a source.
@@ -165,12 +165,12 @@ mod tests {
         let mut lines = vec![line(1, "first")];
         lines.extend((0..37).map(|_| line(1, "again")));
         lines.extend([line(1, "last"), line(1, ""), line(1, " "), line(1, "end")]);
-        let shown = body(&lines, &[], LINE, 1000);
+        let shown = body(&lines, &[], LINE_MAX, 1000);
         assert_eq!((shown.count, shown.rows), (42, 5));
         assert_eq!(shown.text, "first\nagain \u{27e6}×37\u{27e7}\nlast\n\nend\n", "empty lines need no number");
-        let long = ["x", "y", "y"].map(|end| line(1, &("a".repeat(LINE) + end)));
-        assert_eq!(body(&long, &[], LINE, 9000).rows, 2, "what is equal only as far as it is shown is not equal");
-        let shown = body(&lines[..39], &[], LINE, 30);
+        let long = ["x", "y", "y"].map(|end| line(1, &("a".repeat(LINE_MAX) + end)));
+        assert_eq!(body(&long, &[], LINE_MAX, 9000).rows, 2, "what is equal only as far as it is shown is not equal");
+        let shown = body(&lines[..39], &[], LINE_MAX, 30);
         assert_eq!((shown.count, shown.text.as_str()), (38, "again \u{27e6}×37\u{27e7}\nlast\n"));
     }
 
@@ -178,7 +178,7 @@ mod tests {
     fn lines_of_several_processes_have_their_names_and_a_new_run_is_marked() {
         let mut lines = vec![line(1, "old"), line(3, "other"), line(2, "new"), line(2, "new")];
         lines[1].source = 1;
-        let shown = body(&lines, &["web".into(), "a: b".into()], LINE, 1000);
+        let shown = body(&lines, &["web".into(), "a: b".into()], LINE_MAX, 1000);
         assert_eq!(shown.text, "web: old\n'a: b': other\nweb: \u{27e6}r2\u{27e7} new\nweb: new\n");
         assert_eq!((shown.runs.as_slice(), shown.rows), (&[(2, 3)][..], 4));
         let mut both = one(&line(1, "earlier").line, 100);

@@ -10,12 +10,12 @@ use crate::output::view::mark;
 use std::fmt::Write;
 
 /// Budget of a list, in bytes.
-const LIST: usize = 8000;
+const LIST_BUDGET: usize = 8000;
 /// Of one process, its newline included.
-const LINE: usize = 299;
+const ROW_MAX: usize = 299;
 /// Of its label, and of what else may be long.
-const LABEL: usize = 100;
-const PART: usize = 60;
+const LABEL_MAX: usize = 100;
+const PART_MAX: usize = 60;
 
 pub fn text(listing: &Listing) -> String {
     let rows = &listing.rows;
@@ -28,7 +28,7 @@ pub fn text(listing: &Listing) -> String {
     let (mut body, mut left_out, mut hidden) = (String::new(), 0, 0);
     for row in live.into_iter().chain(ended.into_iter().rev()) {
         let line = line(row);
-        if body.len() + line.len() > LIST {
+        if body.len() + line.len() > LIST_BUDGET {
             left_out += 1;
         } else {
             body.push_str(&line);
@@ -47,7 +47,7 @@ fn nothing(listing: &Listing) -> String {
     match &listing.elsewhere {
         Some((directory, others @ 1..)) => format!(
             " in {}; list without working_directory shows {others} in other directories",
-            names::bare(directory, LABEL)
+            names::bare(directory, LABEL_MAX)
         ),
         _ => "; nothing has been started yet".into(),
     }
@@ -56,7 +56,7 @@ fn nothing(listing: &Listing) -> String {
 fn line(row: &Row) -> String {
     let process = &row.process;
     let is_live = process.state.is_live();
-    let mut line = format!("{}: {}", names::bare(&process.label, LABEL), process.state.name());
+    let mut line = format!("{}: {}", names::bare(&process.label, LABEL_MAX), process.state.name());
     if process.start_time.is_some() && !process.run.is_empty() {
         let _ = write!(line, " {}{}", age(row.age_ms), if is_live { "" } else { " ago" });
     }
@@ -72,17 +72,17 @@ fn line(row: &Row) -> String {
         process.memory_bytes.map(size),
         process.lines.map(lines_in_words),
         (process.log_bytes > 0).then(|| format!("logs {}", size(process.log_bytes))),
-        process.error.as_ref().map(|error| names::bare(error, PART)),
+        process.error.as_ref().map(|error| names::bare(error, PART_MAX)),
         (!process.label.ends_with(&default_label)).then(|| command(process)),
     ];
     // What does not fit is left out whole, so that none is cut where another could begin.
     for part in parts.into_iter().flatten() {
-        if line.len() + part.len() + ", \n".len() <= LINE {
+        if line.len() + part.len() + ", \n".len() <= ROW_MAX {
             let _ = write!(line, ", {part}");
         }
     }
     let start = format!(" {} ", mark("last line"));
-    let room = LINE.saturating_sub(line.len() + start.len() + "…\n".len());
+    let room = ROW_MAX.saturating_sub(line.len() + start.len() + "…\n".len());
     if !process.last_line.is_empty() && room > 20 {
         let end = process.last_line.floor_char_boundary(room);
         let more = if end < process.last_line.len() { "…" } else { "" };
@@ -93,8 +93,8 @@ fn line(row: &Row) -> String {
 }
 
 fn command(process: &Process) -> String {
-    let command = names::bare(&os_text::quote(&process.command), PART);
-    format!("{command} in {}", names::bare(&process.working_directory, PART))
+    let command = names::bare(&os_text::quote(&process.command), PART_MAX);
+    format!("{command} in {}", names::bare(&process.working_directory, PART_MAX))
 }
 
 #[cfg(test)]

@@ -17,7 +17,7 @@ use crate::output::lines::Line;
 use crate::output::query::{Query, Selection, Unfinished};
 use crate::output::scope::{Parts, RunSlice, Scope, Source};
 use crate::output::select::select;
-use crate::output::wait::{self, LONGEST, Until, WaitOutcome};
+use crate::output::wait::{self, Until, WAIT_MAX, WaitOutcome};
 use crate::sys;
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -26,14 +26,14 @@ use std::time::{Duration, Instant};
 
 /// How long a new process is watched when the caller did not say what to wait for: most of what fails at once fails in this
 /// time.
-const SETTLING: Duration = Duration::from_millis(300);
+const SETTLE_TIME: Duration = Duration::from_millis(300);
 /// How long to wait after a match: what a server says of itself comes in several lines, and the first one to say
 /// `ready` is seldom the one with the address.
-const BANNER: Duration = Duration::from_millis(50);
+const BANNER_TIME: Duration = Duration::from_millis(50);
 /// Lines of the beginning, and of the end, that are shown of a fresh process.
-const FIRST: usize = 15;
+const SHOWN_LINES: usize = 15;
 /// So much of the beginning is looked at for URLs, in lines and bytes.
-const LOOKED_AT: (usize, usize) = (1000, 256 << 10);
+const URL_SEARCH_MAX: (usize, usize) = (1000, 256 << 10);
 
 /// What `ctrl` did.
 pub struct Control {
@@ -272,7 +272,7 @@ fn verdict(
 ) -> Result<StartOutcome, Error> {
     let begun = Instant::now();
     let is_told = until.is_some() || request.timeout.is_some();
-    let limit = if is_told { request.timeout().min(LONGEST) } else { SETTLING };
+    let limit = if is_told { request.timeout().min(WAIT_MAX) } else { SETTLE_TIME };
     let start = Cursor::of(Place { run: run.id, stream: Stream::Combined, offset: 0, open: [None; 2] });
     let scope = Scope::of_run(context.manager, run.clone());
     // Of what goes into the background the first process ends at once, and only a caller that waits for a line of the
@@ -283,15 +283,15 @@ fn verdict(
         |until: &Until, limit| wait::wait(&scope, Stream::Combined, &start, until, limit, with_leader, &context.caller);
     let outcome = wait_for(&until, limit)?;
     if outcome == WaitOutcome::Matched {
-        wait_for(&Until::Ended, BANNER)?;
+        wait_for(&Until::Ended, BANNER_TIME)?;
     }
     let took = begun.elapsed();
-    let (lines, most_bytes) = LOOKED_AT;
+    let (lines, most_bytes) = URL_SEARCH_MAX;
     let parts = whole(run);
     let head =
         Query { is_forward: true, unfinished: Unfinished::Held, most_bytes, ..Query::tail(Stream::Combined, lines) };
     let head = select(&parts, &head, &context.caller)?;
-    let tail = select(&parts, &Query::tail(Stream::Combined, FIRST), &context.caller)?;
+    let tail = select(&parts, &Query::tail(Stream::Combined, SHOWN_LINES), &context.caller)?;
     let urls = urls::find(head.lines.iter().chain(&tail.lines).map(|selected| selected.line.text.as_slice()));
     let ports = usage(&[run]).remove(0).map_or(Vec::new(), |usage| usage.ports);
     let cursor = tail.cursor.clone().unwrap_or(start);
@@ -308,7 +308,7 @@ fn verdict(
         cursor,
     };
     if run.status().leader_ended.is_some() {
-        let last = |stream| select(&parts, &Query::tail(stream, FIRST), &context.caller).map(lines_of);
+        let last = |stream| select(&parts, &Query::tail(stream, SHOWN_LINES), &context.caller).map(lines_of);
         (verdict.lines, verdict.errors) = (last(Stream::Stdout)?, last(Stream::Stderr)?);
         return Ok(verdict);
     }
@@ -327,10 +327,10 @@ fn join(verdict: &mut StartOutcome, total: Option<u64>) {
     let behind = verdict.lines.last().map_or(0, |line| line.last + u64::from(line.is_finished));
     verdict.last.retain(|line| line.last >= behind);
     verdict.lines.append(&mut verdict.last);
-    if verdict.lines.len() > 2 * FIRST {
-        verdict.last = verdict.lines.split_off(verdict.lines.len() - FIRST);
-        let known = verdict.lines.len() - FIRST;
-        verdict.left_out = total.map_or(known as u64, |total| total.saturating_sub(2 * FIRST as u64));
-        verdict.lines.truncate(FIRST);
+    if verdict.lines.len() > 2 * SHOWN_LINES {
+        verdict.last = verdict.lines.split_off(verdict.lines.len() - SHOWN_LINES);
+        let known = verdict.lines.len() - SHOWN_LINES;
+        verdict.left_out = total.map_or(known as u64, |total| total.saturating_sub(2 * SHOWN_LINES as u64));
+        verdict.lines.truncate(SHOWN_LINES);
     }
 }

@@ -35,11 +35,11 @@ pub struct Row {
 }
 
 /// Lines that came since the status was written are counted only in so many bytes; the shim writes it once a second.
-const COUNTED: u64 = 16 << 20;
+const COUNT_MAX: u64 = 16 << 20;
 /// So much of the beginning is looked at for a URL, in bytes, stamps included.
-const BEGINNING: u64 = 32 << 10;
+const URL_SEARCH_MAX: u64 = 32 << 10;
 /// Of the last line, so much is looked at, in bytes.
-const LONGEST: usize = 4 << 10;
+const LINE_MAX: usize = 4 << 10;
 
 pub fn call(request: &ListRequest, context: &Context) -> Result<Listing, Error> {
     let directory = request.working_directory.as_deref();
@@ -89,7 +89,7 @@ fn url(run: &Arc<Run>, ports: &[u16]) -> Option<String> {
         return None;
     }
     let log = run.log(Stream::Combined).ok()?;
-    let mut head = vec![0; BEGINNING.min(log.end().saturating_sub(log.start())) as usize];
+    let mut head = vec![0; URL_SEARCH_MAX.min(log.end().saturating_sub(log.start())) as usize];
     let n = log.read_at(log.start(), &mut head).ok()?;
     let found = urls::find(head[..n].split(|byte| *byte == b'\n'));
     found.into_iter().filter(|url| !urls::is_foreign(url)).find(|url| port_of(url).is_some_and(|p| ports.contains(&p)))
@@ -108,11 +108,11 @@ fn log_tail(run: &Arc<Run>) -> LogTail {
     let log = run.log(Stream::Combined);
     // Not if it has been rotated past what is known: then it is unknown.
     let is_countable =
-        |log: &&Log| log.start() <= status.bytes[i] && log.end().saturating_sub(status.bytes[i]) <= COUNTED;
+        |log: &&Log| log.start() <= status.bytes[i] && log.end().saturating_sub(status.bytes[i]) <= COUNT_MAX;
     let recent = log.as_ref().ok().filter(is_countable);
     let recent = recent.and_then(|log| log.count_lines(status.bytes[i], log.end()).ok());
     let sizes = Stream::ALL.map(|stream| Log::size(run.dir.path(), stream));
-    let query = Query { longest: LONGEST, ..Query::tail(Stream::Combined, 3) };
+    let query = Query { longest: LINE_MAX, ..Query::tail(Stream::Combined, 3) };
     let lines = select(&ctrl::whole(run), &query, &Unattended).map_or(Vec::new(), |selection| selection.lines);
     // The very last one is often empty.
     let said = lines.iter().rev().map(|selected| view::shown(&selected.line.text)).find(|shown| !shown.text.is_empty());
@@ -125,8 +125,8 @@ fn log_tail(run: &Arc<Run>) -> LogTail {
 }
 
 fn shorten(text: &str) -> String {
-    const MOST: usize = 200;
-    match text.char_indices().nth(MOST) {
+    const LAST_LINE_MAX: usize = 200;
+    match text.char_indices().nth(LAST_LINE_MAX) {
         Some((end, _)) => format!("{}…", &text[..end]),
         None => text.into(),
     }

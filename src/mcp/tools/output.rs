@@ -17,15 +17,15 @@ use crate::output::pattern::Pattern;
 use crate::output::query::{Query, SEARCH, Selection, Unfinished};
 use crate::output::scope::{Parts, Scope};
 use crate::output::select::select;
-use crate::output::wait::{self, LONGEST, Until, WaitOutcome};
+use crate::output::wait::{self, Until, WAIT_MAX, WaitOutcome};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 /// A label of so many bytes is repeated in the next call.
-const SHORT: usize = 60;
+const REPEATED_LABEL_MAX: usize = 60;
 
 /// How long is searched, after a wait in vain, for a line that was there before it.
-const COURTESY: Duration = Duration::from_secs(1);
+const EARLIER_MATCH_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// What `output` read.
 pub struct Output {
@@ -96,7 +96,7 @@ impl Output {
             timeout: self.timeout,
             ..self.repeated.clone()
         };
-        if !self.is_merged && self.processes.iter().any(|process| process.label.len() > SHORT) {
+        if !self.is_merged && self.processes.iter().any(|process| process.label.len() > REPEATED_LABEL_MAX) {
             request.command_or_label = None; // then the cursor has to say it
         }
         params::as_call("output", &params::OUTPUT, &request)
@@ -186,7 +186,7 @@ pub fn call(request: OutputRequest, options: &ReadOptions, context: &Context) ->
             Some(after) => after.clone(),
             None => end(&scope.parts(None, None), &query)?,
         };
-        let limit = request.timeout().min(LONGEST);
+        let limit = request.timeout().min(WAIT_MAX);
         let outcome = wait::wait(&scope, query.stream, &from, &until, limit, false, &context.caller)?;
         if outcome == WaitOutcome::Matched && query.unfinished == Unfinished::HeldUnlessMatched {
             query.unfinished = Unfinished::Shown;
@@ -233,7 +233,7 @@ fn newest_match(
     stream: Stream,
     caller: &dyn Caller,
 ) -> Result<Option<Line>, Error> {
-    let deadline = Instant::now() + COURTESY;
+    let deadline = Instant::now() + EARLIER_MATCH_TIMEOUT;
     let query = Query { grep: Some(pattern.clone()), deadline, ..Query::tail(stream, 1) };
     let selection = select(&scope.parts(None, Some(end)), &query, caller)?;
     Ok(selection.lines.into_iter().last().map(|selected| selected.line))
@@ -287,10 +287,14 @@ fn processes(parts: &Parts) -> Vec<Process> {
 
 /// A label without the directory that all share, and not longer than a name should be.
 fn short(run: &Run) -> String {
-    const LONGEST: usize = 40;
+    const NAME_MAX: usize = 40;
     let directory = format!(" in {}", run.meta.working_directory.shown());
     let name = run.meta.label.strip_suffix(&directory).unwrap_or(&run.meta.label);
-    if name.chars().count() <= LONGEST { name.into() } else { name.chars().take(LONGEST - 1).chain(['…']).collect() }
+    if name.chars().count() <= NAME_MAX {
+        name.into()
+    } else {
+        name.chars().take(NAME_MAX - 1).chain(['…']).collect()
+    }
 }
 
 fn query(request: &OutputRequest, cursors: [Option<&Cursor>; 2]) -> Result<Query, Error> {
