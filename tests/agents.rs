@@ -1,5 +1,5 @@
-//! What an agent may believe of an answer, and what it would otherwise stumble over: other directories, labels that are
-//! taken, parameters that do nothing, lines that were there before.
+//! What an agent can rely on in an answer, and what would otherwise trip it up: other directories, labels that are in use,
+//! parameters that have no effect, lines that were there before.
 
 use crate::cursor::next_call;
 use crate::support::*;

@@ -1,5 +1,5 @@
-//! A program has the umask, the niceness, the signals, the limits and the control group of the shell where it was asked
-//! for, and not those of whatever started the server. Our own files are private, whatever the umask is.
+//! A program gets the umask, niceness, signal settings, limits and control group of the shell from which it was requested,
+//! not those of whatever started the server. Our own files are private, whatever the umask is.
 
 use crate::support::*;
 use serde_json::json;

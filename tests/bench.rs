@@ -1,4 +1,5 @@
-//! `make bench`: speed and memory, each beside something public that is measured in the same run. Prints, judges nothing.
+//! `make bench`: speed and memory, each next to something public that is measured in the same run. It prints figures and
+//! judges nothing.
 //!
 //! `BENCH_MB` is the size of the large log in MB (1000).
 #![allow(clippy::print_stdout)]

@@ -1,4 +1,4 @@
-//! The commands, as text and as JSON, and how a process is found again.
+//! The commands, with text and JSON output, and how a process is found again.
 
 use crate::support::*;
 use serde_json::{Value, json};
@@ -68,7 +68,7 @@ fn start_accepts_directory_environment_and_label() {
     let words =
         ["start", "--working-directory", "sub", "--environment", environment, "--label", "x", "sh", "-c", script];
     assert_eq!(json(&sandbox, &words)["label"], "x");
-    wait_until("its end", || sandbox.status(0)["state"] == "exited");
+    wait_until("its exit", || sandbox.status(0)["state"] == "exited");
     let sub = sandbox.work().join("sub").display().to_string();
     assert_eq!(stripped(&sandbox.runs()[0].join("stdout.log")), format!("a b|/changed|{sub}\n{sub}\n").into_bytes());
 }
@@ -110,10 +110,10 @@ fn a_restart_keeps_arguments_directory_environment_and_label() {
     let mut command =
         sandbox.command(&["start", "--label", "keep", "sh", "-c", "pwd; echo \"$KEPT\" \"$@\"", "", "a  b", ""]);
     finish(spawn(command.env("KEPT", "kept value")), DEADLINE).ok();
-    wait_until("its end", || sandbox.status(0)["state"] == "exited");
+    wait_until("its exit", || sandbox.status(0)["state"] == "exited");
     let mut restart = sandbox.command(&["restart", "keep"]);
     finish(spawn(restart.current_dir("/")), DEADLINE).ok();
-    wait_until("its end", || sandbox.status(1)["state"] == "exited");
+    wait_until("its exit", || sandbox.status(1)["state"] == "exited");
     let [first, second] = [0, 1].map(|i| stripped(&sandbox.runs()[i].join("stdout.log")));
     assert_eq!(first, second);
     assert_eq!(first, format!("{}\nkept value a  b \n", sandbox.work().display()).into_bytes());

@@ -1,4 +1,4 @@
-//! As PID 1 of a container: signals are passed on, programs end in order, nothing stays a zombie, the exit code is told.
+//! As PID 1 of a container: signals are passed on, programs end in order, no zombie remains, and the exit code is reported.
 #![cfg(target_os = "linux")]
 
 use crate::support::*;

@@ -28,7 +28,7 @@ fn twenty_kills_in_the_middle_of_output_lose_and_double_no_line() {
         sandbox.wait_for_server();
         assert!(signal(pid, libc::SIGKILL));
         kills += 1;
-        wait_until("its death", || !is_alive(pid));
+        wait_until("its exit", || !is_alive(pid));
         // Sometimes somebody else starts the next one, sometimes the wrapper has to.
         if kills % 2 == 0 {
             sandbox.run(&["serve", "--background", "-q"]);
@@ -57,7 +57,7 @@ fn a_process_that_exits_without_a_server_keeps_its_output_and_exit_code() {
     }
     let pid = sandbox.pid_of_server().unwrap();
     signal(pid, libc::SIGKILL);
-    wait_until("its death", || !is_alive(pid));
+    wait_until("its exit", || !is_alive(pid));
     std::fs::write(flag, "").unwrap();
     wait_until("the end of all", || (0..3).all(|i| sandbox.status(i)["state"] == "exited"));
     let _server = sandbox.serve();
@@ -87,7 +87,7 @@ fn a_server_killed_during_a_start_leaves_no_incomplete_run() {
     }
     let _server = sandbox.serve();
     // Alive and known are the same; those that had an answer are among them.
-    wait_until("shims that had just been born", || {
+    wait_until("shims that had just started", || {
         let listed = sandbox.listed();
         let processes = listed.as_array().unwrap();
         let running = processes.iter().filter(|p| p["status"] == "running").count();
@@ -116,7 +116,7 @@ fn a_command_whose_server_dies_before_it_answers_is_run_exactly_once() {
         // The one that took its place, unless it was not needed.
         if let Some(pid) = sandbox.pid_of_server() {
             signal(pid, libc::SIGKILL);
-            wait_until("its death", || !is_alive(pid));
+            wait_until("its exit", || !is_alive(pid));
         }
     }
     let expected: Vec<String> = (0..20).map(|i| i.to_string()).collect();
@@ -297,7 +297,7 @@ fn a_stop_that_comes_while_a_shim_is_being_born_is_heard() {
     let sandbox = Sandbox::new();
     let server = sandbox.serve();
     sandbox.run(&["--label", "web", "true"]).ok();
-    wait_until("its end", || sandbox.status(0)["state"] == "exited");
+    wait_until("its exit", || sandbox.status(0)["state"] == "exited");
     drop(server);
     // The same again, as its server left it when it was killed: the lock is the shim's, who does not listen yet.
     let run = sandbox.runs().remove(0);

@@ -1,4 +1,4 @@
-//! Cursors: only what came later, never a line twice, never one missed, whatever happens in between.
+//! Cursors return only later output: no line twice, none missed, whatever happens in between.
 
 use crate::support::*;
 use serde_json::{Value, json};
@@ -139,7 +139,7 @@ fn a_cursor_of_a_removed_run_goes_on_with_those_that_came_after_it() {
     // So many that the first run of `p` is removed.
     for _ in 0..50 {
         sandbox.run(&["start", "--label", "many", "true"]).ok();
-        wait_until("its end", || sandbox.run(&["output", "many", "--wait-for", "x", "--timeout", "5"]).code == 1);
+        wait_until("its exit", || sandbox.run(&["output", "many", "--wait-for", "x", "--timeout", "5"]).code == 1);
     }
     wait_until("the clean-up", || !sandbox.runs().iter().any(|run| run.to_string_lossy().contains("000001.")));
     let (lines, _, answer) = read(&sandbox, &["--after", &cursor, "p"]);
@@ -176,7 +176,7 @@ fn an_open_line_far_above_the_end_is_known_to_the_cursor_and_comes_whole() {
     assert!(cursor.contains(".o0"), "{cursor}");
     assert!(answer["output"][4].as_str().unwrap().ends_with("Z Compiling"), "an open line is the newest: {answer}");
     input(&sandbox, "p", "");
-    wait_until("its end", || sandbox.status(0)["state"] == "exited");
+    wait_until("its exit", || sandbox.status(0)["state"] == "exited");
     assert_eq!(read(&sandbox, &["--after", cursor, "p"]).0, ["Compiling done"]);
     let last = sandbox.run(&["output", "p", "-n", "1"]).ok().out();
     assert!(last.ends_with("Z Compiling done\n"), "its beginning is looked up: {last}");
@@ -257,7 +257,7 @@ fn paging_back_works_over_several_runs_and_several_processes() {
     let begin = json!({"command_or_label": "a", "after": "r1.combined.0"});
     for label in ["a", "b"] {
         sandbox.run(&["restart", label]).ok();
-        wait_until("its end", || read(&sandbox, &[label]).0.len() == 300);
+        wait_until("its exit", || read(&sandbox, &[label]).0.len() == 300);
     }
     let mut arguments = begin;
     arguments["lines"] = json!(70);
@@ -288,7 +288,7 @@ fn paging_back_to_a_cursor_includes_a_process_that_had_exited_there_and_was_rest
         let cursor = sandbox.run(&["--format", "json", "output", name]).ok().json()["cursor"].clone();
         let run = sandbox.runs().len();
         sandbox.run(&["restart", "ends"]).ok();
-        wait_until("its end", || sandbox.status(run)["state"] == "exited" && read(&sandbox, &["ends"]).0.len() == 300);
+        wait_until("its exit", || sandbox.status(run)["state"] == "exited" && read(&sandbox, &["ends"]).0.len() == 300);
         let work = sandbox.work();
         let first = json!({"command_or_label": name, "working_directory": work, "after": cursor, "lines": 70});
         let expected: Vec<String> = (1..=300).map(|i| format!("line {i}")).collect();

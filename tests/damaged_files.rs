@@ -159,7 +159,7 @@ fn runs_go_on_in_a_data_directory_that_is_moved() {
     on(&["serve", "--background", "-q"]).ok();
     assert!(on(&["list"]).ok().out().contains(&pid.to_string()));
     fs::write(sandbox.work().join("end-web"), "").unwrap();
-    wait_until("its end", || on(&["list"]).ok().out().contains("exited, exit code 42"));
+    wait_until("its exit", || on(&["list"]).ok().out().contains("exited, exit code 42"));
     on(&["shutdown"]).ok();
     fs::rename(&elsewhere, sandbox.data()).unwrap();
 }

@@ -1,5 +1,5 @@
-//! What becomes of a run whose disk goes bad, or whose logs are emptied, moved or replaced: what is known is told, what is
-//! written later is whole, and what is missing is said.
+//! Runs whose disk fails, or whose logs are emptied, moved or replaced: what is known is reported, what is written later is
+//! complete, and what is missing is reported as missing.
 
 use crate::support::*;
 use std::fs;
@@ -51,7 +51,7 @@ fn a_status_that_could_not_be_written_is_reported_and_written_when_the_disk_acce
     let run = sandbox.runs()[0].clone();
     spoil(&run);
     let error = || user.run(&["--format", "json", "list"]).ok().json()["processes"][0]["error"].clone();
-    wait_until("list to say so", || error().as_str().is_some_and(|e| e.starts_with("its status cannot be written")));
+    wait_until("list to report it", || error().as_str().is_some_and(|e| e.starts_with("its status cannot be written")));
     user.run(&["stop", "web"]).ok();
     assert_eq!(sandbox.status(0)["state"], "running");
     for path in [run.join("status.json"), run.clone()] {
@@ -86,13 +86,13 @@ fn on_a_broken_disk_the_process_waits_which_is_reported_and_on_a_repaired_one_it
         wait_until("some lines", || shown() > 20);
         let Some(bad) = break_disk(&sandbox, error) else { return };
         let listed = || sandbox.listed()[0].clone();
-        wait_until("list to say so", || {
+        wait_until("list to report it", || {
             listed()["error"].as_str().is_some_and(|e| e.contains("output is blocked") && e.contains(words))
         });
         assert_eq!(listed()["status"], "running");
         drop(bad);
         let then = shown();
-        wait_until("it to go on", || shown() > then + 50);
+        wait_until("it to continue", || shown() > then + 50);
         fs::write(sandbox.work().join("enough"), "").unwrap();
         let ended = wrapper.end(DEADLINE);
         assert_eq!(ended.code, 42);
@@ -125,7 +125,7 @@ fn stop_on_bad_disk(error: &str, words: &str) {
     wait_until("some lines", || sandbox.runs().len() == 1 && sandbox.run(&["output", "web"]).out().lines().count() > 5);
     let Some(_bad) = break_disk(&sandbox, error) else { return };
     let listed = || sandbox.listed()[0].clone();
-    wait_until("list to say so", || !listed()["error"].is_null());
+    wait_until("list to report it", || !listed()["error"].is_null());
     sandbox.run(&["stop", "web"]).ok();
     let listed = listed();
     assert_eq!((&listed["status"], &listed["exit_code"]), (&"terminated".into(), &0.into()), "{listed}");

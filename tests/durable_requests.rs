@@ -1,5 +1,5 @@
-//! A stop or a restart that was asked for is carried out, once, whatever happens to the server; and nothing is stopped for
-//! a restart that cannot start it again.
+//! A requested stop or restart is carried out exactly once, whatever happens to the server; and nothing is stopped for a
+//! restart that could not start it again.
 
 use crate::support::*;
 use serde_json::{Value, json};
@@ -58,9 +58,9 @@ pub fn restarts_with_kills(rounds: u64) -> u64 {
         let is_refused = ended.code == 3;
         assert!(ended.code == 0 || is_refused, "round {round}: {ended:?}");
         sandbox.run(&["-q", "start", "--label", "other", "true"]);
-        wait_until("its last word", || orders(&sandbox).is_empty());
+        wait_until("the order to be carried out", || orders(&sandbox).is_empty());
         let expected = before + u64::from(!is_refused);
-        wait_until("one that lives", || live(&sandbox).len() == 1);
+        wait_until("one live process", || live(&sandbox).len() == 1);
         wrong += u64::from(births(&sandbox) != expected);
     }
     assert!(is_alive(wrapper.pid()), "the wrapper goes on with the new run");
@@ -253,7 +253,7 @@ fn a_stop_during_a_restart_does_not_hinder_what_the_next_server_finishes() {
     std::fs::write(sandbox.work().join("go"), "").unwrap();
     let _next = sandbox.serve();
     wait_until("the restart to be finished", || births(&sandbox) == 2 && live(&sandbox).len() == 1);
-    wait_until("its last word", || orders(&sandbox).is_empty());
+    wait_until("the order to be carried out", || orders(&sandbox).is_empty());
 }
 
 #[test]
@@ -262,12 +262,12 @@ fn a_fresh_run_whose_server_is_killed_replaces_the_old_one_exactly_once() {
     sandbox.script("slow", SLOW);
     sandbox.run(&["-q", "start", "--label", "web", "./slow"]).ok();
     for round in 0..6 {
-        wait_until("one that lives", || live(&sandbox).len() == 1);
+        wait_until("one live process", || live(&sandbox).len() == 1);
         let before = births(&sandbox);
         let words = ["-q", "run", "--fresh", "--on-exit", "detach", "--label", "web", "./slow"];
         let wrapper = Guard(kill_during(&sandbox, &words, Duration::from_millis(round * 70)));
         wait_until("its start", || births(&sandbox) == before + 1 && live(&sandbox).len() == 1);
-        wait_until("its last word", || orders(&sandbox).is_empty());
+        wait_until("the order to be carried out", || orders(&sandbox).is_empty());
         signal(wrapper.pid(), libc::SIGTERM);
         let ended = wrapper.end(DEADLINE);
         assert!(ended.stderr.is_empty(), "round {round}: {ended:?}");

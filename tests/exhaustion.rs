@@ -1,5 +1,5 @@
 //! Disks that are full, read-only or slow, directories that vanish, and a system without descriptors or processes: no
-//! process is killed for it, what is wrong is said, and when it is over everything goes on by itself.
+//! process is killed because of it, the problem is reported, and afterwards everything continues without help.
 
 use crate::support::*;
 use crate::torture::anonymous;
@@ -60,7 +60,7 @@ fn on_a_full_disk_the_process_waits_and_with_space_it_continues_without_loss() {
     fs::write(&ballast, vec![1; 3 << 20]).unwrap();
     let server = sandbox.serve();
     sandbox.run(&["start", "--label", "web", "sh", "-c", COUNT]).ok();
-    wait_until("the trouble", || {
+    wait_until("the I/O error to be reported", || {
         sandbox.listed()[0]["error"].as_str().is_some_and(|error| error.contains("No space left"))
     });
     assert_eq!(sandbox.listed()[0]["status"], "running");
@@ -76,7 +76,7 @@ fn on_a_full_disk_the_process_waits_and_with_space_it_continues_without_loss() {
     fs::remove_file(&ballast).unwrap();
     wait_until("it goes on", || sandbox.listed()[0]["error"].is_null());
     fs::write(sandbox.work().join("enough"), "").unwrap();
-    wait_until("its end", || sandbox.status(0)["state"] == "exited");
+    wait_until("its exit", || sandbox.status(0)["state"] == "exited");
     assert_eq!((&sandbox.status(0)["exit_code"], &sandbox.status(0)["lost_bytes"]), (&json!(42), &json!(null)));
     check_count(&sandbox.runs()[0].join("stdout.log"));
 }
@@ -87,7 +87,7 @@ fn a_stop_on_a_full_disk_finishes_and_reports_how_much_was_lost() {
     let Some(_disk) = SmallDisk::new(&sandbox, 1024) else { return };
     let _server = sandbox.serve();
     sandbox.run(&["start", "--label", "web", "yes"]).ok();
-    wait_until("the trouble", || !sandbox.listed()[0]["error"].is_null());
+    wait_until("the I/O error to be reported", || !sandbox.listed()[0]["error"].is_null());
     sandbox.run(&["stop", "web"]).ok();
     let status = sandbox.status(0);
     assert_eq!(status["state"], "terminated");
@@ -113,7 +113,7 @@ fn output_that_a_full_disk_never_accepted_is_reported_to_every_reader_and_is_a_f
     let follow = |words: &[&str]| Guard(sandbox.spawn(&[&["-q", "output", "web", "--follow"], words].concat()));
     wait_until("the process", || sandbox.listed()[0]["status"] == "running");
     let followers = [follow(&[]), follow(&["--grep", "^1$"])];
-    wait_until("the trouble", || !sandbox.listed()[0]["error"].is_null());
+    wait_until("the I/O error to be reported", || !sandbox.listed()[0]["error"].is_null());
     sandbox.run(&["stop", "web"]).ok();
     let lost = sandbox.status(0)["lost_bytes"].as_u64().unwrap();
     let ended = wrapper.end(DEADLINE);
@@ -144,7 +144,7 @@ fn a_file_size_limit_is_a_full_disk() {
     // In blocks of 512 bytes or of 1 KiB, as the shell has it.
     let server = serve_within(&sandbox, "ulimit -f 200");
     sandbox.run(&["start", "--label", "web", "sh", "-c", COUNT]).ok();
-    wait_until("the trouble", || {
+    wait_until("the I/O error to be reported", || {
         sandbox.listed()[0]["error"].as_str().is_some_and(|error| error.contains("File too large"))
     });
     let pid = sandbox.status(0)["pid"].as_i64().unwrap() as i32;
@@ -177,7 +177,7 @@ fn a_data_directory_that_cannot_be_written_is_reported_and_harms_no_running_proc
     let lines = sandbox.status(0)["lines"][0].as_u64().unwrap();
     wait_until("more lines", || sandbox.status(0)["lines"][0].as_u64() > Some(lines + 1000));
     fs::write(sandbox.work().join("enough"), "").unwrap();
-    wait_until("its end", || sandbox.status(0)["state"] == "exited");
+    wait_until("its exit", || sandbox.status(0)["state"] == "exited");
     user.run(&["shutdown"]).ok();
     let refused = user.run(&["list"]);
     assert_eq!(refused.code, 3);
@@ -268,12 +268,12 @@ fn without_descriptors_a_server_still_ends_in_order() {
     let sandbox = Sandbox::new();
     let descriptors = |server: &Guard| fs::read_dir(format!("/proc/{}/fd", server.pid())).unwrap().count();
     let server = sandbox.serve();
-    wait_until("nobody is connected", || sandbox.connections() == 0);
+    wait_until("no client to be connected", || sandbox.connections() == 0);
     let own = descriptors(&server);
     drop(server);
     let limit = own + 4; // as few connections as there may be at least
     let server = serve_within(&sandbox, &format!("ulimit -n {limit}"));
-    wait_until("nobody is connected", || descriptors(&server) == own);
+    wait_until("no client to be connected", || descriptors(&server) == own);
     // They say nothing and stay.
     let mut idle = Vec::new();
     while own + idle.len() < limit {
@@ -365,7 +365,7 @@ os.kill(os.getppid(), signal.SIGSTOP)
 for i in range(200): os.write(1, b'line %d\\n' % i)";
     sandbox.run(&["start", "--label", "web", "python3", "-c", script]).ok();
     let (pid, shim) = (sandbox.status(0)["pid"].as_i64().unwrap(), sandbox.status(0)["shim"].as_i64().unwrap());
-    wait_until("its end", || !is_alive(pid as i32));
+    wait_until("its exit", || !is_alive(pid as i32));
     signal(shim as i32, libc::SIGCONT);
     wait_until("the end of the run", || sandbox.status(0)["state"] == "exited");
     let expected: String = (0..200).map(|i| format!("line {i}\n")).collect();

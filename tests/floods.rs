@@ -1,4 +1,4 @@
-//! More output than anybody can read: it goes through unharmed, and nobody's memory grows with it.
+//! More output than anybody can read: it passes through undamaged, and no process's memory grows with it.
 
 use crate::torture::{flood, many_at_once, start_on_old_runs};
 

@@ -1,4 +1,4 @@
-//! `output --follow`: it shows what the same command without it shows at the end, and it ends when it is told to.
+//! `output --follow` shows what the same command without it shows at the end, and it ends when it is told to.
 
 use crate::support::*;
 use serde_json::json;

@@ -1,5 +1,5 @@
-//! Nothing that a program prints, is called or is asked to do passes for a word of ours in what a model reads: ours is
-//! the first line of an answer, a row of the list up to its mark, and what stands in ⟦ ⟧; all else is the program's.
+//! Nothing that a program prints, is called or is asked to do can pass for our own text in what a model reads: ours is the
+//! first line of an answer, a row of the list up to its mark, and what is in ⟦ ⟧; everything else is the program's.
 
 use crate::cursor::next_call;
 use crate::support::*;

@@ -1,4 +1,4 @@
-//! Who comes in, and what a client can cost.
+//! Which clients are let in, and what a client can cost.
 
 use crate::support::*;
 use serde_json::json;
@@ -102,7 +102,7 @@ fn at_the_limit_the_longest_idle_connection_is_closed_and_no_other_is_affected()
     let begun = Instant::now();
     sandbox.wait_for_server();
     assert!(begun.elapsed() < Duration::from_secs(5));
-    wait_until("the cap", || size_of_process(server.pid()).threads <= 140);
+    wait_until("the limit of connections", || size_of_process(server.pid()).threads <= 140);
     // The first ones were closed, the last ones are still open.
     let mut first = &idle[0];
     first.set_read_timeout(Some(DEADLINE)).unwrap();
@@ -112,7 +112,7 @@ fn at_the_limit_the_longest_idle_connection_is_closed_and_no_other_is_affected()
     last.write_all(&post("/mcp", sandbox.port, "", PING)).unwrap();
     assert_eq!(Http::read(&mut last).unwrap().status, 200);
     drop(idle);
-    wait_until("its threads to end", || size_of_process(server.pid()).threads <= 8);
+    wait_until("its threads to exit", || size_of_process(server.pid()).threads <= 8);
 }
 
 #[test]
@@ -127,8 +127,9 @@ fn waiting_requests_do_not_delay_others_and_end_when_their_client_disconnects() 
         stream
     };
     let waiting: Vec<UnixStream> = (0..110).map(|_| ask()).collect();
-    // More than may wait are told so at once. Who asks before all of these have been heard waits himself: he gives up.
-    wait_until("the cap of those who wait", || {
+    // Requests beyond the limit of waiting ones are refused at once. One that is sent before all of these were read waits, too:
+    // it gives up.
+    wait_until("the limit of waiting calls", || {
         let mut stream = ask();
         stream.set_read_timeout(Some(Duration::from_millis(500))).unwrap();
         Http::read(&mut stream)
@@ -138,7 +139,7 @@ fn waiting_requests_do_not_delay_others_and_end_when_their_client_disconnects() 
     sandbox.run(&["list"]).ok();
     assert!(begun.elapsed() < Duration::from_secs(5));
     drop(waiting);
-    wait_until("their places to be free", || size_of_process(server.pid()).threads <= 9);
+    wait_until("their slots to be free", || size_of_process(server.pid()).threads <= 9);
 }
 
 /// `persistproc` with a token in its environment.
@@ -182,11 +183,11 @@ fn with_a_token_no_request_to_the_port_is_served_without_it_on_any_path() {
     ] {
         assert_eq!(statuses(&refused), [401; 4], "{refused}");
     }
-    // A page is told that it is a page, and nothing of tokens.
+    // A web page is refused as a page, without a word about tokens.
     let page = format!("GET /mcp HTTP/1.1\r\nHost: evil.example\r\n{}\r\n", bearer(TOKEN));
     assert_eq!(sandbox.http(page.as_bytes()).status, 403);
 
-    // Our own commands come by the socket, which is this user's alone.
+    // Our own commands use the socket, which only this user can reach.
     sandbox.run(&["list"]).ok();
     let second = sandbox.run(&["serve", "--data-dir", &sandbox.root.join("other").display().to_string()]);
     assert!(second.stderr.contains(&format!("a persistproc server (PID {})", server.pid())), "{}", second.stderr);

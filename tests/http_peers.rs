@@ -1,5 +1,5 @@
 //! Our server with clients that we did not write, and our client with servers that we did not write. Those that are not
-//! here are skipped, and said to be.
+//! installed are skipped, which is printed.
 
 use crate::support::*;
 use serde_json::{Value, json};
@@ -228,7 +228,7 @@ fn sandbox_with_a_foreign_server() -> (Sandbox, ShortPath) {
     (sandbox, data)
 }
 
-/// None of our commands takes what answers at this socket for ours, hangs, or says more than a line.
+/// None of our commands mistakes what answers at this socket for our server, hangs, or prints more than one line.
 #[track_caller]
 fn is_not_mistaken_for_our_server(name: &str, sandbox: &Sandbox) {
     let check = |words: &[&str]| {
@@ -243,7 +243,7 @@ fn is_not_mistaken_for_our_server(name: &str, sandbox: &Sandbox) {
     // Side by side, because each may try for some seconds.
     std::thread::scope(|scope| COMMANDS.map(|words| drop(scope.spawn(|| check(words)))));
     assert!(sandbox.runs().is_empty());
-    // And it never keeps a server from coming up.
+    // And it never prevents a server from starting.
     sandbox.run(&["serve", "--background", "-q"]).ok();
     sandbox.run(&["start", "true"]).ok();
 }
@@ -343,15 +343,15 @@ fn servers_that_speak_no_http_or_broken_http_neither_hang_nor_crash_us() {
     for (name, text, is_endless) in [
         ("it closes at once", String::new(), false),
         ("SSH", "SSH-2.0-OpenSSH_9.6\r\n".into(), false),
-        ("zeros without end", "\0".repeat(4096), true),
-        ("headers without end", format!("HTTP/1.1 200 OK\r\n{}", "A: b\r\n".repeat(1000)), true),
-        ("100 Continue without end", "HTTP/1.1 100 Continue\r\n\r\n".repeat(100), true),
+        ("zeros that never ends", "\0".repeat(4096), true),
+        ("headers that never ends", format!("HTTP/1.1 200 OK\r\n{}", "A: b\r\n".repeat(1000)), true),
+        ("100 Continue that never ends", "HTTP/1.1 100 Continue\r\n\r\n".repeat(100), true),
         ("a huge length", format!("{ok}Content-Length: 18446744073709551615\r\n\r\n{{}}"), false),
         ("two lengths", format!("{ok}Content-Length: 2\r\nContent-Length: 3\r\n\r\n{{}}"), false),
-        ("a chunk that is none", format!("{ok}Transfer-Encoding: chunked\r\n\r\nxyz\r\n"), false),
+        ("an invalid chunk", format!("{ok}Transfer-Encoding: chunked\r\n\r\nxyz\r\n"), false),
         ("a chunk that is too large", format!("{ok}Transfer-Encoding: chunked\r\n\r\nFFFFFFFFFFFFFFFF\r\n"), false),
         (
-            "chunks without end",
+            "chunks that never ends",
             format!("{ok}Transfer-Encoding: chunked\r\n\r\n{}", "5\r\nabcde\r\n".repeat(9000)),
             true,
         ),

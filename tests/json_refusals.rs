@@ -1,5 +1,5 @@
-//! Refusals under `--format json`: for every command one document on stdout that says why, the same line on stderr as
-//! always, and the same exit code.
+//! Refusals with `--format json`: every command prints one document with the reason on stdout, the usual line on stderr, and
+//! has the usual exit code.
 
 use crate::support::*;
 use serde_json::{Value, json};

@@ -1,4 +1,4 @@
-//! Which lines of which runs of which processes; everything combines, by every door.
+//! Which lines of which runs of which processes; all selections combine, at every entry point.
 
 use crate::support::*;
 use serde_json::{Value, json};
@@ -117,12 +117,12 @@ fn a_cursor_of_several_processes_is_one_string_and_knows_new_ones() {
     assert!(cursor.ends_with("_n3") && !cursor.contains("r3."), "what has ended costs nothing: {cursor}");
     assert_eq!(lines_of(&sandbox, &["*", "--after", &cursor]), [""; 0]);
     sandbox.tool_ok("ctrl", json!({"action": "input", "command_or_label": "b", "text": "news"}));
-    wait_until("the news", || lines_of(&sandbox, &["b"]).len() == 2);
+    wait_until("the change to be noticed", || lines_of(&sandbox, &["b"]).len() == 2);
     sandbox.run(&["--label", "new", "echo", "I am new"]).ok();
     sandbox.run(&["restart", "a"]).ok();
     wait_until("the restart", || lines_of(&sandbox, &["a"]) == ["up"]);
     sandbox.run(&["restart", "ended"]).ok();
-    wait_until("its end", || lines_of(&sandbox, &["ended"]) == ["over"]);
+    wait_until("its exit", || lines_of(&sandbox, &["ended"]) == ["over"]);
     let mut lines = lines_of(&sandbox, &["*", "--after", &cursor]);
     lines.sort();
     assert_eq!(lines, ["a: up", "b: news", "ended: over", "new: I am new"]);

@@ -1,5 +1,5 @@
-//! JSON that is too deep, too large or too strange: an error of the protocol that keeps the id where there is one, or a
-//! text from which a model can correct itself. Never more of it than a model can read.
+//! JSON that is too deep, too large or too strange: an error of the protocol that keeps the id where there is one, or a text
+//! from which a model can correct itself. Never more text than a model can read.
 
 use crate::support::*;
 use serde_json::{Value, json};

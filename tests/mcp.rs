@@ -1,4 +1,4 @@
-//! MCP on the wire, byte by byte, as the specifications of 2024-11-05 to 2025-11-25 want it, and what both eras share.
+//! MCP on the wire, byte by byte, as the specifications from 2024-11-05 to 2025-11-25 require it, and what both eras share.
 
 use crate::support::*;
 use serde_json::{Value, json};

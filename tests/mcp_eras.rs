@@ -1,4 +1,4 @@
-//! The modern era on the wire, byte by byte, and how a request says to which era it belongs (2026-07-28, basic).
+//! The modern era on the wire, byte by byte, and how a request indicates its era (2026-07-28, basic).
 
 use crate::mcp::{CAPABILITIES, MODERN, VERSION, Wire, enveloped, has_null};
 use serde_json::{Value, json};
@@ -171,7 +171,7 @@ fn header_cases() -> Vec<HeaderCase> {
     vec![
         ("all is well", format!("{v}{m}"), list.clone(), 200, 0),
         (
-            "blanks and case of names",
+            "spaces and case of names",
             format!("mcp-protocol-version:  {MODERN}  \r\nMCP-METHOD: tools/list\r\n"),
             list.clone(),
             200,

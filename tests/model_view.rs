@@ -123,7 +123,7 @@ fn a_list_is_compact_and_has_all_that_matters() {
     assert_eq!(web["ports"], json!([port.parse::<u16>().unwrap()]));
     assert!(web["memory_bytes"].as_u64().unwrap() > 1_000_000 && web["lines"] == 2, "{web}");
     assert!(web["log_bytes"].as_u64().unwrap() > 50);
-    wait_until("its end", || sandbox.status(1)["state"] == "exited");
+    wait_until("its exit", || sandbox.status(1)["state"] == "exited");
     let text = sandbox.tool_ok("list", json!({}));
     let lines: Vec<&str> = text.lines().collect();
     assert_eq!(lines[0], "1 running, 2 ended");
@@ -209,7 +209,7 @@ fn follow_shows_several_processes_and_an_open_line_once() {
     let one = sandbox.spawn(&["output", "a", "--follow"]);
     let both = sandbox.spawn(&["output", "a,b", "--follow"]);
     // Both have read what there is and wait for more.
-    wait_until("two who wait", || sandbox.connections() >= 2);
+    wait_until("two waiting calls", || sandbox.connections() >= 2);
     for label in ["a", "b"] {
         sandbox.tool_ok("ctrl", json!({"action": "input", "command_or_label": label, "text": label}));
     }

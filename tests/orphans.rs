@@ -1,5 +1,5 @@
-//! What a killed shim leaves behind is found, told and stopped, whatever became of its environment, and nothing else is
-//! taken for it. And what goes on inside meanwhile: locks, and restarts while a server leaves.
+//! Processes left by a killed shim are found, reported and stopped, whatever happened to their environment, and nothing else
+//! is mistaken for them. Also what continues inside the server meanwhile: locks, and restarts while the server exits.
 
 use crate::support::*;
 use serde_json::json;
@@ -189,7 +189,7 @@ fn a_restart_in_progress_is_finished_before_the_server_exits_however_long_it_tak
     let log = || std::fs::read_to_string(sandbox.data().join("server.log")).unwrap();
     wait_until("the request", || std::fs::metadata(sandbox.runs()[0].join("ctl")).is_ok() && is_told(&sandbox));
     let mut leave = sandbox.spawn(&["shutdown", "--keep"]);
-    wait_until("the server leaves", || log().contains("asked to leave"));
+    wait_until("the server to begin its exit", || log().contains("asked to leave"));
     let begun = Instant::now();
     let has_left = wait_for("more than the grace and what is beyond", || {
         let has_left = leave.try_wait().unwrap().is_some();

@@ -1,5 +1,5 @@
-//! Other users of the machine, as real as root can play them: they come in neither by the port nor by the data directory,
-//! and hear nothing.
+//! Other users of the machine, as real as root can act them: they get in neither through the port nor through the data
+//! directory, and learn nothing.
 
 use crate::support::*;
 use serde_json::json;
@@ -277,7 +277,7 @@ fn connections_of_another_user_use_none_of_our_slots() {
     kept.write_all(&ping).unwrap();
     assert_eq!(Http::read(&mut kept).unwrap().status, 200);
     drop(others);
-    wait_until("their threads to end", || size_of_process(server.pid()).threads <= 8);
+    wait_until("their threads to exit", || size_of_process(server.pid()).threads <= 8);
 }
 
 /// Listens as another user at the port in turns, never longer than a moment, until it is told to stop; gives what it was

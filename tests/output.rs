@@ -165,7 +165,7 @@ fn an_unfinished_line_is_shown_and_given_again_when_it_is_whole() {
     let (combined, lines) = cursor("combined", Some(&combined));
     assert_eq!(lines, ["warning"], "what has not gone on since is not given a second time");
     input();
-    wait_until("its end", || sandbox.status(0)["state"] == "exited");
+    wait_until("its exit", || sandbox.status(0)["state"] == "exited");
     assert_eq!(cursor("combined", Some(&combined)).1, ["Continue? yes"]);
     assert_eq!(cursor("stdout", Some(&stdout)).1, ["Continue? yes"]);
 }
@@ -251,7 +251,7 @@ fn logs_are_bounded_and_what_is_kept_has_no_gap() {
     let sandbox = Sandbox::new();
     let mut command = sandbox.command(&["start", "--label", "p", "seq", "1", "400000"]);
     finish(spawn(command.env("PERSISTPROC_MAX_LOG_BYTES", "1000000")), DEADLINE).ok();
-    wait_until("its end", || sandbox.status(0)["state"] == "exited");
+    wait_until("its exit", || sandbox.status(0)["state"] == "exited");
     let run = sandbox.runs()[0].clone();
     for name in ["stdout.log", "stdout.log.1", "combined.log", "combined.log.1"] {
         let size = std::fs::metadata(run.join(name)).unwrap().len();
@@ -277,7 +277,7 @@ fn a_follower_for_which_the_run_does_not_wait_says_how_much_is_missing_and_fails
     let leases = || std::fs::read_dir(sandbox.runs()[0].join("readers")).map_or(0, Iterator::count);
     wait_until("it to follow", || leases() == 1);
     sandbox.tool_ok("ctrl", json!({"action": "input", "command_or_label": "p", "text": "go"}));
-    wait_until("its end", || sandbox.status(0)["state"] == "exited");
+    wait_until("its exit", || sandbox.status(0)["state"] == "exited");
     let mut text = String::new();
     out.read_to_string(&mut text).unwrap();
     let ended = finish(follower, DEADLINE);

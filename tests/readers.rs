@@ -1,5 +1,5 @@
-//! Nothing is lost on the way to a reader: what a wrapper or `output --follow` shows is whole, or it says that it is not
-//! and fails. With default settings, so more output than the logs keep.
+//! Nothing is lost on the way to a reader: what a wrapper or `output --follow` shows is complete, or it reports that it is
+//! not and fails. With default settings, and more output than the logs keep.
 
 use crate::support::*;
 use serde_json::json;
@@ -60,7 +60,7 @@ fn a_reader_that_starts_late_gets_all_and_the_program_waits_for_it_meanwhile() {
     let sandbox = Sandbox::new();
     let (wrapper, out) = held(&sandbox, &["-q", "sh", "-c", &numbers(MANY)]);
     assert!(trouble(&sandbox, 0).contains(&format!("PID {}", wrapper.pid())), "{}", trouble(&sandbox, 0));
-    wait_until("list to say so", || sandbox.run(&["list"]).ok().out().contains("waits for a reader"));
+    wait_until("list to report it", || sandbox.run(&["list"]).ok().out().contains("waits for a reader"));
     assert!(size(&sandbox.runs()[0]) <= 2 * (CAP + 64), "{}", size(&sandbox.runs()[0]));
     assert_eq!(check(out), (MANY, None));
     let ended = wrapper.end(DEADLINE);
@@ -73,7 +73,7 @@ fn a_reader_that_is_killed_or_exits_delays_nothing() {
     let sandbox = Sandbox::new();
     let (mut wrapper, _out) = held(&sandbox, &["-q", "sh", "-c", &numbers(MANY)]);
     wrapper.0.kill().unwrap();
-    wait_until("the program to end", || sandbox.status(0)["state"] == "exited");
+    wait_until("the program to exit", || sandbox.status(0)["state"] == "exited");
     assert_eq!(sandbox.status(0)["lines"][0], MANY);
     wait_until("its lease to be removed", || {
         sandbox.run(&["start", "true"]).ok();
@@ -159,7 +159,7 @@ fn what_is_being_read_is_kept_however_many_runs_end_meanwhile() {
     let sandbox = Sandbox::new();
     let mut wrapper = Guard(sandbox.spawn(&["-q", "sh", "-c", &format!("{}; exit 7", numbers(2000))]));
     let out = wrapper.0.stdout.take().unwrap();
-    wait_until("its end", || sandbox.runs().len() == 1 && sandbox.status(0)["state"] == "exited");
+    wait_until("its exit", || sandbox.runs().len() == 1 && sandbox.status(0)["state"] == "exited");
     for _ in 0..60 {
         sandbox.run(&["--label", "short", "true"]).ok();
     }

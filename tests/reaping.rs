@@ -1,4 +1,4 @@
-//! A server that a command started is the child of that command as long as both live: when it ends, it is reaped.
+//! A server that a command started is the child of that command as long as both live: when it exits, it is reaped.
 
 use crate::support::*;
 use serde_json::json;
@@ -31,16 +31,14 @@ fn kill_three_times(sandbox: &Sandbox, starter: i32, mut need_one: impl FnMut())
     for _ in 0..3 {
         let pid = server();
         assert!(signal(pid, libc::SIGKILL));
-        wait_until("its end", || !is_alive(pid));
+        wait_until("its exit", || !is_alive(pid));
         wait_until("the next server", || {
             need_one();
             sandbox.pid_of_server().is_some_and(|next| next != pid)
         });
         sandbox.wait_for_server();
     }
-    wait_until("no child that has ended and was not reaped", || {
-        children(starter).iter().all(|(state, _)| state != "Z")
-    });
+    wait_until("no zombie", || children(starter).iter().all(|(state, _)| state != "Z"));
     wait_until("no more threads than before", || threads(starter) <= before + 1);
 }
 

@@ -1,5 +1,5 @@
-//! What a program puts into the place of the files of its run delays no request: FIFOs, directories and links are seen for what
-//! they are, and what they stand for is told or done without.
+//! What a program puts in place of the files of its run delays no request: FIFOs, directories and links are recognised, and
+//! what the files would have held is reported as missing or is not needed.
 
 use crate::support::*;
 use serde_json::json;
@@ -50,7 +50,7 @@ fn no_request_is_delayed(what: &str, expected: &str) {
     let is_foreign =
         |i: usize| is_put_aside(i) || last(i).symlink_metadata().is_ok_and(|found| !found.is_file() || i == 4);
     for i in 0..FILES.len() {
-        wait_until("its files are others", || is_foreign(i) || last(i).file_name().unwrap() == "status.new");
+        wait_until("its files to be replaced", || is_foreign(i) || last(i).file_name().unwrap() == "status.new");
     }
     let read_all = || {
         assert_eq!(soon(&sandbox, &["list"]).ok().out().lines().count(), 1 + FILES.len() + 1);
@@ -60,7 +60,7 @@ fn no_request_is_delayed(what: &str, expected: &str) {
         assert!(soon(&sandbox, &["output", "whole"]).ok().out().ends_with("fine\n"));
     };
     read_all();
-    wait_until("its log to be begun anew", || soon(&sandbox, &["output", "p3"]).out().ends_with("done\n"));
+    wait_until("its log to be recreated", || soon(&sandbox, &["output", "p3"]).out().ends_with("done\n"));
     soon(&sandbox, &["stop", "p0"]).ok();
     drop(server);
     let _server = sandbox.serve();

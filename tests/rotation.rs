@@ -91,7 +91,7 @@ fn a_slow_reader_is_told_what_it_missed_and_gets_the_rest_without_a_gap() {
     wait_until("the first part", || sandbox.status(0)["lines"][0] == 5000);
     let cursor = output(&sandbox, &[])["cursor"].as_str().unwrap().to_string();
     sandbox.tool_ok("ctrl", json!({"action": "input", "command_or_label": "p", "text": ""}));
-    wait_until("its end", || sandbox.status(0)["state"] == "exited");
+    wait_until("its exit", || sandbox.status(0)["state"] == "exited");
     let answer = output(&sandbox, &["--after", &cursor, "--lines", "10000"]);
     assert!(answer["note"].as_str().unwrap().contains("bytes after the cursor are no longer kept"), "{answer}");
     assert_eq!(gap_free(&answer).last(), Some(&50_000));

@@ -1,5 +1,5 @@
-//! A run is named by its number and nothing else: no label can be taken for one, and a command that means a run never
-//! reaches another process.
+//! A run is named by its number only: no label can be mistaken for one, and a command that means a run never reaches another
+//! process.
 
 use crate::support::*;
 use serde_json::json;

@@ -1,5 +1,4 @@
-//! A search costs no more than it may: expressions and lines are bounded, and time and client are asked after every few
-//! lines.
+//! The cost of a search is bounded: expressions and lines have limits, and time and client are checked every few lines.
 
 use crate::support::*;
 use serde_json::{Value, json};
@@ -63,7 +62,7 @@ fn a_search_ends_when_its_client_goes() {
     wait_until("all of them", || threads() == searches.len());
     drop(waiting);
     let begun = Instant::now();
-    wait_until("their end", || threads() == 0);
+    wait_until("their exit", || threads() == 0);
     assert!(begun.elapsed() < Duration::from_secs(20), "{:?}", begun.elapsed());
 }
 

@@ -1,4 +1,4 @@
-//! What is in an environment is nobody else's business, and what agents put there is not the process's.
+//! What is in an environment is not shown to others, and what agents put there does not reach the process.
 
 use crate::support::*;
 use serde_json::json;
@@ -42,7 +42,7 @@ fn what_marks_an_agent_is_not_passed_on_unless_asked() {
     let start = |words: &[&str], label: &str| {
         from_an_agent(&sandbox, &[&["start", "--label", label], words, &["sh", "-c", "env; echo over"]].concat());
         let log = || std::fs::read(sandbox.runs().last().unwrap().join("stdout.log")).unwrap_or_default();
-        wait_until("its end", || log().ends_with(b" over\n"));
+        wait_until("its exit", || log().ends_with(b" over\n"));
         String::from_utf8(stripped(&sandbox.runs().last().unwrap().join("stdout.log"))).unwrap()
     };
     check(&start(&[], "a"), &AGENT, false);
@@ -67,7 +67,7 @@ fn a_server_started_by_an_agent_passes_nothing_of_it_on_to_what_others_start() {
             json!({"action": "start", "command_or_label": "env", "working_directory": sandbox.work(),
                 "environment": environment, "label": format!("e{}", sandbox.runs().len()), "wait_for": "PERSISTPROC_RUN"}),
         );
-        wait_until("its end", || sandbox.status(sandbox.runs().len() - 1)["state"] == "exited");
+        wait_until("its exit", || sandbox.status(sandbox.runs().len() - 1)["state"] == "exited");
         String::from_utf8(stripped(&sandbox.runs().last().unwrap().join("stdout.log"))).unwrap()
     };
     let seen = started(json!({}));

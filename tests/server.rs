@@ -1,4 +1,4 @@
-//! The server: one per data directory and port, and an orderly end.
+//! The server: one per data directory and port, and an orderly exit.
 
 use crate::support::*;
 use std::io::Read;
@@ -145,7 +145,7 @@ fn under_nohup_a_closed_terminal_does_not_end_it() {
     sandbox.run(&["start", "sh", "-c", "read never"]).ok();
     // And what it starts is not deaf to HUP for that.
     signal(sandbox.status(0)["pid"].as_i64().unwrap() as i32, libc::SIGHUP);
-    wait_until("the end of the process", || sandbox.status(0)["signal"] == 1);
+    wait_until("the process to exit", || sandbox.status(0)["signal"] == 1);
 }
 
 #[test]
@@ -245,7 +245,7 @@ fn a_data_directory_is_the_same_by_whatever_link_it_is_reached() {
     drop(server);
     // What a killed shim left behind is found by the name of the directory.
     signal(sandbox.status(0)["shim"].as_i64().unwrap() as i32, libc::SIGKILL);
-    wait_until("its death", || !is_alive(sandbox.status(0)["shim"].as_i64().unwrap() as i32));
+    wait_until("its exit", || !is_alive(sandbox.status(0)["shim"].as_i64().unwrap() as i32));
     let _server = sandbox.serve();
     let listed = finish(by_link(&["list"]), DEADLINE).ok().out();
     assert!(listed.contains("live on until") && listed.contains("running"), "{listed}");

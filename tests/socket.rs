@@ -1,4 +1,4 @@
-//! The socket in the data directory, by which our own commands find their server, whatever the directory is called and
+//! The socket in the data directory, through which our own commands find their server, whatever the directory is called and
 //! whatever was there before.
 
 use crate::support::*;

@@ -1,4 +1,4 @@
-//! Stopping ends everything below a process, however it tried to get away, and says what it took.
+//! Stopping ends everything below a process, however it tried to get away, and reports what was needed for that.
 
 use crate::support::*;
 use crate::torture::stop_forkers;
@@ -301,7 +301,7 @@ print('up', flush=True)
 ctypes.CDLL(None).pthread_exit(None)";
     sandbox.run(&["start", "--label", "tree", "python3", "-c", script]).ok();
     let leader = sandbox.status(0)["pid"].as_i64().unwrap() as i32;
-    wait_until("it seems to be dead", || sandbox.run(&["output", "tree"]).out().contains("up") && !is_alive(leader));
+    wait_until("it to look dead", || sandbox.run(&["output", "tree"]).out().contains("up") && !is_alive(leader));
     let tasks = || std::fs::read_dir(format!("/proc/{leader}/task")).map_or(0, Iterator::count);
     assert_eq!((tasks(), &sandbox.status(0)["state"]), (2, &json!("running")));
     let stopped = sandbox.run(&["stop", "--force", "tree"]).ok();
@@ -424,5 +424,5 @@ fn where_a_shim_may_not_adopt_what_double_forks_it_is_stopped_all_the_same() {
     stop(&sandbox, &[], &m);
     // The end of a program whose children have all ended is noticed.
     sandbox.run(&["--label", "short", "sh", "-c", "(sleep 0.2 &); exit 3"]);
-    wait_until("its end", || sandbox.status(1)["state"] == "exited");
+    wait_until("its exit", || sandbox.status(1)["state"] == "exited");
 }

@@ -1,5 +1,5 @@
-//! A server that is stopped (SIGSTOP), as a debugger or a tired person does it: commands say what they wait for and what
-//! helps, and wrappers outlast it.
+//! A server that is stopped (SIGSTOP), as by a debugger: commands report what they wait for and what helps, and wrappers
+//! outlast it.
 #![cfg(target_os = "linux")]
 
 use crate::support::*;
@@ -51,7 +51,7 @@ fn a_wrapper_continues_while_its_server_is_stopped_and_shows_what_is_printed() {
     let mut note = String::new();
     BufReader::new(wrapper.0.stderr.as_mut().unwrap()).read_line(&mut note).unwrap();
     std::fs::write(sandbox.work().join("enough"), "").unwrap();
-    wait_until("the end of the program", || sandbox.status(0)["state"] == "exited");
+    wait_until("the program to exit", || sandbox.status(0)["state"] == "exited");
     let begun = std::time::Instant::now();
     wait_until("longer than a wrapper tries to reach a server that is gone", || {
         assert!(is_alive(wrapper.pid()));

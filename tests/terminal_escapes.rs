@@ -1,5 +1,5 @@
-//! Names, directories and errors may hold what a terminal obeys, for they come from repositories, agents and files: they
-//! are shown escaped, whoever shows them. What a program prints comes as it is.
+//! Names, directories and errors may contain what a terminal obeys, because they come from repositories, agents and files:
+//! they are always shown escaped. What a program prints is passed on unchanged.
 
 use crate::support::*;
 use serde_json::json;

@@ -1,5 +1,5 @@
-//! Servers and commands of different versions: they say so, and the newer one takes the place of the older without
-//! touching a process.
+//! Servers and commands of different versions: they report it, and the newer server replaces the older one without touching
+//! a process.
 
 use crate::support::*;
 use serde_json::json;
@@ -170,7 +170,7 @@ fn a_killed_successor_is_followed_by_the_next_one() {
     let inode = || std::fs::metadata(sandbox.data().join("server.sock")).map_or(0, |socket| socket.ino());
     let before = inode();
     let killed = Guard(sandbox.spawn(&["serve", "-q"]));
-    wait_until("its socket in the place of the other", || inode() != before);
+    wait_until("its socket to replace the other", || inode() != before);
     drop(killed);
     let mut next = sandbox.spawn(&["serve", "--background", "-q"]);
     wait_until("a second socket", || {

@@ -1,4 +1,4 @@
-//! Waiting for output instead of sleeping: for a line, for silence, across a restart; and what a start comes to.
+//! Waiting for output instead of sleeping: for a line, for silence, across a restart; and how a start ended.
 
 use crate::support::*;
 use serde_json::{Value, json};

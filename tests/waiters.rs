@@ -1,4 +1,5 @@
-//! A call that waits: nobody else notices, nobody waits for a client that has gone, and nobody waits for ever.
+//! A call that waits: no other call is affected, the server does not wait for a client that has disconnected, and no call
+//! waits forever.
 
 use crate::support::*;
 use serde_json::{Value, json};
@@ -23,7 +24,7 @@ fn send(sandbox: &Sandbox, is_modern: bool, name: &str, arguments: Value) -> Tcp
     stream
 }
 
-/// Nothing has come back so far.
+/// Fails if there is an answer already.
 #[track_caller]
 fn assert_waits(stream: &TcpStream) {
     stream.set_nonblocking(true).unwrap();
@@ -39,7 +40,7 @@ fn connections(server: &Guard) -> usize {
     names.filter(|name| name.trim() == "http").count()
 }
 
-/// A process called `web` that repeats what it is told.
+/// A process with the label `web` that prints its input.
 fn start_echo(sandbox: &Sandbox) {
     let start =
         json!({"action": "start", "command_or_label": "cat", "working_directory": sandbox.work(), "label": "web"});
@@ -80,7 +81,7 @@ fn a_waiting_call_ends_when_its_client_disconnects_and_does_not_touch_the_proces
             wait_until("all of them", || connections(&server) == 4);
             drop((waiting, last));
             let begun = Instant::now();
-            wait_until("their end", || connections(&server) == 0);
+            wait_until("their exit", || connections(&server) == 0);
             assert!(begun.elapsed() < Duration::from_secs(20), "they did not wait until their time was over");
         }
     }
@@ -94,7 +95,7 @@ fn no_call_waits_longer_than_clients_do() {
     let sandbox = Sandbox::new();
     let _server = sandbox.serve();
     start_echo(&sandbox);
-    // Clients give up at 60 s: more than 45 is refused, with the bound.
+    // Clients give up after 60 s: more than 45 is refused, and the limit is named.
     for (name, action) in [("output", Value::Null), ("ctrl", json!("restart"))] {
         for seconds in [json!(46), json!(3600), json!(-1), json!("50")] {
             let arguments = json!({"action": action, "command_or_label": "web", "wait_for": "x", "timeout": seconds});
@@ -104,7 +105,7 @@ fn no_call_waits_longer_than_clients_do() {
             assert!(is_error && text.contains("45"), "{seconds}: {text}");
         }
     }
-    // What is allowed is kept to, and the answer says with what to go on.
+    // An allowed wait takes that long, and the answer has the cursor to continue with.
     let begun = Instant::now();
     let waited = sandbox.tool_ok("output", json!({"command_or_label": "web", "wait_for": "never", "timeout": 1}));
     assert!((1..30).contains(&begun.elapsed().as_secs()), "{:?}", begun.elapsed());
@@ -178,7 +179,7 @@ fn a_command_waits_longer_than_any_single_call_may() {
             "--timeout",
             "300",
         ]);
-        wait_until("five waits of 45 s that ended in vain", || cut.load(Ordering::Relaxed) >= 5);
+        wait_until("five waits of 45 s that timed out", || cut.load(Ordering::Relaxed) >= 5);
         std::fs::write(sandbox.work().join("go"), "").unwrap();
         let ended = finish(wait, DEADLINE);
         assert!(ended.ok().out().ends_with("Z ready\n"));
@@ -232,8 +233,8 @@ fn each_waiting_call_of_a_batch_uses_a_slot_and_returns_it() {
         assert!(!is_error || text.contains("too many requests are waiting"), "{text}");
         is_error
     };
-    // The question takes a place, too, for a moment in which a call of the batches may have been refused for it.
-    wait_until("no place left", || {
+    // This question uses a slot, too, for a moment in which a call of the batches may have been refused because of it.
+    wait_until("all slots to be used", || {
         let is_refused = is_refused();
         if !is_refused {
             batches.push(send(&sandbox, false, "output", wait(45)));
@@ -242,5 +243,5 @@ fn each_waiting_call_of_a_batch_uses_a_slot_and_returns_it() {
     });
     sandbox.tool_ok("output", json!({"command_or_label": "web"}));
     drop(batches);
-    wait_until("a place again", || !is_refused());
+    wait_until("a free slot", || !is_refused());
 }

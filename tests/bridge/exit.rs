@@ -66,7 +66,7 @@ fn it_exits_on_sigterm_and_when_its_host_is_gone() {
     let mut bridge = spawn(sandbox.command(&["mcp"]).stdin(Stdio::piped()));
     drop(bridge.stdout.take());
     let mut stdin = bridge.stdin.take().unwrap();
-    wait_until("its end", || {
+    wait_until("its exit", || {
         let _ = stdin.write_all(format!("{}\n", ping(json!(1))).as_bytes());
         bridge.try_wait().unwrap().is_some()
     });

@@ -1,4 +1,4 @@
-//! `persistproc mcp`: a host that speaks on pipes, and every way in which the server can fail it.
+//! `persistproc mcp`: a host that uses pipes, and every way in which the server can fail it.
 
 mod exit;
 mod messages;
@@ -117,7 +117,7 @@ fn pid_of_server(sandbox: &Sandbox) -> i32 {
 fn kill_server(sandbox: &Sandbox) {
     let pid = pid_of_server(sandbox);
     assert!(signal(pid, libc::SIGKILL));
-    wait_until("the end of the server", || !is_alive(pid));
+    wait_until("the server to exit", || !is_alive(pid));
 }
 
 #[test]
@@ -198,7 +198,7 @@ fn too_many_requests_at_once_are_refused_with_their_ids() {
     }
     // A cancelled one makes room.
     host.send(&cancelled(3));
-    wait_until("room for a request", || host.ask(&ping(json!(100))).get("result").is_some());
+    wait_until("space for a request", || host.ask(&ping(json!(100))).get("result").is_some());
     let (code, took, rest) = host.end();
     assert_eq!(code, 0);
     assert!(took < Duration::from_secs(5) && rest.is_empty(), "{took:?} {rest:?}");

@@ -16,11 +16,13 @@ fn five_thousand_connections_do_not_lock_out_others() {
         // Answered after those before it, so that the queue of the port has space again: a connection that finds it full
         // is only tried again after a second (tcp(7)). The last few hundred come without a pause, and fill it.
         if i % 100 == 99 && i < most - 400 {
-            victim.serves_others_at_once("thousands of connections");
+            victim.serves_others_promptly("thousands of connections");
         }
     }
-    victim.serves_others_at_once("5000 connections");
-    wait_until("the cap", || size_of_process(victim.server.pid()).threads <= 128 + victim.before.threads);
+    victim.serves_others_promptly("5000 connections");
+    wait_until("the limit of connections", || {
+        size_of_process(victim.server.pid()).threads <= 128 + victim.before.threads
+    });
     drop(idle);
     victim.is_as_before("5000 connections");
 }
@@ -29,7 +31,7 @@ fn five_thousand_connections_do_not_lock_out_others() {
 fn without_free_descriptors_it_waits_and_recovers() {
     let sandbox = Sandbox::new();
     let server = {
-        // Some of them are taken already, by what somebody forgot to close.
+        // Some of them are in use already, as if left open by mistake.
         let script = "exec 7</dev/null 8</dev/null 9</dev/null; ulimit -n 20; exec \"$0\" serve -q";
         Guard(spawn(sandbox.shell(script).current_dir("/")))
     };
@@ -40,7 +42,7 @@ fn without_free_descriptors_it_waits_and_recovers() {
         let answer = victim.sandbox.try_http(&post("/mcp", victim.port(), "", PING));
         answer.is_some_and(|answer| answer.status == 200)
     });
-    victim.serves_others_at_once("100 clients for 20 descriptors");
+    victim.serves_others_promptly("100 clients for 20 descriptors");
     drop(clients);
     victim.is_as_before("100 clients for 20 descriptors");
 }
@@ -60,7 +62,7 @@ fn clients_may_disconnect_at_any_byte_and_in_any_way() {
                 _ => {}
             }
             if way == "half" && end == chunked.len() {
-                assert_eq!(Http::read(&mut stream).unwrap().status, 200, "who says no more may still listen");
+                assert_eq!(Http::read(&mut stream).unwrap().status, 200, "a client that sends no more may still read");
             }
         }
         victim.is_as_before(&format!("clients that leave {way}"));
@@ -99,7 +101,7 @@ fn a_waiting_client_that_disconnects_frees_its_slot_within_a_second() {
             let mut stream = victim.connect();
             stream.write_all(&waits).unwrap();
             if i % 2 == 0 {
-                stream.write_all(&waits).unwrap(); // one that has said more, and is gone all the same
+                stream.write_all(&waits).unwrap(); // one that has sent more, and disconnects as well
             }
             stream
         })
@@ -110,12 +112,12 @@ fn a_waiting_client_that_disconnects_frees_its_slot_within_a_second() {
         stream.write_all(&waits).unwrap();
         Http::read(&mut stream).is_some_and(|answer| String::from_utf8_lossy(&answer.body).contains("too many"))
     };
-    wait_until("the last place to be taken", is_refused);
-    victim.serves_others_at_once("96 requests that wait");
+    wait_until("the last slot to be used", is_refused);
+    victim.serves_others_promptly("96 requests that wait");
     drop(clients);
     let begun = Instant::now();
     wait_until("all of them to be gone", || size_of_process(victim.server.pid()).threads <= before.threads);
-    // Whoever waits looks around twice a second; the rest is for a loaded machine.
+    // A waiting request checks its client twice a second; the rest is for a loaded machine.
     assert!(begun.elapsed() < Duration::from_secs(1), "{:?}", begun.elapsed());
 }
 

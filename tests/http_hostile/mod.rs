@@ -1,5 +1,5 @@
 //! Clients that are broken, careless or malicious. Whatever they send, leave out or hold back: the next good request is
-//! answered within 100 ms, and the threads, descriptors and memory of the server are what they were.
+//! answered within 100 ms, and the threads, descriptors and memory of the server are what they were before.
 
 mod framing;
 mod many_clients;
@@ -10,14 +10,14 @@ use crate::support::*;
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, Shutdown, TcpStream};
 use std::time::{Duration, Instant};
-/// How long a good request may take, whatever others do.
+/// Limit for a good request, whatever other clients do.
 const PROMPT: Duration = Duration::from_millis(100);
 
 /// What the server's memory may have grown by when it is quiet again: glibc keeps the stacks of ended threads for the next
 /// ones, of which those of 128 connections have touched some 24 KB each in a debug build.
 const MEMORY: u64 = 6 << 20;
 
-/// A server, and what it was like before anybody was unkind to it.
+/// A server, and its size before it was attacked.
 struct Victim {
     sandbox: Sandbox,
     server: Guard,
@@ -57,10 +57,10 @@ impl Victim {
         stream
     }
 
-    /// A client with good manners is served at once. Of several tries the best counts: a loaded machine may hold up any
-    /// of them, the server must not hold up all.
+    /// A well-behaved client is served promptly. The best of several tries counts: a loaded machine may delay any of them,
+    /// but the server must not delay all.
     #[track_caller]
-    fn serves_others_at_once(&self, after: &str) {
+    fn serves_others_promptly(&self, after: &str) {
         let mut best = DEADLINE;
         for _ in 0..50 {
             let begun = Instant::now();
@@ -76,10 +76,10 @@ impl Victim {
         panic!("after {after}: the next good request took {best:?}");
     }
 
-    /// And nothing is left of those without.
+    /// The same, and nothing is left of the other clients.
     #[track_caller]
     fn is_as_before(&self, after: &str) {
-        self.serves_others_at_once(after);
+        self.serves_others_promptly(after);
         let (pid, before) = (self.server.pid(), self.before);
         let begun = Instant::now();
         loop {
@@ -96,7 +96,7 @@ impl Victim {
     }
 }
 
-/// One answer that must look like ours: nothing for web pages, no detours.
+/// Reads one response, which must look like ours: no headers for web pages, no redirect.
 #[track_caller]
 fn read_answer(stream: &mut impl Read, after: &str) -> Option<Http> {
     let answer = Http::read(stream)?;

@@ -14,7 +14,7 @@ fn case(name: &'static str, bytes: impl Into<Vec<u8>>, statuses: &[u16]) -> Case
     Case { name, bytes: bytes.into(), statuses: statuses.to_vec() }
 }
 
-/// Everything that can be wrong with the first lines.
+/// Everything that can be wrong with a head.
 fn heads(port: u16) -> Vec<Case> {
     let host = format!("Host: 127.0.0.1:{port}\r\n");
     let get = |line: &str, headers: &str| format!("{line}\r\n{host}{headers}\r\n");
@@ -28,7 +28,7 @@ fn heads(port: u16) -> Vec<Case> {
         case("obs-fold", with("A: b\r\n c\r\n"), &[400]),
         case("obs-fold with a tab", with("A: b\r\n\tc\r\n"), &[400]),
         case("a folded first header", format!("GET /health HTTP/1.1\r\n {host}\r\n"), &[400]),
-        case("a blank before the colon", with("A : b\r\n"), &[400]),
+        case("a space before the colon", with("A : b\r\n"), &[400]),
         case("no colon", with("A b\r\n"), &[400]),
         case("no name", with(": b\r\n"), &[400]),
         case("NUL in a value", with("A: b\0c\r\n"), &[400]),
@@ -36,9 +36,9 @@ fn heads(port: u16) -> Vec<Case> {
         case("NUL in the target", get("GET /health\0 HTTP/1.1", ""), &[400]),
         case("a control character in the target", get("GET /he\x07alth HTTP/1.1", ""), &[400]),
         case("a name that is not ASCII", with("\u{fc}: b\r\n"), &[400]),
-        case("a method that is none", get("G(T /health HTTP/1.1", ""), &[400]),
-        case("two blanks", get("GET  /health HTTP/1.1", ""), &[400]),
-        case("tabs for blanks", get("GET\t/health\tHTTP/1.1", ""), &[400]),
+        case("an invalid method", get("G(T /health HTTP/1.1", ""), &[400]),
+        case("two spaces", get("GET  /health HTTP/1.1", ""), &[400]),
+        case("tabs for spaces", get("GET\t/health\tHTTP/1.1", ""), &[400]),
         case("absolute form", get(&format!("GET http://127.0.0.1:{port}/health HTTP/1.1"), ""), &[400]),
         case("absolute form of another host", get("GET http://evil.example/health HTTP/1.1", ""), &[400]),
         case("authority form", get("CONNECT 127.0.0.1:22 HTTP/1.1", ""), &[400]),
@@ -46,14 +46,14 @@ fn heads(port: u16) -> Vec<Case> {
         case("HTTP/0.9", "GET /health\r\n", &[400]),
         case("HTTP/2.0", get("GET /health HTTP/2.0", ""), &[505]),
         case("the preface of HTTP/2", "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", &[505]),
-        case("a version that is none", get("GET /health HTTP/1.1x", ""), &[400]),
-        case("a version in small letters", get("GET /health http/1.1", ""), &[505]),
+        case("an invalid version", get("GET /health HTTP/1.1x", ""), &[400]),
+        case("a version in lower case", get("GET /health http/1.1", ""), &[505]),
         case("TLS", b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03".to_vec(), &[400]),
         case("SSH", "SSH-2.0-OpenSSH_9.6\r\n", &[400]),
         case("SOCKS", b"\x05\x02\x00\x01".to_vec(), &[400]),
         case("a dump of memory", vec![0xffu8; 30_000], &[400]),
         case("nothing but empty lines", "\r\n".repeat(5000), &[400]),
-        case("bare LF behind empty lines", format!("{}GET /health HTTP/1.1\nHost: x\n\n", "\r\n".repeat(6)), &[400]),
+        case("bare LF after empty lines", format!("{}GET /health HTTP/1.1\nHost: x\n\n", "\r\n".repeat(6)), &[400]),
         case(
             "another expectation",
             get("POST /mcp HTTP/1.1", "Content-Type: application/json\r\nContent-Length: 2\r\nExpect: coffee\r\n"),
@@ -70,8 +70,8 @@ fn large_heads(port: u16) -> Vec<Case> {
     vec![
         case("a head of 17 KB", with(&format!("A: {}\r\n", "x".repeat(17_000))), &[431]),
         case("a target of 20 KB", get(&format!("GET /{} HTTP/1.1", "x".repeat(20_000)), ""), &[431]),
-        case("a line without end", format!("GET /health HTTP/1.1\r\n{host}A: {}", "x".repeat(1 << 20)), &[431]),
-        case("a name without end", "x".repeat(1 << 20), &[431]),
+        case("a line that never ends", format!("GET /health HTTP/1.1\r\n{host}A: {}", "x".repeat(1 << 20)), &[431]),
+        case("a name that never ends", "x".repeat(1 << 20), &[431]),
         case("101 headers", with(&"A: b\r\n".repeat(101)), &[431]),
         case("100 000 headers", with(&"A: b\r\n".repeat(100_000)), &[431]),
     ]
@@ -98,7 +98,7 @@ fn unknown_targets(port: u16) -> Vec<Case> {
         "/mcp/.well-known/openid-configuration",
         "/favicon.ico",
     ];
-    cases.extend(paths.map(|path| case("a path that there is not", get(&format!("GET {path} HTTP/1.1"), ""), &[404])));
+    cases.extend(paths.map(|path| case("an unknown path", get(&format!("GET {path} HTTP/1.1"), ""), &[404])));
     let methods = ["GET", "PUT", "DELETE", "OPTIONS", "TRACE", "PATCH"];
     cases.extend(methods.map(|method| case("a method", get(&format!("{method} /mcp HTTP/1.1"), ""), &[405])));
     cases
@@ -120,7 +120,7 @@ fn bodies(port: u16) -> Vec<Case> {
         case("two lengths", with("Content-Length: 2\r\nContent-Length: 3\r\n", "{}"), &[400]),
         case("length and chunks", with("Content-Length: 2\r\nTransfer-Encoding: chunked\r\n", "0\r\n\r\n"), &[400]),
         case("chunks and length", with("Transfer-Encoding: chunked\r\nContent-Length: 5\r\n", "0\r\n\r\n"), &[400]),
-        case("a blank before the colon", with("Content-Length : 2\r\n", "{}"), &[400]),
+        case("a space before the colon", with("Content-Length : 2\r\n", "{}"), &[400]),
         case("a length that is folded", with("Content-Length:\r\n 2\r\n", "{}"), &[400]),
         case("chunks twice", with("Transfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n", "0\r\n\r\n"), &[400]),
         case("chunks in HTTP/1.0", chunks("0\r\n\r\n").replace("HTTP/1.1", "HTTP/1.0"), &[400]),
@@ -132,7 +132,7 @@ fn bodies(port: u16) -> Vec<Case> {
         case("an extension with a CR", chunks("1;a\rb\r\nx\r\n0\r\n\r\n"), &[400]),
         case("a negative chunk", chunks("-1\r\n"), &[400]),
         case("a chunk with 0x", chunks("0x2\r\n{}\r\n0\r\n\r\n"), &[400]),
-        case("a chunk with a blank", chunks("2 \r\n{}\r\n0\r\n\r\n"), &[400]),
+        case("a chunk with a space", chunks("2 \r\n{}\r\n0\r\n\r\n"), &[400]),
         case("a chunk size and bare LF", chunks("2\n{}\r\n0\r\n\r\n"), &[400]),
         case("a chunk that is longer than it says", chunks("1\r\n{}\r\n0\r\n\r\n"), &[400]),
         case("a chunk that is shorter than it says", chunks("3\r\n{}\r\n0\r\n\r\n"), &[400]),
@@ -140,12 +140,12 @@ fn bodies(port: u16) -> Vec<Case> {
         case("trailers of 100 KB", chunks(&format!("0\r\n{}\r\n", "A: b\r\n".repeat(17_000))), &[431]),
         case("a trailer with bare LF", chunks("0\r\nA: b\n\r\n"), &[400]),
         // What a proxy might take for one request and we for two, or the other way round.
-        case("a request behind a body", length("2").clone() + &ping(port), &[400, 200]),
+        case("a request after a body", length("2").clone() + &ping(port), &[400, 200]),
         case("a request within the body", length(&(2 + ping(port).len()).to_string()) + &ping(port), &[400]),
-        case("a request behind chunks", chunks("2\r\n{}\r\n0\r\n\r\n") + &ping(port), &[400, 200]),
-        case("rubbish behind a body", length("2") + "rubbish\0\r\n\r\n", &[400, 400]),
-        case("no JSON", with("Content-Length: 1\r\n", "{"), &[400]),
-        case("no UTF-8", [with("Content-Length: 3\r\n", "").into_bytes(), b"\"\xff\"".to_vec()].concat(), &[400]),
+        case("a request after chunks", chunks("2\r\n{}\r\n0\r\n\r\n") + &ping(port), &[400, 200]),
+        case("rubbish after a body", length("2") + "rubbish\0\r\n\r\n", &[400, 400]),
+        case("not JSON", with("Content-Length: 1\r\n", "{"), &[400]),
+        case("not UTF-8", [with("Content-Length: 3\r\n", "").into_bytes(), b"\"\xff\"".to_vec()].concat(), &[400]),
         case("50 000 brackets", with("Content-Length: 50000\r\n", &"[".repeat(50_000)), &[400]),
     ]
 }
@@ -157,7 +157,7 @@ fn bad_framing_headers(port: u16) -> Vec<Case> {
     let length = |value: &str| with(&format!("Content-Length: {value}\r\n"), "{}");
     let mut cases = Vec::new();
     for value in ["", " ", "abc", "-1", "+2", "0x2", "2,2", "2, 2", "2 2", "2.0", "1e1", "\u{662}", "2;"] {
-        cases.push(case("a length that is none", length(value), &[400]));
+        cases.push(case("an invalid length", length(value), &[400]));
     }
     for value in [
         "gzip",
@@ -172,12 +172,12 @@ fn bad_framing_headers(port: u16) -> Vec<Case> {
         "\"chunked\"",
     ] {
         let headers = format!("Transfer-Encoding: {value}\r\n");
-        cases.push(case("an encoding that is none", with(&headers, "0\r\n\r\n"), &[400]));
+        cases.push(case("an invalid encoding", with(&headers, "0\r\n\r\n"), &[400]));
     }
     cases
 }
 
-/// What a page of a stranger can send.
+/// What a foreign web page can send.
 fn pages(port: u16) -> Vec<Case> {
     let own = format!("Host: 127.0.0.1:{port}\r\n");
     let request = |headers: String| format!("POST /mcp HTTP/1.1\r\n{headers}Content-Length: 2\r\n\r\n{{}}");
@@ -207,18 +207,18 @@ fn ping(port: u16) -> String {
 }
 
 /// A connection of either kind.
-trait Line: Read + Write {
-    /// Nothing more is sent.
+trait Stream: Read + Write {
+    /// Shuts down the sending side.
     fn end(&self);
 }
 
-impl Line for TcpStream {
+impl Stream for TcpStream {
     fn end(&self) {
         let _ = self.shutdown(Shutdown::Write);
     }
 }
 
-impl Line for UnixStream {
+impl Stream for UnixStream {
     fn end(&self) {
         let _ = self.shutdown(Shutdown::Write);
     }
@@ -226,7 +226,7 @@ impl Line for UnixStream {
 
 /// Sends what each case says, and compares the answers with those that it expects.
 #[track_caller]
-fn play<L: Line>(victim: &Victim, cases: Vec<Case>, connect: impl Fn() -> L) {
+fn play<S: Stream>(victim: &Victim, cases: Vec<Case>, connect: impl Fn() -> S) {
     let mut problems = Vec::new();
     for case in cases {
         let shown: String = String::from_utf8_lossy(&case.bytes).chars().take(200).collect();
@@ -234,7 +234,7 @@ fn play<L: Line>(victim: &Victim, cases: Vec<Case>, connect: impl Fn() -> L) {
         let mut stream = connect();
         let sent = stream.write_all(&case.bytes);
         let mut statuses = Vec::new();
-        // Who is refused hears no more; who is not keeps the connection until he ends it.
+        // A refused connection is closed; any other stays open until the client ends it.
         while let Some(answer) = read_answer(&mut stream, &what) {
             statuses.push(answer.status);
             let lines = answer.body.iter().filter(|&&b| b == b'\n').count();

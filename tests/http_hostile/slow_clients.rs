@@ -17,7 +17,7 @@ fn stalled(port: u16) -> Vec<(&'static str, Vec<u8>)> {
         ("before a chunk", format!("{head}Transfer-Encoding: chunked\r\n\r\n")),
         ("in the size of a chunk", format!("{head}Transfer-Encoding: chunked\r\n\r\n1")),
         ("in a chunk", format!("{head}Transfer-Encoding: chunked\r\n\r\n10\r\nabc")),
-        ("behind a chunk", format!("{head}Transfer-Encoding: chunked\r\n\r\n3\r\nabc")),
+        ("after a chunk", format!("{head}Transfer-Encoding: chunked\r\n\r\n3\r\nabc")),
         ("in its trailers", format!("{head}Transfer-Encoding: chunked\r\n\r\n0\r\nA: ")),
     ]
     .map(|(what, text)| (what, text.into_bytes()))
@@ -48,7 +48,7 @@ fn a_request_has_ten_seconds_and_slow_ones_delay_no_other() {
         });
         streams.push((format!("its {what} drips"), stream));
     }
-    victim.serves_others_at_once("stalled requests");
+    victim.serves_others_promptly("stalled requests");
     for (what, mut stream) in streams {
         if what.contains("100 Continue") {
             stream.read_exact(&mut [0; 25]).unwrap();
@@ -70,17 +70,17 @@ fn more_stalled_requests_than_slots_do_not_lock_out_others() {
             let mut stream = victim.connect();
             let _ = stream.write_all(&kinds[i % kinds.len()].1);
             if i % 100 == 0 {
-                victim.serves_others_at_once("some stalled requests");
+                victim.serves_others_promptly("some stalled requests");
             }
             stream
         })
         .collect();
-    victim.serves_others_at_once("400 stalled requests");
+    victim.serves_others_promptly("400 stalled requests");
     drop(stalled);
     victim.is_as_before("400 stalled requests");
 }
 
-/// Sends until the other side takes no more: then it waits for us to read.
+/// Sends until the other side accepts no more, because it waits for us to read. Returns the number of bytes sent.
 fn stuff(stream: &mut TcpStream, bytes: &[u8], most: usize) -> usize {
     stream.set_write_timeout(Some(Duration::from_millis(300))).unwrap();
     let mut sent = 0;
@@ -102,7 +102,7 @@ fn a_hundred_thousand_requests_of_a_client_that_never_reads_delay_no_other() {
     let many = request.repeat(1000);
     let sent = stuff(&mut stream, &many, 100 * many.len());
     assert!(sent > many.len(), "{sent}");
-    victim.serves_others_at_once("100 000 requests");
+    victim.serves_others_promptly("100 000 requests");
     let now = size_of_process(victim.server.pid());
     assert!(now.memory < victim.before.memory + MEMORY, "{:?} has become {now:?}", victim.before);
     // They are answered in their order, as far as they were sent, as soon as somebody reads.
@@ -130,7 +130,7 @@ fn more_clients_that_never_read_than_slots_do_not_lock_out_others() {
             stream
         })
         .collect();
-    victim.serves_others_at_once("160 clients who never read");
+    victim.serves_others_promptly("160 clients who never read");
     drop(deaf);
     victim.is_as_before("160 clients who never read");
 }

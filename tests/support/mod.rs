@@ -1,5 +1,5 @@
-//! What the tests share: a [`Sandbox`] per test (a port, a data directory, a working directory, and the certainty that nothing
-//! is left running), HTTP requests, processes, faults to inject, and programs to run.
+//! What the tests share: a [`Sandbox`] per test (a port, a data directory, a working directory, and a check that nothing is
+//! left running), HTTP requests, processes, faults to inject, and programs to run.
 
 mod another_user;
 mod faults;

@@ -102,7 +102,7 @@ pub fn kill_servers_under_load(kills: usize) -> Kills {
         std::thread::sleep(Duration::from_millis((i * 7 % 50) as u64));
         assert!(signal(pid, libc::SIGKILL));
         let killed = Instant::now();
-        wait_until("its death", || !is_alive(pid));
+        wait_until("its exit", || !is_alive(pid));
         // Sometimes somebody else starts the next one, sometimes a wrapper has to.
         if i % 2 == 0 {
             finish(spawn(&mut command(&["serve", "--background", "-q"])), DEADLINE);

@@ -1,5 +1,5 @@
-//! `make torture`: what `make test` does briefly, done for long, with its figures printed. Each is a function with a size;
-//! the short tests of the other files call the same ones.
+//! `make torture`: what `make test` does briefly, done for long, with figures printed. Each is a function with a size, which
+//! the short tests in the other files call as well.
 #![allow(clippy::print_stdout)]
 
 mod kills;

@@ -1,4 +1,4 @@
-//! `persistproc PROGRAM`: what goes in and what comes out is exactly what would without it.
+//! `persistproc PROGRAM`: input and output are exactly as they would be without it.
 
 mod readers_and_servers;
 mod terminal;

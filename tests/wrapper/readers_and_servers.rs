@@ -20,14 +20,14 @@ fn a_signal_is_handled_even_while_the_output_is_not_read() {
     let sandbox = Sandbox::new();
     let mut wrapper = stuck(&sandbox, &["run"]);
     signal(wrapper.pid(), libc::SIGTERM);
-    let status = wait_for("the wrapper to end", || wrapper.0.try_wait().unwrap());
+    let status = wait_for("the wrapper to exit", || wrapper.0.try_wait().unwrap());
     assert_eq!((status.code(), sandbox.status(0)["state"].as_str()), (Some(143), Some("running")));
 
     let mut wrapper = stuck(&sandbox, &["run", "--on-exit", "stop"]);
     signal(wrapper.pid(), libc::SIGTERM);
     wait_until("the process to be stopped", || sandbox.status(0)["state"] == "terminated");
     drop(wrapper.0.stdout.take());
-    assert_eq!(wait_for("the wrapper to end", || wrapper.0.try_wait().unwrap()).code(), Some(143));
+    assert_eq!(wait_for("the wrapper to exit", || wrapper.0.try_wait().unwrap()).code(), Some(143));
 }
 
 #[test]

@@ -48,7 +48,7 @@ impl AtTerminal {
     }
     fn end(self) -> i32 {
         let mut child = self.child;
-        wait_for("the wrapper to end", || child.0.try_wait().unwrap()).code().unwrap()
+        wait_for("the wrapper to exit", || child.0.try_wait().unwrap()).code().unwrap()
     }
 }
 
@@ -171,7 +171,7 @@ fn on_exit_stop_applies_even_when_the_terminal_closes_or_the_same_ctrl_c_ends_th
         wrapper.wait_for("up\r\n");
         let AtTerminal { mut child, terminal, .. } = wrapper;
         drop(terminal);
-        assert_eq!(wait_for("the wrapper to end", || child.0.try_wait().unwrap()).code(), Some(143));
+        assert_eq!(wait_for("the wrapper to exit", || child.0.try_wait().unwrap()).code(), Some(143));
         wait_until("the process to be stopped", || sandbox.status(2 * round)["state"] == "terminated");
 
         let mut wrapper = Guard(sandbox.spawn(&words));
