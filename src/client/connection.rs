@@ -249,7 +249,7 @@ impl ServerConnection {
                 Err(_) if self.is_cut && begun.elapsed() < STARTUP_TIMEOUT => std::thread::sleep(RETRY_PAUSE),
                 // A busy one closes idle connections, also one that has waited long for its turn.
                 Err(_) if self.is_cut && cuts < CUTS_MAX => cuts += 1,
-                Err(trouble) => return Err(trouble),
+                Err(error) => return Err(error),
             }
         }
     }
@@ -266,7 +266,7 @@ impl ServerConnection {
         match start_server(&self.config) {
             Ok(started) => started.report(&self.config),
             // Another command may have been faster; then its server, which may not answer yet, is as good.
-            Err(trouble) if !self.comes_up() => return Err(trouble),
+            Err(error) if !self.comes_up() => return Err(error),
             Err(_) => {}
         }
         Ok(())

@@ -110,7 +110,7 @@ impl<'a> Connection<'a> {
             }
             let response = catch_unwind(AssertUnwindSafe(|| shared.service.answer(&request)));
             let response =
-                response.unwrap_or_else(|_| Response::text(500, "the server made a mistake; server.log says which"));
+                response.unwrap_or_else(|_| Response::text(500, "internal error (a bug); server.log has the details"));
             let keeps = request.head.keeps_alive() && !shared.is_stopping.load(Ordering::SeqCst);
             self.respond(&response, keeps)?;
             if !keeps {

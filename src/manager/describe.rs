@@ -76,28 +76,28 @@ fn problem_of(run: &Run) -> Option<String> {
 
 /// What is wrong with a run, in a few words.
 pub fn problem(status: &Status) -> Option<String> {
-    let trouble = status.io_error.as_deref();
+    let io_error = status.io_error.as_deref();
     let unknown = || {
-        trouble
+        io_error
             .unwrap_or(
                 "its shim ended and left no word of how the process ended: it was killed, or the disk took no more",
             )
             .to_string()
     };
-    let why = trouble.map_or(String::new(), |trouble| format!(" ({trouble})"));
+    let why = io_error.map_or(String::new(), |io_error| format!(" ({io_error})"));
     let missing = || format!("{} bytes of output were lost{why}", status.lost_bytes);
     let error = status.error.as_ref().map(|error| error.text.clone());
     error
         .or_else(|| (status.state == State::Lost).then(unknown))
         .or_else(|| (status.lost_bytes > 0).then(missing))
-        .or_else(|| trouble.map(|trouble| held_up(status, trouble)))
+        .or_else(|| io_error.map(|io_error| blocked(status, io_error)))
 }
 
-fn held_up(status: &Status, trouble: &str) -> String {
+fn blocked(status: &Status, io_error: &str) -> String {
     if status.state.is_live() && !status.capture_continues {
-        format!("output is blocked: {trouble}")
+        format!("output is blocked: {io_error}")
     } else {
-        trouble.into()
+        io_error.into()
     }
 }
 

@@ -89,7 +89,7 @@ impl<'a> Scope<'a> {
         Ok(scope)
     }
 
-    /// A cursor of other processes than the ones that were named is a mistake.
+    /// A cursor of other processes than the ones that were named is an error.
     fn check(&self, cursor: &Cursor) -> Result<(), Error> {
         let labels = match &self.processes {
             Processes::Labels(labels) => labels.clone(),
