@@ -62,7 +62,7 @@ fn what_only_the_server_can_judge_is_exit_code_1_and_one_line() {
         (&["output", "web", "--before-time", "2026-13-01"], "cannot read the time"),
         (&["output", "web", "--after", "12345"], "'12345' is not a valid cursor"),
         (&["output", "--before", "12345", "web"], "'12345' is not a valid cursor"),
-        (&["output", "web", "--run", "9"], "'web' has no run 9; kept are r1"),
+        (&["output", "web", "--run", "9"], "'web' has no run 9; available runs: r1"),
         (&["output", "web,api"], "no process 'api'"),
         (&["start", "--label", "12", "true"], "could be a PID"),
         (&["start", "--label", "a\nb", "true"], "one line of text"),

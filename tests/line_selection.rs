@@ -42,7 +42,9 @@ fn an_earlier_run_is_read_by_its_distance_or_its_number() {
     assert_eq!(lines_of(&sandbox, &["p", "--run", "-1", "--stream", "stderr", "--grep", "2"]), ["problem 2"]);
     let text = sandbox.tool_ok("output", json!({"command_or_label": "p", "run": -1}));
     assert!(text.starts_with("'p' r2, was stopped (SIGTERM), "), "{text}");
-    for (run, expected) in [(-3, "'p' has no run -3; kept are r1, r2, r3"), (7, "'p' has no run 7; kept are")] {
+    for (run, expected) in
+        [(-3, "'p' has no run -3; available runs: r1, r2, r3"), (7, "'p' has no run 7; available runs:")]
+    {
         let (text, is_error) = sandbox.tool("output", json!({"command_or_label": "p", "run": run}));
         assert!(is_error && text.contains(expected), "{text}");
     }

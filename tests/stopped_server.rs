@@ -61,7 +61,7 @@ fn a_wrapper_continues_while_its_server_is_stopped_and_shows_what_is_printed() {
     let ended = wrapper.end(DEADLINE);
     assert_eq!(ended.code, 5, "{ended:?}");
     let all = note + &ended.stderr;
-    assert!(all.contains("is stopped") && all.contains("the process goes on"), "{all}");
+    assert!(all.contains("is stopped") && all.contains("the process keeps running"), "{all}");
     let mut rest = String::new();
     out.read_to_string(&mut rest).unwrap();
     assert_eq!(rest, "");

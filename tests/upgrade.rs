@@ -27,7 +27,7 @@ fn a_newer_serve_replaces_an_older_server_and_touches_no_process() {
 
     let new = Guard(sandbox.spawn(&["serve", "--port", &sandbox.port.to_string()]));
     let ended = old.end(DEADLINE);
-    assert!(ended.code == 0 && ended.stderr.contains("the processes go on"), "{ended:?}");
+    assert!(ended.code == 0 && ended.stderr.contains("the processes keep running"), "{ended:?}");
     wait_until("the new one", || sandbox.pid_of_server() == Some(new.pid()));
     sandbox.wait_for_server();
     let listed = sandbox.run(&["list"]).ok();

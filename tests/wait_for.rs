@@ -241,7 +241,7 @@ fn what_goes_into_the_background_answers_at_once_and_can_be_waited_for() {
     let script = "(sleep 0.5; echo daemon ready; exec sleep 1000) & echo started; exit 0";
     let (text, _) = start(&sandbox, "p", script, json!({"timeout": 40}));
     assert!(begun.elapsed() < Duration::from_secs(20), "{text}");
-    assert!(text.contains("exited: it has ended (exit code 0), but processes that it started go on"), "{text}");
+    assert!(text.contains("exited: it has ended (exit code 0), but processes that it started keep running"), "{text}");
     assert!(text.contains("\nstarted\n"), "{text}");
     let (text, _) = ctrl(&sandbox, "restart", "p", json!({"wait_for": "daemon ready"}));
     assert!(text.contains("\ndaemon ready\n"), "a wait for a line waits for the rest of the run: {text}");

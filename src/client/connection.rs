@@ -160,7 +160,7 @@ impl ServerConnection {
         let order = discovery::compare(version);
         self.older_version = (order == Some(Ordering::Less)).then(|| version.into());
         let what = match order {
-            Some(Ordering::Less) => "older; `persistproc serve` takes its place, and the processes go on",
+            Some(Ordering::Less) => "older; `persistproc serve` takes its place, and the processes keep running",
             Some(Ordering::Greater) => "newer, and may not be understood; update this one",
             _ => return,
         };
@@ -189,7 +189,7 @@ impl ServerConnection {
         let start = "start one with `persistproc serve`";
         Error::unreachable(match (error.kind(), discovery::find(data_dir)) {
             (io::ErrorKind::ConnectionRefused | io::ErrorKind::NotFound, Some(server_info)) => format!(
-                "the server{of} (PID {}, version {}) is not reached by its socket; `persistproc serve --background` of a newer version takes its place, and the processes go on",
+                "the server{of} (PID {}, version {}) is not reached by its socket; `persistproc serve --background` of a newer version takes its place, and the processes keep running",
                 server_info.pid, server_info.version
             ),
             (io::ErrorKind::ConnectionRefused | io::ErrorKind::NotFound, None) => {
@@ -199,7 +199,7 @@ impl ServerConnection {
                 format!("cannot use the data directory {}: {error}; choose another with --data-dir", data_dir.display())
             }
             (io::ErrorKind::TimedOut, _) => {
-                format!("{}, and then try again; its processes go on", silence(&self.config))
+                format!("{}, and then try again; its processes keep running", silence(&self.config))
             }
             (io::ErrorKind::PermissionDenied, _) if discovery::is_closed_to_owner(data_dir) => format!(
                 "the data directory is yours, but its permissions keep you out: `chmod u+rwx {}` ends that",

@@ -110,7 +110,7 @@ pub fn describe_end(status: &Status) -> String {
     };
     match status.state {
         State::Running => "is running".into(),
-        State::Detached => format!("has ended ({how}), but processes that it started go on"),
+        State::Detached => format!("has ended ({how}), but processes that it started keep running"),
         State::Exited => format!("has ended by itself ({how})"),
         State::Terminated if how.is_empty() => "was stopped".into(),
         State::Terminated => format!("was stopped ({how})"),

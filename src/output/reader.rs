@@ -20,13 +20,14 @@ use std::io;
 
 /// Lines after the newest shown one are counted only up to this many bytes.
 const COUNT_MAX: u64 = 64 << 20;
-/// What there is to read in one part.
+
+/// What was read of one part.
 pub struct SliceRead {
     /// Oldest first; unfinished ones last.
     pub lines: Vec<Line>,
     /// Lines of the part were left out.
     pub is_cut: bool,
-    /// Where reading ended; and the same with those lines as open that are wanted here.
+    /// Position after the last record; and `last`, the same, counting only lines shown here as open.
     pub end: Place,
     pub last: Place,
     /// The log has nothing after `end`.

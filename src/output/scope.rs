@@ -180,7 +180,7 @@ fn numbered(manager: &Manager, found: &[Arc<Run>], run: i64) -> Result<Vec<Arc<R
             let own = all.iter().filter(|other| other.meta.label == newest.meta.label);
             let kept: Vec<String> = own.map(|run| run.name()).collect();
             let label = &newest.meta.label;
-            Err(Error::not_found(format!("'{label}' has no run {run}; kept are {}", kept.join(", "))))
+            Err(Error::not_found(format!("'{label}' has no run {run}; available runs: {}", kept.join(", "))))
         }
     }
 }

@@ -84,7 +84,7 @@ impl EventLoop {
     }
 
     fn accept(&mut self, leave: Leave, say: &mut dyn FnMut(&str)) -> Leave {
-        let what = if leave.keep { "asked to leave; the processes go on" } else { "asked to shut down" };
+        let what = if leave.keep { "asked to leave; the processes keep running" } else { "asked to shut down" };
         self.log.write(what);
         if leave.keep || self.is_verbose {
             say(what);

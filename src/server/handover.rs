@@ -37,7 +37,7 @@ pub fn ask_to_leave(server_info: &ServerInfo, successor: &str, token: Option<&To
     };
     let refused = |why: String| {
         Err(Error::conflict(format!(
-            "the server of version {} (PID {}) does not leave its place to version {VERSION}: {why}; end it with SIGHUP, its processes go on",
+            "the server of version {} (PID {}) does not leave its place to version {VERSION}: {why}; end it with SIGHUP, its processes keep running",
             server_info.version, server_info.pid
         )))
     };

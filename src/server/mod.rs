@@ -170,7 +170,7 @@ impl BoundServer {
 }
 
 fn took_over_from(older: &ServerInfo) -> String {
-    format!("took the place of the server of version {} (PID {}); its processes go on", older.version, older.pid)
+    format!("took the place of the server of version {} (PID {}); its processes keep running", older.version, older.pid)
 }
 
 /// How to know the owners of connections on TCP, if it is to be served; and what is to be said about that.

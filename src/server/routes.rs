@@ -93,7 +93,7 @@ impl Routes {
             Some(route) if route.is_public || self.is_private() => Ok(route),
             // Commands up to version 0.3 call these, and show the first line of the answer.
             Some(_) => not_found(&format!(
-                "the server is of version {}, which this command is too old for; its processes go on: update it and run it again",
+                "the server is of version {}, which this command is too old for; its processes keep running: update it and run it again",
                 self.server_info.version
             )),
             None => not_found("there is nothing here; the endpoint of MCP is /mcp"),

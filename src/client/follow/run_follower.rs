@@ -338,7 +338,7 @@ impl<S: Server> Follower<S> {
                 // It lives, so no other one can come: it is waited for as long as it does.
                 if !std::mem::replace(&mut is_told, true) {
                     let text = format!(
-                        "{}; the process goes on, and so does this when it answers",
+                        "{}; the process keeps running, and so does this when it answers",
                         silence(self.server.config())
                     );
                     self.send(FollowEvent::Note(text))?;
@@ -356,13 +356,13 @@ impl<S: Server> Follower<S> {
             if !is_told && begun.elapsed() > 3 * OTHER_SERVER_TIMEOUT {
                 is_told = true;
                 self.send(FollowEvent::Note(
-                    "the server has ended, the process goes on; waiting for another server (`persistproc serve`)"
+                    "the server has ended, the process keeps running; waiting for another server (`persistproc serve`)"
                         .into(),
                 ))?;
             }
             if begun.elapsed() > USER_SERVER_TIMEOUT {
                 return Err(Error::unreachable(
-                    "the server has ended; the process goes on: start a server and run the same command again to see it",
+                    "the server has ended; the process keeps running: start a server and run the same command again to see it",
                 ).into());
             }
             std::thread::sleep(RECONNECT_PAUSE);
