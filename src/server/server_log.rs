@@ -50,8 +50,8 @@ mod tests {
 
     #[test]
     fn two_files_of_a_mebibyte_hold_the_newest_lines() {
-        let dir = std::env::temp_dir().join(format!("persistproc-log-{}", std::process::id()));
-        std::fs::create_dir_all(&dir).unwrap();
+        let directory = tempfile::tempdir().unwrap();
+        let dir = directory.path();
         let mut log = ServerLog::open(dir.join("server.log")).unwrap();
         for i in 0..3000 {
             log.write(&format!("line {i}\n{}", "x".repeat(1000)));

@@ -1,10 +1,9 @@
 use super::*;
 use crate::rundir::FORMAT_VERSION;
 
-fn run(name: &str) -> (std::path::PathBuf, Arc<Run>) {
-    let dir = std::env::temp_dir().join(format!("persistproc-watch-{name}-{}", std::process::id()));
-    let _ = std::fs::remove_dir_all(&dir);
-    std::fs::create_dir_all(&dir).unwrap();
+fn run(name: &str) -> (tempfile::TempDir, Arc<Run>) {
+    let directory = tempfile::tempdir().unwrap();
+    let dir = RunDir(directory.path().to_path_buf());
     let meta = Meta {
         version: FORMAT_VERSION,
         argv: Vec::new(),
@@ -17,12 +16,12 @@ fn run(name: &str) -> (std::path::PathBuf, Arc<Run>) {
         idempotency_key: None,
         attributes: None,
     };
-    (dir.clone(), Arc::new(Run::new(1, RunDir(dir), meta)))
+    (directory, Arc::new(Run::new(1, dir, meta)))
 }
 
 #[test]
 fn of_two_that_read_the_status_the_older_one_never_wins() {
-    let (dir, run) = run("order");
+    let (_dir, run) = run("order");
     let status = |sequence: u64, state: State| {
         Some(Arc::new(Status { version: FORMAT_VERSION, sequence, state, ..Status::default() }))
     };
@@ -37,17 +36,16 @@ fn of_two_that_read_the_status_the_older_one_never_wins() {
     run.take(status(3, State::Detached), None, false, false).unwrap();
     assert_eq!((run.status().state, run.is_over()), (State::Exited, true));
     // 0.3.0 did not count; of its files each is taken.
-    let (old_dir, old) = self::run("uncounted");
+    let (_old_dir, old) = self::run("uncounted");
     for state in [State::Running, State::Detached] {
         old.take(status(0, state), None, false, false).unwrap();
         assert_eq!(old.status().state, state);
     }
-    [dir, old_dir].iter().for_each(|dir| std::fs::remove_dir_all(dir).unwrap());
 }
 
 #[test]
 fn a_shim_is_reaped_also_if_there_was_no_thread_to_follow_its_run() {
-    let (dir, run) = run("unfollowed");
+    let (_dir, run) = run("unfollowed");
     // Ends by itself if this fails: its stdin is closed then.
     let shim = std::process::Command::new("cat").stdin(std::process::Stdio::piped()).spawn().unwrap();
     let pid = shim.id() as i32;
@@ -62,5 +60,4 @@ fn a_shim_is_reaped_also_if_there_was_no_thread_to_follow_its_run() {
     }
     let is_ours = |process: crate::procs::Process| process.parent == std::process::id() as i32;
     assert!(run.is_over() && !crate::procs::look_up(pid).is_some_and(is_ours));
-    std::fs::remove_dir_all(dir).unwrap();
 }

@@ -16,6 +16,7 @@ use std::time::Instant;
 
 /// A run whose logs are written here, by chance, and what its lines are.
 struct Sample {
+    _directory: tempfile::TempDir,
     run: Arc<Run>,
     logs: [LogWriter; 3],
     stamper: Stamper,
@@ -31,9 +32,8 @@ struct Sample {
 
 impl Sample {
     fn new(id: u64, cap: u64) -> Sample {
-        let dir = std::env::temp_dir().join(format!("persistproc-query-{id}-{}", std::process::id()));
-        let _ = std::fs::remove_dir_all(&dir);
-        std::fs::create_dir_all(&dir).unwrap();
+        let directory = tempfile::tempdir().unwrap();
+        let dir = directory.path().to_path_buf();
         let log = |stream: Stream| LogWriter::create(dir.join(stream.file_name()), cap).unwrap();
         let meta = Meta {
             version: FORMAT_VERSION,
@@ -48,6 +48,7 @@ impl Sample {
             attributes: None,
         };
         Sample {
+            _directory: directory,
             logs: Stream::ALL.map(log),
             run: Arc::new(Run::new(id, RunDir(dir), meta)),
             stamper: Stamper::new(),
@@ -96,12 +97,6 @@ impl Sample {
             gone: vec![],
         };
         select(&parts, query, &Unattended).unwrap()
-    }
-}
-
-impl Drop for Sample {
-    fn drop(&mut self) {
-        let _ = std::fs::remove_dir_all(self.run.dir.path());
     }
 }
 
