@@ -1,7 +1,7 @@
 //! From an older server to this one: `serve` of a newer version takes the place of an older server, whose processes do
 //! not notice. Never the other way round, and never among equals.
 //!
-//! The older server is asked by its socket, and puts ours in its place before it accepts no more connections. Listeners up
+//! The older server is asked by its socket, and puts ours in its place before it accepts no more connections. Servers up
 //! to 0.3 have no socket; they are asked by their port, whose owner is looked up first if a token is to be shown there.
 
 use super::routes;
