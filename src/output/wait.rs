@@ -103,7 +103,8 @@ pub fn wait(
     }
 }
 
-/// Hangs the notifier at runs that are new, and tells its generation as of before that.
+/// Subscribes the notifier to runs that are new, and returns its generation after that: all reading follows, so nothing that
+/// comes in between is missed.
 fn listen(notifier: &Arc<ChangeNotifier>, pieces: &[&RunSlice], seen: &BTreeMap<u64, Seen>) -> u64 {
     pieces.iter().filter(|piece| !seen.contains_key(&piece.run.id)).for_each(|piece| piece.run.subscribe(notifier));
     notifier.generation()
